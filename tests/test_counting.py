@@ -235,9 +235,11 @@ def test_the_model_is_left_as_it_was() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("example", [[torch.rand(1, 3)], (1, 3), None, (torch.rand(1, 3), "x")])
+@pytest.mark.parametrize("example", [[], {}, (1, 3), None, (torch.rand(1, 3), "x"), {"input": 3}])
 def test_other_examples_are_refused(example: Any) -> None:
-    with pytest.raises(ArgumentError, match="example_input must be a tensor or a tuple of tensors, got"):
+    with pytest.raises(
+        ArgumentError, match=r"example_input must be a tensor, a tuple of tensors, or a dict of tensors by .*; got"
+    ):
         count_macs(nn.Linear(3, 2), example)
 
 

@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tailcut.errors import ArgumentError, TailcutError
+from tailcut.model_inputs import Given, example_inputs
 
 aten = torch.ops.aten
 
@@ -52,7 +53,7 @@ def count_parameters(model: nn.Module) -> int:
     return sum(sizes.values())
 
 
-def count_macs(model: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> MacCount:
+def count_macs(model: nn.Module, example_input: Given) -> MacCount:
     """MACs of one run of `model`, which is not changed; give a batch of one input for MACs per input.
 
     Counted as they are executed: convolutions, transposed convolutions, linear layers, all matrix products
@@ -69,26 +70,24 @@ def count_macs(model: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> 
 
     Args:
         model: any network.
-        example_input: its input, or a tuple of its inputs. Only their shapes matter if the network is on the meta
-            device.
+        example_input: its input, a tuple of its inputs, or a dict of them by name. Only their shapes matter if the
+            network is on the meta device.
 
     Raises:
         ArgumentError: `example_input` is something else, or the network does not take it.
     """
-    inputs = (example_input,) if isinstance(example_input, Tensor) else example_input
-    if not isinstance(inputs, tuple) or not all(isinstance(tensor, Tensor) for tensor in inputs):
-        raise ArgumentError(f"example_input must be a tensor or a tuple of tensors, got {type(example_input).__name__}")
+    inputs = example_inputs(example_input)
     if any(parameter.is_meta for parameter in model.parameters()):
-        inputs = tuple(tensor.to("meta") for tensor in inputs)
+        inputs = inputs.map(lambda tensor: tensor.to("meta"))
     counter = _Counter()
     try:
         with torch.no_grad(), evaluating(model), _followed(model, counter), counter:
-            model(*inputs)
+            inputs.run(model)
     except TailcutError:
         raise
     except (RuntimeError, TypeError, ValueError) as error:
-        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
-        raise ArgumentError(f"{type(model).__name__} does not run on an input of shape {shapes}: {error}") from error
+        where = f"{type(model).__name__} does not run on an input of shape {inputs.shapes}"
+        raise ArgumentError(f"{where}: {error}") from error
     return MacCount(sum(counter.counts.values()), counter.counts)
 
 

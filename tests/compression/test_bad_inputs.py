@@ -56,7 +56,7 @@ def in_inference() -> nn.Module:
         (
             sound,
             torch.rand(8, 3, 32, 32),
-            r"cannot take inputs of shape \(8, 3, 32, 32\) and type float32: .*channels.* wrap",
+            r"cannot take inputs of shape \(8, 3, 32, 32\) and type float32: .*channels.* a dict$",
         ),
         (sound, torch.zeros(8, 1, 28, 28, dtype=torch.uint8), "and type uint8: "),
         (sound, torch.full((8, 1, 28, 28), float("nan")), "inputs= has numbers that are not finite"),

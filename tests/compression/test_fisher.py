@@ -132,9 +132,9 @@ def test_pixels_each_have_their_class_and_single_channels_noise() -> None:
 def test_mistakes() -> None:
     class Two(nn.Linear):
         def forward(self, input: torch.Tensor) -> Any:
-            return {"scores": super().forward(input)}
+            return {"scores": super().forward(input), "input": input}
 
-    with pytest.raises(ArgumentError, match="the network gives a dict, not a tensor: give loss="):
+    with pytest.raises(ArgumentError, match="the network gives a dict of several tensors, none of them named logits"):
         measure_sensitivity(Two(2, 2), [torch.zeros(1, 2)], num_gradients=1)
     for loss, message in (
         (lambda outputs, _: outputs["scores"], r"loss= must give one number.* got a tensor of shape \(1, 2\)"),

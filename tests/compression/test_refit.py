@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tailcut.compression.batches import input_batches
 from tailcut.compression.correction import CoarseStepError, corrected, write_numbers
 from tailcut.compression.moments import DAMPING
 from tailcut.compression.refit import RIDGE, Refit
+from tailcut.model_inputs import ModelInputs
 
 
 def half(_: str, values: Tensor) -> Tensor:
@@ -32,7 +34,7 @@ def test_the_fit_is_ridge_regression(bias: bool) -> None:
     spoiled = first.weight.detach() + 0.2 * torch.randn(5, 6)
     weight = second.weight.detach().clone()
     rounded = {"0.weight": spoiled.reshape(-1), "1.weight": half("", weight.reshape(-1))}
-    moved = corrected(model, rounded, [x], Refit(model, ["1.weight"], exact))
+    moved = corrected(model, rounded, [ModelInputs((x,))], Refit(model, ["1.weight"], exact))
 
     wanted, found = (functional.linear(x, weight).detach() for weight in (first.weight, spoiled))
     if bias:  # takes the means away
@@ -71,7 +73,7 @@ def test_a_rounded_network_is_closer_with_fitted_weights() -> None:
     x = torch.randn(200, 3, 9, 9) + 1  # others
     errors = []
     for refit in (Refit(model, names, coarse), None):
-        moved = corrected(model, numbers(model), inputs, refit)
+        moved = corrected(model, numbers(model), list(input_batches(inputs)), refit)
         write_numbers(moved, numbers(moved))
         with torch.no_grad():
             errors.append(float((moved(x) - model(x)).square().mean()))
@@ -140,7 +142,7 @@ def test_what_no_regression_fits_is_left(make: Callable[[], nn.Module]) -> None:
     names = [name for name, value in model.named_parameters() if value.ndim > 1]
     before = copy.deepcopy(model.state_dict())
     spoiled = {names[0]: torch.randn(16)}
-    moved = corrected(model, spoiled, [torch.randn(64, 4)], Refit(model, names[1:], half))
+    moved = corrected(model, spoiled, [ModelInputs((torch.randn(64, 4),))], Refit(model, names[1:], half))
     for name in names:
         assert torch.equal(moved.get_parameter(name), before[name])
     assert all(bool(value.isfinite().all()) for value in moved.parameters())
@@ -149,8 +151,8 @@ def test_what_no_regression_fits_is_left(make: Callable[[], nn.Module]) -> None:
 def test_a_rounded_network_that_overflows_is_left() -> None:
     overflowing = {"0.weight": torch.full((16,), 3e38)}
     model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)).eval()
-    moved = corrected(model, overflowing, [torch.ones(8, 4)], Refit(model, ["1.weight"], half))
+    moved = corrected(model, overflowing, [ModelInputs((torch.ones(8, 4),))], Refit(model, ["1.weight"], half))
     assert torch.equal(moved.get_parameter("1.weight"), model.get_parameter("1.weight"))
     with_bias = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).eval()  # no bias makes good what is infinite
     with pytest.raises(CoarseStepError, match="no finite numbers at 0: ask for more bytes"):
-        corrected(with_bias, overflowing, [torch.ones(8, 4)], Refit(with_bias, ["1.weight"], half))
+        corrected(with_bias, overflowing, [ModelInputs((torch.ones(8, 4),))], Refit(with_bias, ["1.weight"], half))

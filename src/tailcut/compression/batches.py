@@ -1,30 +1,42 @@
 """Inputs as users have them: tensors, or batches of a loader with their targets."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from torch import Tensor
 
 from tailcut.errors import ArgumentError
+from tailcut.model_inputs import ModelInputs, described, model_inputs
 
-Batches = Tensor | Iterable[Tensor | tuple[Tensor, ...] | list[Tensor]]
+Batch = Tensor | Mapping[str, Tensor] | ModelInputs | tuple[Any, ...] | list[Any]
+Batches = Tensor | Mapping[str, Tensor] | Iterable[Batch]
 
 
-def input_batches(inputs: Batches) -> Iterator[Tensor]:
+def input_batches(inputs: Batches) -> Iterator[ModelInputs]:
     """Yield the inputs alone, batch by batch.
 
     Args:
-        inputs: batches of inputs; pairs of inputs and targets, as a `DataLoader` gives them, whose targets are left
-            out; or one tensor, which is one batch.
+        inputs: batches, or one batch that is a tensor or a dict. A batch is a tensor; a dict of tensors, which the
+            network takes by name; or a tuple that begins with inputs, as `(inputs, targets)` of a `DataLoader` does,
+            of which the rest is left out. Inputs of a network that takes several by place are a tuple themselves:
+            `((image, mask), targets)`, or `((image, mask),)`.
 
     Raises:
-        ArgumentError: a batch is something else.
+        ArgumentError: a batch is something else, or its tensors are not of one length along axis 0.
     """
     if not isinstance(inputs, Iterable):
         raise ArgumentError(f"inputs= must be a tensor or batches of inputs, got {type(inputs).__name__}")
-    for batch in [inputs] if isinstance(inputs, Tensor) else inputs:
-        found = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
-        if not isinstance(found, Tensor) or found.ndim == 0:
+    for batch in [inputs] if isinstance(inputs, (Tensor, Mapping)) else inputs:
+        first = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+        found = model_inputs(first)
+        if found is None or any(x.ndim == 0 for x in found.tensors):
             raise ArgumentError(
-                f"inputs= must give batches of inputs as tensors, or (inputs, targets), got {type(batch).__name__}"
+                "inputs= must give batches of inputs: a tensor, a dict of tensors, or (inputs, targets); got "
+                f"{described(batch) if found is None else 'a tensor without axes'}"
+            )
+        if len({len(x) for x in found.tensors}) > 1:
+            raise ArgumentError(
+                f"inputs= gave tensors of {found.shapes} as one batch: all must have the batch along axis 0. Inputs "
+                "and targets are (inputs, targets)"
             )
         yield found

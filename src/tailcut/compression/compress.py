@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tailcut.compression.batches import Batches, input_batches
 from tailcut.compression.correction import MAX_INPUTS, CoarseStepError, corrected, write_numbers
@@ -23,6 +23,7 @@ from tailcut.format.quantization import COARSEST, FINEST, REFINEMENT, Rounding, 
 from tailcut.format.quantized.values import FineStepError, step_size
 from tailcut.format.save import checked_step, compression_ratio, dense_bytes, pack
 from tailcut.format.sensitivity import Sensitivity
+from tailcut.model_inputs import ModelInputs
 from tailcut.printing import Report
 from tailcut.structure import check_module, record_of, without_views
 from tailcut.weights.access import deepcopied
@@ -94,7 +95,8 @@ def compress(
         model: any trained network, regularised or not; it is compressed as it is in evaluation.
         path: the file.
         inputs: batches of inputs, as the network takes them, from training data; some hundred inputs are enough. A
-            `DataLoader` will do, whose targets are not looked at.
+            `DataLoader` will do, whose targets are not looked at. A dict of tensors is given by name; several inputs
+            by place are a tuple in the place of the one, `((image, mask), targets)`.
         max_bytes: the most bytes of the file.
         max_drop: instead: how much lower the metric of `evaluate` may be; it is called for some ten networks.
         step: instead: the step itself; 1 makes each number's error worth about a twelfth of a unit of the loss.
@@ -158,13 +160,13 @@ def _check_metric(max_drop: object, evaluate: object) -> None:
         raise ArgumentError(f"evaluate must be a function of a network, got {evaluate!r}")
 
 
-def _first(inputs: Batches, count: int) -> list[Tensor]:
+def _first(inputs: Batches, count: int) -> list[ModelInputs]:
     """Return batches until they have so many inputs, or all: a loader of a whole data set would not fit memory."""
-    found: list[Tensor] = []
+    found: list[ModelInputs] = []
     num = 0
     for batch in input_batches(inputs):
         found.append(batch)
-        num += len(batch)
+        num += batch.batch_size
         if num >= count:
             break
     return found
@@ -182,7 +184,7 @@ class _Work:
     """A network and its sensitivity, to be rounded at several steps."""
 
     def __init__(
-        self, model: nn.Module, inputs: Sequence[Tensor], sensitivity: Sensitivity, settings: Mapping[str, Any]
+        self, model: nn.Module, inputs: Sequence[ModelInputs], sensitivity: Sensitivity, settings: Mapping[str, Any]
     ) -> None:
         self.model, self.inputs, self.settings = model, inputs, settings
         self.edits = [edit.current(model) for edit in record_of(model).edits]
@@ -252,7 +254,7 @@ class _Work:
         return best
 
     def _pack(
-        self, model: nn.Module, step: float, sensitivity: Sensitivity, calibration: Sequence[Tensor] | None = None
+        self, model: nn.Module, step: float, sensitivity: Sensitivity, calibration: Sequence[ModelInputs] | None = None
     ) -> bytes:
         return pack(
             model, dtype="quantized", step=step, sensitivity=sensitivity, calibration=calibration, **self.settings

@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 from tailcut.compression.refit import Refit, before
 from tailcut.errors import ArgumentError
 from tailcut.format.network.tensors import current_tensors
+from tailcut.model_inputs import ModelInputs, joined
 from tailcut.weights.access import deepcopied
 
 MAX_INPUTS = 1000
@@ -32,7 +33,7 @@ class CoarseStepError(ArgumentError):
 
 
 def corrected(
-    model: nn.Module, rounded: Mapping[str, Tensor], inputs: Sequence[Tensor], refit: Refit | None = None
+    model: nn.Module, rounded: Mapping[str, Tensor], inputs: Sequence[ModelInputs], refit: Refit | None = None
 ) -> nn.Module:
     """Return a copy of `model` whose numbers fit its weights when these are rounded.
 
@@ -63,13 +64,13 @@ def corrected(
         stack.enter_context(_listening(model, lambda name, x: wanted.setdefault(name, []).append(_moments(x))))
         if refit is not None:
             stack.enter_context(refit.watching(model))
-        model(batch)
+        batch.run(model)
     once = {name: moments[0] for name, moments in wanted.items() if len(moments) == 1}
     with ExitStack() as stack, torch.no_grad():
         if refit is not None:
             stack.enter_context(refit.fitting(trial, result))
         stack.enter_context(_moving(trial, once))
-        trial(batch)
+        batch.run(trial)
     _copy_movable(trial, result)
     return result
 
@@ -88,16 +89,16 @@ def write_numbers(model: nn.Module, values: Mapping[str, Tensor]) -> None:
         targets[name].copy_(value.reshape(targets[name].shape))
 
 
-def _joined(inputs: Sequence[Tensor]) -> Tensor:
+def _joined(inputs: Sequence[ModelInputs]) -> ModelInputs:
     """Join the inputs that pass at once to one batch."""
-    count = min(MAX_INPUTS, max(1, MAX_NUMBERS // max(1, inputs[0][0].numel())))
-    found: list[Tensor] = []
+    numbers = sum(x[0].numel() for x in inputs[0].tensors)
+    left = min(MAX_INPUTS, max(1, MAX_NUMBERS // max(1, numbers)))
+    found: list[ModelInputs] = []
     for batch in inputs:
-        if batch.shape[1:] == inputs[0].shape[1:]:
-            found.append(batch[: count - sum(map(len, found))])
-        if sum(map(len, found)) == count:
-            break
-    return torch.cat(found)
+        if left and batch.is_like(inputs[0]):
+            found.append(batch.first(left))
+            left -= found[-1].batch_size
+    return joined(found)
 
 
 def _has_statistics(module: nn.Module) -> bool:

@@ -1,7 +1,8 @@
 """Fisher information of a network's numbers, from inputs without labels."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import cycle, islice
 
 import torch
@@ -15,8 +16,10 @@ from tailcut.errors import ArgumentError, TailcutError, first_line
 from tailcut.execution import fuse
 from tailcut.format.network.tensors import NetworkTensors, current_tensors
 from tailcut.format.sensitivity import Block, Sensitivity, block_of
+from tailcut.model_inputs import ModelInputs
 from tailcut.printing import logged
 from tailcut.structure import check_module
+from tailcut.structure.outputs import output_tensors
 from tailcut.weights.settings import check_positive
 
 GRADIENT_BATCH = 8
@@ -49,13 +52,13 @@ def measure_sensitivity(
     Args:
         model: a trained network, regularised or not.
         inputs: batches of inputs, as the network takes them, from training data; repeated if they are few. A
-            `DataLoader` will do, whose targets are not looked at.
+            `DataLoader` will do, whose targets are not looked at. See `compress` for networks of several inputs.
         num_gradients: gradients to average, each of 8 inputs. A few hundred are enough for the steps of the tensors;
             for rounding with error feedback about as many as there are numbers are best.
         loss: (outputs, generator of random numbers) -> the loss of the outputs, summed over the inputs, for targets
             drawn from what the network itself believes. None: classes along axis 1 by the softmax, of each pixel, or
             along the last axis, of each token, where whole numbers (batch, tokens) give (batch, tokens, classes);
-            where there is one channel only, normal noise.
+            where there is one channel only, normal noise. Of several outputs those named `logits` count.
         seed: of the draws.
 
     Returns:
@@ -63,8 +66,8 @@ def measure_sensitivity(
         coefficients up to 8,192, else of each tensor's up to that; and of plain linear layers and convolutions.
 
     Raises:
-        ArgumentError: there are no inputs, they do not fit the network or are not finite, the outputs are no tensor and
-            `loss` is None, or the network has no parameters, or such as are not finite.
+        ArgumentError: there are no inputs, they do not fit the network or are not finite, of several outputs none is
+            named `logits` and `loss` is None, or the network has no parameters, or such as are not finite.
     """
     check_module("measure_sensitivity", model)
     check_positive("num_gradients", num_gradients)
@@ -81,10 +84,10 @@ def measure_sensitivity(
             forward = fuse(model) if tensors.coefficients else model
             for batch in logged(islice(cycle(batches), num_gradients), "gradients", num_gradients):
                 outputs = _outputs(forward, batch)
-                drawn = loss(outputs, generator) if loss else _drawn_loss(_classes_second(outputs, batch), generator)
+                drawn = (loss or partial(_drawn_loss, batch))(outputs, generator)
                 _check_loss(drawn)
                 gradients = torch.autograd.grad(drawn, sums.parameters, allow_unused=True)
-                sums.add(gradients, len(batch))
+                sums.add(gradients, batch.batch_size)
             blocks = list(input_blocks(model, batches, {other.name for other in tensors.others}, generator))
     finally:
         for parameter, required in wanted.items():
@@ -93,13 +96,13 @@ def measure_sensitivity(
     return Sensitivity(found.curvature, found.log_curvature, (*found.blocks, *blocks))
 
 
-def _batches(inputs: Batches, count: int) -> Iterator[Tensor]:
+def _batches(inputs: Batches, count: int) -> Iterator[ModelInputs]:
     """Yield batches of `GRADIENT_BATCH` inputs, at most `count` inputs in all."""
     is_empty = True
-    parts = (part for batch in input_batches(inputs) if len(batch) for part in batch.split(GRADIENT_BATCH))
+    parts = (part for batch in input_batches(inputs) for part in batch.split(GRADIENT_BATCH))
     for part in islice(parts, count):
         is_empty = False
-        yield part.clone() if part.is_inference() else part
+        yield part.map(lambda x: x.clone() if x.is_inference() else x)
     if is_empty:
         raise ArgumentError("inputs= has no batches: give some of the training data")
 
@@ -118,19 +121,20 @@ def _check_numbers(sums: "_Sums") -> None:
             raise ArgumentError(f"{name} has numbers that are not finite, which cannot be quantised")
 
 
-def _outputs(forward: Callable[[Tensor], object], batch: Tensor) -> object:
+def _outputs(forward: nn.Module, batch: ModelInputs) -> object:
     """Return the network's outputs for a batch of inputs, which must fit it."""
-    if batch.is_floating_point() and not bool(batch.isfinite().all()):
+    are_several = len(batch.tensors) > 1  # a mask among them may be infinite
+    if any(bool((x.isnan() if are_several else ~x.isfinite()).any()) for x in batch.tensors):
         raise ArgumentError("inputs= has numbers that are not finite")
     try:
-        return forward(batch)
+        return batch.run(forward)
     except TailcutError:
         raise
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        kind = str(batch.dtype).removeprefix("torch.")
+        kinds = ", ".join(dict.fromkeys(str(x.dtype).removeprefix("torch.") for x in batch.tensors))
         raise ArgumentError(
-            f"the network cannot take inputs of shape {tuple(batch.shape)} and type {kind}: {first_line(error)}. "
-            "Of a batch that is a tuple the first part counts; wrap a network of several inputs, so that it takes one"
+            f"the network cannot take inputs of shape {batch.shapes} and type {kinds}: {first_line(error)}. Of a batch "
+            "that is a tuple the first part counts: give ((a, b), targets) to a network of two inputs, or a dict"
         ) from error
 
 
@@ -144,19 +148,31 @@ def _check_loss(drawn: object) -> None:
         )
 
 
-def _classes_second(outputs: object, batch: Tensor) -> object:
+def _logits(outputs: object) -> object:
+    """Return what a network calls its logits, as those of `transformers` do, or its only tensor; else all outputs."""
+    if isinstance(outputs, Tensor):
+        return outputs
+    named = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
+    found = [named] if isinstance(named, Tensor) else output_tensors(outputs)
+    return found[0] if len(found) == 1 else outputs
+
+
+def _classes_second(outputs: object, batch: ModelInputs) -> object:
     """Return the outputs with their classes along axis 1: those of language models lie along the last one."""
-    is_of_tokens = batch.ndim == 2 and not batch.is_floating_point()
-    if is_of_tokens and isinstance(outputs, Tensor) and outputs.ndim == 3 and outputs.shape[:2] == batch.shape:
+    tokens = [x.shape for x in batch.tensors if x.ndim == 2 and not x.is_floating_point()]
+    if isinstance(outputs, Tensor) and outputs.ndim == 3 and outputs.shape[:2] in tokens:
         return outputs.movedim(2, 1)
     return outputs
 
 
-def _drawn_loss(outputs: object, generator: torch.Generator) -> Tensor:
+def _drawn_loss(batch: ModelInputs, outputs: object, generator: torch.Generator) -> Tensor:
+    """Return the loss of a batch's outputs for targets that are drawn from what the network itself believes."""
+    outputs = _classes_second(_logits(outputs), batch)
     if not isinstance(outputs, Tensor):
         raise ArgumentError(
-            f"the network gives a {type(outputs).__name__}, not a tensor: give loss= to measure_sensitivity, a "
-            "function of the outputs and a generator of random numbers, and its result to compress as sensitivity="
+            f"the network gives a {type(outputs).__name__} of several tensors, none of them named logits: give loss= "
+            "to measure_sensitivity, a function of the outputs and a generator of random numbers, and its result to "
+            "compress as sensitivity="
         )
     if not bool(outputs.isfinite().all()):
         raise ArgumentError(f"the network's outputs are not finite, in {str(outputs.dtype).removeprefix('torch.')}")

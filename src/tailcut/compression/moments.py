@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tailcut.format.sensitivity import Block, block_of
+from tailcut.model_inputs import ModelInputs
 from tailcut.printing import logged
 from tailcut.transform import dct
 
@@ -26,7 +27,7 @@ Layer = nn.Linear | Convolution
 
 
 def input_blocks(
-    model: nn.Module, inputs: Sequence[Tensor], stored: set[str], generator: torch.Generator
+    model: nn.Module, inputs: Sequence[ModelInputs], stored: set[str], generator: torch.Generator
 ) -> Iterator[Block]:
     """Yield a block for each plain weight of linear layers and convolutions without groups.
 
@@ -50,7 +51,7 @@ def input_blocks(
         for moment in moments.values():
             hooks.enter_context(moment.layer.register_forward_pre_hook(moment.take))
         for batch in logged(inputs, "batches whose moments are measured", len(inputs)) if moments else ():
-            model(batch)
+            batch.run(model)
     for name, moment in logged(moments.items(), "layers", len(moments)):
         if moment.count:
             yield block_of((name,), moment.curvature(centred=are_centred or moment.layer.bias is not None))

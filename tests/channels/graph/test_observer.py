@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tailcut.channels.graph.observer import Modules, Observer, Step, are_alike, tensors_of
+from tailcut.model_inputs import ModelInputs
 
 X = torch.rand(1, 3, 16, 16)
 
@@ -12,7 +13,7 @@ X = torch.rand(1, 3, 16, 16)
 def steps_of(model: nn.Module, x: Tensor) -> list[Step]:
     observer = Observer(Modules(model), shapes_only=True)
     with torch.no_grad():
-        observer.observe(model, (x,))
+        observer.observe(model, ModelInputs((x,)))
     return observer.steps
 
 

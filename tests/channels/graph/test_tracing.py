@@ -11,6 +11,7 @@ from torch.nn.utils import parametrizations
 from tailcut.channels.graph.tracing import trace
 from tailcut.channels.scoring.forward import run, undisturbed
 from tailcut.errors import ArgumentError
+from tailcut.model_inputs import ModelInputs
 
 X = torch.rand(2, 3, 16, 16)
 
@@ -173,7 +174,7 @@ def test_tied_weights_are_cut_together_or_not_at_all() -> None:
 
 def test_failures_are_told_with_the_shapes() -> None:
     with pytest.raises(ArgumentError, match=r"Conv2d does not run on an input of shape \(2, 5, 16, 16\): Given groups"):
-        run(nn.Conv2d(3, 4, 1), (torch.rand(2, 5, 16, 16),))
+        run(nn.Conv2d(3, 4, 1), ModelInputs((torch.rand(2, 5, 16, 16),)))
     model = nn.Sequential(nn.Conv2d(3, 4, 1))
     before = state_of(model)
     with pytest.raises(ArgumentError, match="Sequential does not run"):

@@ -278,8 +278,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"rates": 0.5, "scores": [1, 2]}, "must map names of layers"),
     ({"rates": 0.5, "scores": {}}, "nothing can be pruned: .*the scores name none"),
     ({"rates": 0.5, "example_input": torch.rand(1, 4, 16, 16)}, "does not run on an input of shape \\(1, 4, 16, 16\\)"),
-    ({"rates": 0.5, "example_input": [X]}, "example_input must be a tensor"),
-    ({"rates": 0.5, "example_input": ()}, "example_input must be a tensor"),
+    ({"rates": 0.5, "example_input": [X, 1]}, "example_input must be a tensor, .* got list of Tensor, int$"),
+    ({"rates": 0.5, "example_input": ()}, "example_input must be a tensor, a tuple of tensors, or a dict"),
 ]
 
 

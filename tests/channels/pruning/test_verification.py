@@ -19,14 +19,16 @@ from tailcut.channels.graph.tracing import StoppedError
 from tailcut.channels.pruning.surgery import apply_cut, plan_cut
 from tailcut.channels.pruning.verification import failing_groups, lock_culprits, lock_rigid_groups, verify
 from tailcut.counting import count_macs
+from tailcut.model_inputs import ModelInputs
 from tailcut.structure import create_model
 
 X = torch.rand(1, 3, 16, 16)
+INPUTS = ModelInputs((X,))
 
 
 def failure_reason(model: nn.Module, graph: ChannelGraph, *, backward: bool = True) -> str | None:
     try:
-        verify(model, (X,), graph, set(), backward=backward)
+        verify(model, INPUTS, graph, set(), backward=backward)
     except StoppedError as error:
         return str(error)
     return None
@@ -36,7 +38,7 @@ def test_a_network_that_runs_has_nothing_to_complain_of() -> None:
     model = Plain().train()
     graph = find_groups(model, (X,))
     before = state_of(model)
-    assert verify(model, (X,), graph, set()) == count_macs(model, (X,)).total
+    assert verify(model, INPUTS, graph, set()) == count_macs(model, (X,)).total
     assert same_state(before, state_of(model))
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -81,7 +83,7 @@ def test_groups_whose_width_the_code_fixes_are_locked(build: type[nn.Module], ri
     model = build()
     graph = find_groups(model, (X,))
     before = state_of(model)
-    lock_rigid_groups(model, (X,), graph)
+    lock_rigid_groups(model, INPUTS, graph)
     assert same_state(before, state_of(model))
     found = [
         name for name, group in graph.groups.items() if any("its code fixes" in why for why in group.locked.values())
@@ -109,10 +111,10 @@ def test_culprits_are_told_from_what_goes_without_them() -> None:
     removed = {graph.groups["a"].units[0], graph.groups["b"].units[0]}
     before = state_of(model)
     why = "Together does not run on an input of shape (1, 3, 16, 16): too narrow"
-    assert failing_groups(model, (X,), graph, removed) == {"b": why}
+    assert failing_groups(model, INPUTS, graph, removed) == {"b": why}
     model.strict = False
-    assert failing_groups(model, (X,), graph, removed) == {"b": why}  # only both together fail, and a alone may go
-    assert failing_groups(model, (X,), graph, {graph.groups["a"].units[0]}) == {}
+    assert failing_groups(model, INPUTS, graph, removed) == {"b": why}  # only both together fail, and a alone may go
+    assert failing_groups(model, INPUTS, graph, {graph.groups["a"].units[0]}) == {}
     model.strict = True
     assert same_state(before, state_of(model))
 
@@ -139,10 +141,10 @@ def test_culprits_on_the_way_back_are_found_where_gradients_are_looked_at() -> N
     model = Rigid()
     graph = find_groups(model, (X,))
     removed = {graph.groups["a"].units[0], graph.groups["b"].units[0]}
-    failing = failing_groups(model, (X,), graph, removed)
+    failing = failing_groups(model, INPUTS, graph, removed)
     assert list(failing) == ["b"]
     assert "size" in failing["b"]
-    assert failing_groups(model, (X,), graph, removed, backward=False) == {}
+    assert failing_groups(model, INPUTS, graph, removed, backward=False) == {}
 
 
 def test_a_group_is_not_to_blame_for_its_leader() -> None:
@@ -164,7 +166,7 @@ def test_a_group_is_not_to_blame_for_its_leader() -> None:
     graph = find_groups(model, (X,))
     (follower, *_) = graph.followers
     beside, leader = next(iter(follower.beside.items()))
-    failing = failing_groups(model, (X,), graph, {leader, beside})
+    failing = failing_groups(model, INPUTS, graph, {leader, beside})
     assert list(failing) == [follower.leader] == ["network.conv1"]
     lock_culprits(graph, failing)
     assert graph.groups["network.conv1"].free == []
@@ -188,9 +190,9 @@ def test_a_cut_is_verified_by_the_steps_before_it() -> None:
     graph = find_groups(model, (X,))
     removed = set(graph.groups["0"].units[:5])
     undo = apply_cut(model, plan_cut(graph, removed))
-    assert verify(model, (X,), graph, removed) == count_macs(model, (X,)).total
+    assert verify(model, INPUTS, graph, removed) == count_macs(model, (X,)).total
     with pytest.raises(StoppedError, match="narrower, other channels meet in 0"):
-        verify(model, (X,), graph, set(graph.groups["0"].units[:4]))
+        verify(model, INPUTS, graph, set(graph.groups["0"].units[:4]))
     undo()
 
 
@@ -212,7 +214,7 @@ def test_parts_of_another_size_are_reported() -> None:
     removed = {graph.groups["a"].units[0]}
     apply_cut(model, plan_cut(graph, removed))
     with pytest.raises(StoppedError, match=r"other channels meet in the result of aten\.split\.Tensor") as error:
-        verify(model, (X,), graph, removed)
+        verify(model, INPUTS, graph, removed)
     assert error.value.layers == ["a"]
 
 
@@ -235,6 +237,6 @@ def test_groups_whose_width_is_fixed_are_found_by_one_run_each() -> None:
 
     graph = find_groups(model, (X,))
     model.register_forward_pre_hook(count)
-    lock_rigid_groups(model, (X,), graph)
+    lock_rigid_groups(model, INPUTS, graph)
     assert not any(group.free for group in graph.groups.values())
     assert runs == len(graph.groups) - 1  # all at once, then without each but the first; the last makes the output

@@ -17,6 +17,7 @@ from tailcut.channels.scoring.baselines import (
     random_importance,
 )
 from tailcut.errors import StructureError
+from tailcut.model_inputs import ModelInputs
 from tailcut.weights import regularize, to_dense
 
 LAYERS = [
@@ -137,7 +138,7 @@ def test_scales_of_the_batch_norm_that_follows() -> None:
     for norm in (model.joined, model.norm):
         nn.init.normal_(norm.weight)
     layers = {"first": model.first, "second": model.second, "third": model.third}
-    found, left = norm_scales(model, layers, (torch.rand(2, 3, 4, 4),))
+    found, left = norm_scales(model, layers, ModelInputs((torch.rand(2, 3, 4, 4),)))
     assert found["first"].tolist() == model.norm.weight.abs().tolist()
     assert found["second"].tolist() == model.joined.weight[4:].abs().tolist()
     assert left == {"third": "no batch norm with a scale follows it"}

@@ -8,8 +8,11 @@ from torch import Tensor, nn
 from tailcut.channels.scoring.forward import forward, inputs_of, layer_maps, running
 from tailcut.errors import ArgumentError
 from tailcut.execution import fuse
+from tailcut.model_inputs import ModelInputs
 from tailcut.structure.views import unwrapped
 from tailcut.weights import regularize
+
+X = torch.zeros(1)
 
 
 def network() -> nn.Sequential:
@@ -101,21 +104,27 @@ def test_inputs_of_loaders() -> None:
     x = torch.rand(2, 3, 8, 8)
     model = network().double()
     for batch in (x, (x, torch.zeros(2)), [x], (x, {"more": 1})):
-        ((found,),) = inputs_of([batch], None, model)
-        assert torch.equal(found, x)
+        (found,) = inputs_of([batch], None, model)
+        assert torch.equal(found.args[0], x)
+        assert len(found.tensors) == 1
     assert len(list(inputs_of([x] * 7, 3, model))) == 3
     assert len(list(inputs_of([x] * 7, None, model))) == 7
     assert list(inputs_of([x[:0]], None, model)) == []
     meta = nn.Conv2d(3, 4, 3, device="meta")
-    assert next(inputs_of([x], 1, meta))[0].is_meta
+    assert next(inputs_of([x], 1, meta)).args[0].is_meta
 
 
 def test_inputs_of_batches_of_any_form() -> None:
     x, y = torch.rand(2, 3), torch.rand(2, 4)
     (found,) = inputs_of([{"x": x, "y": y}], None, network(), lambda batch: (batch["x"], batch["y"]))
-    assert found[0] is x
-    assert found[1] is y
-    with pytest.raises(ArgumentError, match="batch 0 is dict, its inputs str, `inputs` must give a tensor or tensors"):
+    assert found.args[0] is x
+    assert found.args[1] is y
+    for batch in ({"x": x, "y": y}, ({"x": x, "y": y}, "targets")):
+        (found,) = inputs_of([batch], None, network())
+        assert found.kwargs["x"] is x
+        assert found.kwargs["y"] is y
+        assert found.args == ()
+    with pytest.raises(ArgumentError, match="batch 0 is dict, its inputs str, `inputs` must give a tensor, a tuple"):
         list(inputs_of([{"x": x}], None, network(), lambda batch: "x"))  # type: ignore[arg-type,return-value]
 
 
@@ -131,9 +140,9 @@ def test_no_batch_more_than_asked_for_is_read() -> None:
     assert len(list(batches)) == 1
 
 
-@pytest.mark.parametrize("batch", [{"x": torch.zeros(1)}, "text", (), ("text", torch.zeros(1)), torch.tensor(1.0), 5])
+@pytest.mark.parametrize("batch", [{"x": X, "y": 1}, {}, "text", (), ("text", X), torch.tensor(1.0), 5])
 def test_other_batches_are_refused(batch: object) -> None:
-    with pytest.raises(ArgumentError, match="the loader must yield tensors of inputs"):
+    with pytest.raises(ArgumentError, match="the loader must yield tensors or dicts of inputs"):
         list(inputs_of([batch], None, network()))
 
 
@@ -141,8 +150,8 @@ def test_a_forward_that_fails_names_the_inputs() -> None:
     with pytest.raises(
         ArgumentError, match=r"Linear does not run on an input of shape \(2, 4\): mat1 and mat2 .*multip"
     ):
-        forward(nn.Linear(3, 3), (torch.rand(2, 4),))
-    assert forward(nn.Linear(3, 5), (torch.rand(2, 3),)).shape == (2, 5)
+        forward(nn.Linear(3, 3), ModelInputs((torch.rand(2, 4),)))
+    assert forward(nn.Linear(3, 5), ModelInputs((torch.rand(2, 3),))).shape == (2, 5)
 
 
 def test_numbers_of_batches_may_be_numpys() -> None:

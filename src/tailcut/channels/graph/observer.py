@@ -18,8 +18,9 @@ from tailcut.channels.graph.custom_forwards import is_followed
 from tailcut.channels.graph.layer_kinds import is_traced_through, layer_kind, whole_layer
 from tailcut.channels.graph.memory_layout import RESTRIDING, Layout
 from tailcut.channels.graph.shape_only import READING, zeros_for
-from tailcut.channels.scoring.forward import Inputs, run
+from tailcut.channels.scoring.forward import run
 from tailcut.counting import operation_macs
+from tailcut.model_inputs import ModelInputs
 
 aten = torch.ops.aten
 
@@ -192,7 +193,7 @@ class Observer(TorchDispatchMode):
         known = self._known.get(id(x))
         return known[1] if known is not None else self._free.get(id(x)) or self._owners.get(id(x))
 
-    def observe(self, model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    def observe(self, model: nn.Module, inputs: ModelInputs) -> list[Tensor]:
         """Run a forward and return its outputs.
 
         Raises:

@@ -22,8 +22,9 @@ from tailcut.channels.graph.layer_rules import Alignment, TracedLayer, couple_ti
 from tailcut.channels.graph.observer import Modules, Observer, Step, are_alike, tensors_of
 from tailcut.channels.graph.operations import OperationCall, bind_arguments, labels_of_results, numbered_channels
 from tailcut.channels.scoring.feature_maps import num_channels
-from tailcut.channels.scoring.forward import Inputs, for_training, training, undisturbed
+from tailcut.channels.scoring.forward import for_training, training, undisturbed
 from tailcut.errors import ArgumentError
+from tailcut.model_inputs import Given, ModelInputs, example_inputs
 
 Flow = tuple[list[Step], dict[object, Tensor | None]]
 MAX_FREE_NUMBERS = 1 << 22  # entries of a parameter outside of layers that are followed one by one
@@ -75,7 +76,7 @@ class StoppedError(ArgumentError):
         self.layers = layers
 
 
-def trace(model: nn.Module, inputs: Inputs) -> Trace:
+def trace(model: nn.Module, inputs: Given) -> Trace:
     """Follow the channels of `model` through two forwards, in evaluation and in training mode. It is not changed.
 
     Training mode runs layers (auxiliary classifiers) and meets tensors that evaluation leaves out; buffers that it
@@ -89,16 +90,17 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
     Raises:
         ArgumentError: the network does not run on the inputs, or gives no tensors.
     """
+    given = example_inputs(inputs)
     with undisturbed(model), torch.no_grad():
-        found, tracer, outputs = _follow_whole(model, inputs)
+        found, tracer, outputs = _follow_whole(model, given)
         found.outputs = [tuple(tensor.shape) for tensor in outputs]
         if not found.outputs:
             raise ArgumentError(f"{type(model).__name__} gives no tensors that its channels could be followed to")
         positions = {name: layer.positions for name, layer in found.layers.items()}
         if not found.reads_numbers:
-            found.trains = found.is_alike = _trains_alike(model, inputs, tracer)
+            found.trains = found.is_alike = _trains_alike(model, given, tracer)
         if not found.is_alike:
-            _follow_training(model, inputs, found)
+            _follow_training(model, given, found)
         found.macs = tracer.macs
         for name, layer in found.layers.items():
             layer.positions = positions.get(name, 0)
@@ -109,7 +111,7 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
     return found
 
 
-def _follow_whole(model: nn.Module, inputs: Inputs) -> tuple[Trace, "_Tracer", list[Tensor]]:
+def _follow_whole(model: nn.Module, inputs: ModelInputs) -> tuple[Trace, "_Tracer", list[Tensor]]:
     """Follow a network for its shapes alone, and in full where it fails or its code reads numbers."""
     found = Trace(Modules(model))
     with suppress(StoppedError):  # zeros may be to blame
@@ -120,7 +122,7 @@ def _follow_whole(model: nn.Module, inputs: Inputs) -> tuple[Trace, "_Tracer", l
     return found, *_follow(model, inputs, found, shapes_only=False)
 
 
-def _trains_alike(model: nn.Module, inputs: Inputs, tracer: "_Tracer") -> bool:
+def _trains_alike(model: nn.Module, inputs: ModelInputs, tracer: "_Tracer") -> bool:
     """Return whether training mode takes the steps that evaluation mode took."""
     observer = Observer(tracer.modules, shapes_only=True)
     with torch.no_grad(), training(model):
@@ -131,7 +133,7 @@ def _trains_alike(model: nn.Module, inputs: Inputs, tracer: "_Tracer") -> bool:
     return not observer.reads_numbers and are_alike(tracer.steps, observer.steps)
 
 
-def _follow_training(model: nn.Module, inputs: Inputs, found: Trace) -> None:
+def _follow_training(model: nn.Module, inputs: ModelInputs, found: Trace) -> None:
     """Follow it in training mode too (changes `found`)."""
     with torch.no_grad(), training(model), suppress(ArgumentError):
         shapes_only = not found.reads_numbers
@@ -141,7 +143,7 @@ def _follow_training(model: nn.Module, inputs: Inputs, found: Trace) -> None:
         found.trains = True
 
 
-def _follow(model: nn.Module, inputs: Inputs, found: Trace, shapes_only: bool) -> tuple["_Tracer", list[Tensor]]:
+def _follow(model: nn.Module, inputs: ModelInputs, found: Trace, shapes_only: bool) -> tuple["_Tracer", list[Tensor]]:
     """Run one forward. Return what followed it, and its outputs."""
     tracer = _Tracer(found, shapes_only)
     try:

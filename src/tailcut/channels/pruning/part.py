@@ -9,6 +9,7 @@ from tailcut.channels.pruning.edit import PruneEdit, record_edit
 from tailcut.channels.pruning.prune import Rates, prune
 from tailcut.channels.pruning.report import PruneReport
 from tailcut.errors import ArgumentError
+from tailcut.model_inputs import Given
 from tailcut.structure import record_of, set_record
 from tailcut.structure.record import Record
 
@@ -16,7 +17,7 @@ from tailcut.structure.record import Record
 def prune_part(
     model: nn.Module,
     part: str,
-    example_input: Tensor | tuple[Tensor, ...],
+    example_input: Given,
     scores: Mapping[str, Tensor],
     rates: Rates | None = None,
     **settings: Any,

@@ -27,6 +27,7 @@ from tailcut.channels.pruning.verification import (
 from tailcut.channels.scoring.forward import run, undisturbed
 from tailcut.counting import count_macs, count_parameters
 from tailcut.errors import ArgumentError, StructureError
+from tailcut.model_inputs import Given, ModelInputs, example_inputs
 from tailcut.structure import record_of
 from tailcut.structure.views import unwrapped
 
@@ -35,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 def prune(
     model: nn.Module,
-    example_input: Tensor | tuple[Tensor, ...],
+    example_input: Given,
     scores: Mapping[str, Tensor],
     rates: Rates | None = None,
     *,
@@ -63,7 +64,8 @@ def prune(
 
     Args:
         model: any network; prune first, regularise afterwards.
-        example_input: its input, or a tuple of its inputs; a batch of one makes the report's MACs those of one input.
+        example_input: its input, a tuple of its inputs, or a dict of them by name; a batch of one makes the report's
+            MACs those of one input.
         scores: layer name -> importance of each output channel, as `channels.score` gives them.
         rates: part of the channels to remove of each layer, from 0 up to 1, not included. One number for all layers
             that have scores; a dict by layer; a list, one rate for each pruning group in order or, for a network of
@@ -111,12 +113,12 @@ def prune(
     patterns = _patterns(ignore)
     # In inference mode torch does not show all operations, and new parameters could not be trained.
     with torch.inference_mode(False):
-        return _prune(model, tuple(x.detach().clone() for x in inputs), scores, amount, patterns)
+        return _prune(model, inputs.map(lambda x: x.detach().clone()), scores, amount, patterns)
 
 
 def _prune(
     model: nn.Module,
-    inputs: tuple[Tensor, ...],
+    inputs: ModelInputs,
     scores: Mapping[str, Tensor],
     amount: Amount,
     ignore: tuple[str, ...],
@@ -156,7 +158,7 @@ def _prune(
 
 def _cut_what_runs(
     model: nn.Module,
-    inputs: tuple[Tensor, ...],
+    inputs: ModelInputs,
     planner: Planner,
     *,
     refused: PruningPlan | None = None,
@@ -175,7 +177,7 @@ def _cut_what_runs(
         lock_culprits(planner.graph, failing)
 
 
-def _macs(model: nn.Module, inputs: tuple[Tensor, ...], graph: ChannelGraph) -> int:
+def _macs(model: nn.Module, inputs: ModelInputs, graph: ChannelGraph) -> int:
     count: int = attempt(lambda: count_macs(model, inputs).total, shapes_only=not graph.trace.reads_numbers)
     return count
 
@@ -187,7 +189,7 @@ def _patterns(ignore: str | Sequence[str]) -> tuple[str, ...]:
     return found
 
 
-def _check_network(model: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _check_network(model: nn.Module, example_input: Given) -> ModelInputs:
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if unwrapped(model) is not model:
@@ -209,14 +211,11 @@ def _check_network(model: nn.Module, example_input: Tensor | tuple[Tensor, ...])
             "the model is regularised: its weights are coefficients, which have no channels; prune first, then "
             "regularise (or prune tailcut.to_dense(model))"
         )
-    inputs = (example_input,) if isinstance(example_input, Tensor) else example_input
-    if not isinstance(inputs, tuple) or not inputs or not all(isinstance(x, Tensor) for x in inputs):
-        raise ArgumentError(f"example_input must be a tensor or a tuple of tensors, got {type(example_input).__name__}")
-    return inputs
+    return example_inputs(example_input)
 
 
 def _cut(
-    model: nn.Module, inputs: tuple[Tensor, ...], plan: PruningPlan, why: str | None
+    model: nn.Module, inputs: ModelInputs, plan: PruningPlan, why: str | None
 ) -> tuple[dict[str, str], int | None]:
     """Cut the model and record it; where it then no longer runs, put it back and give the groups to blame, and why.
 
@@ -242,7 +241,7 @@ def _cut(
 
 
 def _try_cut(
-    model: nn.Module, inputs: tuple[Tensor, ...], plan: PruningPlan, *, backward: bool = True
+    model: nn.Module, inputs: ModelInputs, plan: PruningPlan, *, backward: bool = True
 ) -> tuple[str | None, int | None]:
     """Cut the model and record it; where it no longer runs, or other channels meet, put it back and say why not.
 
@@ -265,7 +264,7 @@ def _try_cut(
     return None, after
 
 
-def _runs_backward(model: nn.Module, inputs: tuple[Tensor, ...], graph: ChannelGraph) -> bool:
+def _runs_backward(model: nn.Module, inputs: ModelInputs, graph: ChannelGraph) -> bool:
     """Return whether gradients can be followed back through the network as it is."""
     with undisturbed(model), torch.enable_grad():
         try:

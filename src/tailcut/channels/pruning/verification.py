@@ -12,15 +12,18 @@ from tailcut.channels.graph.observer import Observer, Step, layers_of
 from tailcut.channels.graph.shape_only import attempt
 from tailcut.channels.graph.tracing import Flow, StoppedError, Trace
 from tailcut.channels.pruning.surgery import apply_cut, plan_cut
-from tailcut.channels.scoring.forward import Inputs, for_training, run, training, undisturbed
+from tailcut.channels.scoring.forward import for_training, run, training, undisturbed
 from tailcut.errors import ArgumentError, StructureError
+from tailcut.model_inputs import ModelInputs
 
-Trial = Callable[[nn.Module, Inputs, ChannelGraph, set[int]], object]
+Trial = Callable[[nn.Module, ModelInputs, ChannelGraph, set[int]], object]
 
 _OTHER_WIDTHS = "other channels are reshaped into groups by its width"
 
 
-def verify(model: nn.Module, inputs: Inputs, graph: ChannelGraph, removed: set[int], *, backward: bool = True) -> int:
+def verify(
+    model: nn.Module, inputs: ModelInputs, graph: ChannelGraph, removed: set[int], *, backward: bool = True
+) -> int:
     """Return the MACs of a network after a cut, if it passes every check. The model is not changed.
 
     It must run forward, backward, and in training mode if it did before: for its shapes alone, unless its code reads
@@ -78,7 +81,7 @@ def go_backward(model: nn.Module, outputs: Sequence[Tensor], before: Trace) -> N
         raise ArgumentError(str(error)) from error
 
 
-def lock_rigid_groups(model: nn.Module, inputs: Inputs, graph: ChannelGraph) -> None:
+def lock_rigid_groups(model: nn.Module, inputs: ModelInputs, graph: ChannelGraph) -> None:
     """Try out what was assumed: where the network's code fixes a width, the group is locked (changes the graph).
 
     One channel of each group in question is taken out for a forward, then the network is put back. A group is to blame
@@ -115,7 +118,7 @@ def lock_rigid_groups(model: nn.Module, inputs: Inputs, graph: ChannelGraph) -> 
 
 
 def _try_all(
-    model: nn.Module, inputs: Inputs, graph: ChannelGraph, names: Iterable[str], trial: Trial
+    model: nn.Module, inputs: ModelInputs, graph: ChannelGraph, names: Iterable[str], trial: Trial
 ) -> StoppedError | None:
     """Cut one channel of each of these groups. Returns what went wrong, None if nothing did."""
     removed: set[int] = set()
@@ -133,7 +136,7 @@ def _nearest(graph: ChannelGraph, names: Iterable[str], failure: StoppedError) -
 
 
 def failing_groups(
-    model: nn.Module, inputs: Inputs, graph: ChannelGraph, removed: set[int], *, backward: bool = True
+    model: nn.Module, inputs: ModelInputs, graph: ChannelGraph, removed: set[int], *, backward: bool = True
 ) -> dict[str, str]:
     """Return the groups whose removal fails, with the error of each; the rest runs. The model is not changed.
 
@@ -178,7 +181,7 @@ def _beside(graph: ChannelGraph, units: set[int]) -> set[int]:
 
 
 def _failure(
-    model: nn.Module, inputs: Inputs, graph: ChannelGraph, removed: set[int], trial: Trial
+    model: nn.Module, inputs: ModelInputs, graph: ChannelGraph, removed: set[int], trial: Trial
 ) -> StoppedError | None:
     """Return what is wrong when these units are removed, None if nothing is; the network is put back."""
     if not removed:
@@ -196,7 +199,7 @@ def _failure(
     return None
 
 
-def _run(model: nn.Module, inputs: Inputs, graph: ChannelGraph, removed: set[int]) -> None:
+def _run(model: nn.Module, inputs: ModelInputs, graph: ChannelGraph, removed: set[int]) -> None:
     """Run a network after a cut; raises `StoppedError` where it fails or gives other shapes."""
     before = graph.trace
     ran: list[str] = []
@@ -215,7 +218,7 @@ def _check_outputs(outputs: Sequence[Tensor], before: Trace) -> None:
         raise ArgumentError(f"its outputs have shapes {shapes} instead of {before.outputs}")
 
 
-def _check_training(model: nn.Module, inputs: Inputs, graph: ChannelGraph, gone: np.ndarray) -> None:
+def _check_training(model: nn.Module, inputs: ModelInputs, graph: ChannelGraph, gone: np.ndarray) -> None:
     """Raise unless the network runs in training mode, and takes the same steps there if numbers do not choose them."""
     before = graph.trace
     observer = Observer(before.modules, shapes_only=not before.reads_numbers)

@@ -21,8 +21,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from tailcut.channels.scoring.feature_maps import follow_maps, num_channels
-from tailcut.channels.scoring.forward import Inputs, forward
+from tailcut.channels.scoring.forward import forward
 from tailcut.errors import StructureError
+from tailcut.model_inputs import ModelInputs
 
 
 def filters(layer: nn.Module) -> Tensor:
@@ -95,7 +96,7 @@ def random_importance(layers: Mapping[str, nn.Module], seed: int) -> dict[str, T
 
 
 def norm_scales(
-    model: nn.Module, layers: Mapping[str, nn.Module], inputs: Inputs
+    model: nn.Module, layers: Mapping[str, nn.Module], inputs: ModelInputs
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the absolute scales of the batch norm behind each layer; the model is not changed.
 

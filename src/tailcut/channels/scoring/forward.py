@@ -12,27 +12,26 @@ from torch import Tensor, nn
 from tailcut.channels.scoring.feature_maps import as_maps, channel_axis, follow_maps
 from tailcut.counting import evaluating
 from tailcut.errors import ArgumentError, TailcutError, first_line
+from tailcut.model_inputs import Given, ModelInputs, described, model_inputs
 from tailcut.structure.outputs import output_tensors
 from tailcut.structure.views import unwrapped
 
-Inputs = tuple[Tensor, ...]
-Choose = Callable[[Any], Tensor | Inputs]
+Choose = Callable[[Any], Given]
 
 
-def forward(model: nn.Module, inputs: Inputs) -> Any:
+def forward(model: nn.Module, inputs: ModelInputs) -> Any:
     """Return the outputs of the model for these inputs.
 
     Raises:
         ArgumentError: the forward raises any error.
     """
     try:
-        return model(*inputs)
+        return inputs.run(model)
     except TailcutError:
         raise
     except Exception as error:
-        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
-        why = first_line(error)
-        raise ArgumentError(f"{type(model).__name__} does not run on an input of shape {shapes}: {why}") from error
+        where = f"{type(model).__name__} does not run on an input of shape {inputs.shapes}"
+        raise ArgumentError(f"{where}: {first_line(error)}") from error
 
 
 @contextmanager
@@ -55,9 +54,9 @@ def training(model: nn.Module) -> Iterator[None]:
         model.eval()
 
 
-def for_training(inputs: Inputs) -> Inputs:
+def for_training(inputs: ModelInputs) -> ModelInputs:
     """Return the inputs twice in a batch: batch norm in training needs more than one value per channel."""
-    return tuple(torch.cat([x, x]) if x.ndim else x for x in inputs)
+    return inputs.map(lambda x: torch.cat([x, x]) if x.ndim else x)
 
 
 @contextmanager
@@ -81,7 +80,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
                         buffer.copy_(before)
 
 
-def run(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+def run(model: nn.Module, inputs: ModelInputs) -> list[Tensor]:
     """Return the output tensors of one forward.
 
     Raises:
@@ -115,7 +114,7 @@ def layer_maps(model: nn.Module, inputs: Tensor, layer: str) -> Tensor:
         found.append(as_maps(output, channel_axis(module)).clone())
 
     with torch.no_grad(), running(network), follow_maps({layer: module}, take):
-        forward(network, (inputs,))
+        forward(network, ModelInputs((inputs,)))
     if not found:
         raise ArgumentError(f"layer {layer} gave no feature map: it did not run, or gives no tensor")
     return found[0]
@@ -123,14 +122,14 @@ def layer_maps(model: nn.Module, inputs: Tensor, layer: str) -> Tensor:
 
 def inputs_of(
     loader: Iterable[Any], num_batches: int | None, model: nn.Module, choose: Choose | None = None
-) -> Iterator[Inputs]:
+) -> Iterator[ModelInputs]:
     """Yield the network's inputs of the first batches, on its device; batches without images are left out.
 
     Args:
         loader: yields batches.
         num_batches: the most batches to take; all when None.
         model: the network.
-        choose: gives the inputs of a batch; the batch itself, or its first entry, when None.
+        choose: gives the inputs of a batch; the batch itself, or its first entry, when None. Those by name are a dict.
 
     Raises:
         ArgumentError: an input is no tensor (batch, ...), or `num_batches` no number of batches.
@@ -139,16 +138,17 @@ def inputs_of(
     tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
     device = torch.device("cpu") if tensor is None else tensor.device
     for number, batch in enumerate(itertools.islice(loader, num_batches)):
-        inputs = _first(batch) if choose is None else choose(batch)
-        inputs = (inputs,) if isinstance(inputs, Tensor) else inputs
-        if not isinstance(inputs, tuple) or not inputs or not all(isinstance(x, Tensor) and x.ndim for x in inputs):
-            expected = "tensors of inputs, or tuples or lists that begin with one" if choose is None else "such batches"
+        chosen = _first(batch) if choose is None else choose(batch)
+        inputs = model_inputs(chosen)
+        if inputs is None or not all(x.ndim for x in inputs.tensors):
+            expected = "tensors or dicts of inputs, or tuples or lists that begin with one"
             raise ArgumentError(
-                f"the loader must yield {expected}; batch {number} is {type(batch).__name__}, its inputs "
-                f"{type(inputs).__name__}" + ("" if choose is None else ", `inputs` must give a tensor or tensors")
+                f"the loader must yield {expected if choose is None else 'such batches'}; batch {number} is "
+                f"{type(batch).__name__}, its inputs {described(chosen)}"
+                + ("" if choose is None else ", `inputs` must give a tensor, a tuple of tensors or a dict of tensors")
             )
-        if len(inputs[0]) > 0:
-            yield tuple(x.to(device) for x in inputs)
+        if inputs.batch_size > 0:
+            yield inputs.map(lambda x: x.to(device))
 
 
 def check_num_batches(num_batches: int | None) -> None:

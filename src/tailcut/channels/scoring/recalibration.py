@@ -24,7 +24,7 @@ def recalibrate(
 
     Args:
         model: any network; a fused view runs fused.
-        loader: yields inputs, or tuples and lists that begin with them.
+        loader: yields inputs, or tuples and lists that begin with them; inputs by name are dicts.
         num_batches: the most batches to take.
         inputs: what the network takes of a batch, see `score`.
 
@@ -52,7 +52,7 @@ def recalibrate(
             taken = 0
             for batch in batches:
                 forward(runner, batch)
-                taken += len(batch[0])
+                taken += batch.batch_size
             if not taken:
                 raise ArgumentError("the loader gave no batch to measure the statistics on")
             if not all(bool(x.isfinite().all()) for norm in norms for x in norm.buffers(recurse=False)):

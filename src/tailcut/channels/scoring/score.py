@@ -11,9 +11,10 @@ from torch.nn.modules.conv import _ConvNd
 from tailcut.channels.scoring.baselines import MAP_MEASURES, WEIGHT_MEASURES, norm_scales, random_importance
 from tailcut.channels.scoring.feature_maps import as_maps, channel_axis, follow_maps, is_tokens, num_channels
 from tailcut.channels.scoring.formulas import COMPONENTS, Component, Formula, MapParts, Variant, map_parts
-from tailcut.channels.scoring.forward import Choose, Inputs, check_num_batches, forward, inputs_of, running
+from tailcut.channels.scoring.forward import Choose, check_num_batches, forward, inputs_of, running
 from tailcut.channels.scoring.scores import Scores, formula_settings
 from tailcut.errors import ArgumentError, StructureError
+from tailcut.model_inputs import ModelInputs
 from tailcut.structure.views import unwrapped
 
 Method = Literal["spectral", "l1", "l2", "fpgm", "apoz", "bn_scale", "hrank", "random"]
@@ -48,9 +49,9 @@ def score(
 
     Args:
         model: any network of convolutions, or of linear layers over sequences of tokens (vision transformers, mixers).
-        loader: yields inputs, or tuples or lists that begin with them: (batch, ...). They are moved to the model's
-            device. Only the methods of weights (`l1`, `l2`, `fpgm`, `random`) do without; given one, they use one batch
-            to see which linear layers give tokens.
+        loader: yields inputs, or tuples or lists that begin with them: (batch, ...); inputs by name are dicts. They are
+            moved to the model's device. Only the methods of weights (`l1`, `l2`, `fpgm`, `random`) do without; given
+            one, they use one batch to see which linear layers give tokens.
         method: `spectral` (CFDP, the paper's), or a baseline of `tailcut.channels.scoring.baselines`: `l1`, `l2`,
             `fpgm`, `apoz`, `bn_scale` (uses one batch, to see which batch norm follows which layer), `hrank`, `random`.
         num_batches: how many batches of the loader are used at most; all when None.
@@ -62,8 +63,9 @@ def score(
         layers: names of the layers to score, convolutions or linear layers. When None every convolution, and every
             linear layer whose output in the forward is a sequence of tokens (batch, tokens ..., features); those of
             (batch, features), as classifiers are, are scored by name only, as all linear layers are for `bn_scale`.
-        inputs: what the network takes of a batch, a tensor or a tuple of tensors: `lambda batch: (batch[0], batch[1])`
-            for a network of two inputs; the batch itself, or its first entry, when None.
+        inputs: what the network takes of a batch, a tensor, a tuple of tensors, or a dict of tensors by name:
+            `lambda batch: (batch[0], batch[1])` for a network of two inputs; the batch itself, or its first entry, when
+            None.
         seed: for `random`.
 
     Returns:
@@ -128,7 +130,7 @@ def _nothing_to_score(model: nn.Module) -> StructureError:
     return StructureError(f"{type(model).__name__} has {what}: there are no feature maps to score{hint}")
 
 
-def _token_layers(model: nn.Module, layers: Mapping[str, nn.Module], batch: Inputs | None) -> frozenset[str]:
+def _token_layers(model: nn.Module, layers: Mapping[str, nn.Module], batch: ModelInputs | None) -> frozenset[str]:
     """Names of those linear layers whose output, in one forward, is a sequence of tokens; none without a batch."""
     found: set[str] = set()
     if not layers or batch is None:
@@ -161,7 +163,7 @@ def _score_maps(
     model: nn.Module,
     layers: Mapping[str, nn.Module],
     unnamed: frozenset[str],
-    batches: Iterable[Inputs],
+    batches: Iterable[ModelInputs],
     method: str,
     formula: Formula,
 ) -> Scores:
@@ -179,7 +181,7 @@ def _score_maps(
         for batch in batches:
             forward(model, batch)
             follower.finish()
-            means.num_images += len(batch[0])
+            means.num_images += batch.batch_size
     found, skipped = means.finish(model, unnamed)
     parts = {name: MapParts(*columns) for name, columns in found.items()} if is_spectral else {}
     return Scores(
@@ -248,7 +250,7 @@ class _Means:
         self._sums = {name: part.view(sums.shape) for (name, sums), part in zip(self._sums.items(), parts, strict=True)}
 
 
-def _score_norms(model: nn.Module, layers: Mapping[str, nn.Module], inputs: Inputs | None) -> Scores:
+def _score_norms(model: nn.Module, layers: Mapping[str, nn.Module], inputs: ModelInputs | None) -> Scores:
     if inputs is None:
         raise ArgumentError("the loader gave no batch: there is nothing to see the order of the layers by")
     with torch.no_grad(), running(model):

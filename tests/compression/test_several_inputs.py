@@ -1,0 +1,177 @@
+"""Networks of several inputs, by place and by name, and with several outputs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tests.torchvision_operators  # noqa: F401
+import torch
+from torch import Tensor, nn
+
+import tailcut
+from tailcut.channels import score
+from tailcut.errors import ArgumentError
+
+NUM = 48
+
+
+class Depth(nn.Module):
+    """Photo and depth map, each with a convolution of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.photo, self.depth = nn.Conv2d(3, 8, 3), nn.Conv2d(1, 8, 3)
+        self.norm, self.head = nn.BatchNorm2d(8), nn.Linear(8, 4)
+
+    def forward(self, image: Tensor, depth: Tensor) -> Any:
+        maps = torch.relu(self.norm(self.photo(image) + self.depth(depth)))
+        return self.head(maps.mean((2, 3)))
+
+
+class Stacked(nn.Module):
+    """The same with one input, of four channels."""
+
+    def __init__(self, network: Depth) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Any:
+        return self.network(x[:, :3], x[:, 3:])
+
+
+def inputs() -> Tensor:
+    return torch.rand(NUM, 4, 12, 12, generator=torch.Generator().manual_seed(0))
+
+
+def network() -> Depth:
+    torch.manual_seed(0)
+    return Depth().eval()
+
+
+def as_pairs(x: Tensor) -> Any:
+    return [((part[:, :3], part[:, 3:]), torch.zeros(len(part))) for part in x.split(16)]
+
+
+def as_dicts(x: Tensor) -> Any:
+    return [{"depth": part[:, 3:], "image": part[:, :3]} for part in x.split(16)]
+
+
+def as_one_dict(x: Tensor) -> Any:
+    return {"image": x[:, :3], "depth": x[:, 3:]}
+
+
+@pytest.mark.parametrize("given", [as_pairs, as_dicts, as_one_dict])
+def test_the_file_is_that_of_the_network_with_one_input(given: Callable[[Tensor], Any], tmp_path: Path) -> None:
+    x = inputs()
+    tailcut.compress(Stacked(network()), tmp_path / "one.tailcut", x.split(16), step=0.1, num_gradients=20)
+    tailcut.compress(network(), tmp_path / "two.tailcut", given(x), step=0.1, num_gradients=20)
+    one, two = Stacked(Depth()), Depth()
+    tailcut.load(tmp_path / "one.tailcut", into=one)
+    tailcut.load(tmp_path / "two.tailcut", into=two)
+    for (name, mine), theirs in zip(two.state_dict().items(), one.network.state_dict().values(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6, msg=name)
+    assert not torch.equal(two.photo.weight, network().photo.weight)  # it is rounded
+
+
+@pytest.mark.parametrize("given", [as_pairs, as_dicts, as_one_dict])
+def test_levels_are_calibrated_on_them(given: Callable[[Tensor], Any], tmp_path: Path) -> None:
+    model = network()
+    tailcut.regularize(model, keep_ratio=0.5)
+    tailcut.compress(model, tmp_path / "two.tailcut", given(inputs()), step=0.1, num_gradients=20, levels=[0.5])
+    small = Depth()
+    tailcut.load(tmp_path / "two.tailcut", into=small, level=1)
+    whole = Depth()
+    tailcut.load(tmp_path / "two.tailcut", into=whole)
+    assert not torch.equal(small.norm.get_buffer("running_mean"), whole.norm.get_buffer("running_mean"))
+
+
+@pytest.mark.parametrize("given", [as_pairs, as_dicts])
+def test_channels_are_scored_and_pruned_alike(given: Callable[[Tensor], Any]) -> None:
+    x = inputs()
+    expected = score(network(), as_pairs(x), inputs=lambda batch: batch[0])
+    model = network()
+    found = score(model, given(x))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    report = tailcut.prune(model, as_one_dict(x[:1]), found, 0.5)
+    other = network()
+    tailcut.prune(other, (x[:1, :3], x[:1, 3:]), expected, 0.5)
+    assert report.macs_after < report.macs_before
+    assert torch.equal(model(**as_one_dict(x)), other(x[:, :3], x[:, 3:]))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([as_pairs(inputs())[0][0]], "tensors of|missing 1 required positional argument: 'depth'.*a dict$"),
+        ([{"image": inputs()[:, :3]}], r"of shape image \(8, 3, 12, 12\) and type float32: .*argument: 'depth'"),
+        ([{"image": inputs()[:, :3], "deep": inputs()[:, 3:]}], "unexpected keyword argument 'deep'"),
+        ([{"image": inputs()[:, :3], "depth": torch.full((NUM, 1, 12, 12), torch.nan)}], "numbers that are not finite"),
+    ],
+)
+def test_what_does_not_fit_is_one_error(given: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        tailcut.compress(network(), tmp_path / "two.tailcut", given, step=0.1, num_gradients=20)
+    assert not list(tmp_path.iterdir())
+
+
+class Named(nn.Module):
+    def __init__(self, form: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.line, self.form = nn.Linear(4, 3), form
+
+    def forward(self, x: Tensor) -> Any:
+        return self.form(self.line(x))
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda y: {"loss": y.sum(), "logits": y, "hidden": y * 2},
+        lambda y: (y,),
+        lambda y: {"out": y},
+    ],
+)
+def test_logits_of_several_outputs_count(form: Callable[[Tensor], Any]) -> None:
+    torch.manual_seed(0)
+    model = Named(form)
+    x = torch.rand(16, 4)
+    found = tailcut.measure_sensitivity(model, [x], num_gradients=20)
+    model.form = lambda y: y
+    assert found.curvature == tailcut.measure_sensitivity(model, [x], num_gradients=20).curvature
+
+
+@pytest.mark.parametrize("name", ["bert", "t5"])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_networks_of_transformers_take_the_batches_of_their_loader(name: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="needs the extra transformers")
+
+    def make() -> nn.Module:
+        torch.manual_seed(0)
+        if name == "bert":
+            sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+            config = transformers.BertConfig(vocab_size=90, num_labels=3, **sizes)
+            return transformers.BertForSequenceClassification(config).eval()  # type: ignore[no-any-return]
+        sizes = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2}
+        return transformers.T5ForConditionalGeneration(  # type: ignore[no-any-return]
+            transformers.T5Config(vocab_size=90, **sizes)
+        ).eval()
+
+    words = torch.randint(3, 90, (NUM, 9), generator=torch.Generator().manual_seed(0))
+    mask = (torch.arange(9) < 6 + torch.arange(NUM)[:, None] % 4).long()
+    text: dict[str, Tensor] = {"input_ids": words, "attention_mask": mask}
+    text["labels" if name == "bert" else "decoder_input_ids"] = words[:, 0] % 3 if name == "bert" else words[:, :5]
+    batches = [{key: value[i : i + 16] for key, value in text.items()} for i in range(0, NUM, 16)]
+    network = make()
+    size = 4 * sum(parameter.numel() for parameter in network.parameters()) // 6
+    report = tailcut.compress(network, tmp_path / "text.tailcut", batches, max_bytes=size, num_gradients=30)
+    again = make()
+    for parameter in again.parameters():
+        nn.init.zeros_(parameter)
+    tailcut.load(tmp_path / "text.tailcut", into=again)
+    with torch.no_grad():
+        expected, found = make()(**text).logits, again.eval()(**text).logits
+    error = (found - expected).std() / expected.std()
+    assert error < 0.2, error
+    assert report.file_bytes <= size
