@@ -113,7 +113,54 @@ def pooled_outputs() -> nn.Module:
     )
 
 
-# Name -> the network, the shape of its input.
+class Causal(nn.Module):
+    """A residual block of a temporal network: outputs that see the past alone."""
+
+    def __init__(self, channels: int, dilation: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(channels, channels, 3, padding=2 * dilation, dilation=dilation)
+        self.norm, self.beyond = nn.BatchNorm1d(channels), 2 * dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.norm(self.conv(x))[:, :, : -self.beyond] + x)
+
+
+def sequence() -> nn.Module:
+    """Every layer of one axis."""
+    return nn.Sequential(
+        *(nn.ConstantPad1d((3, 0), 0.0), nn.Conv1d(3, 8, 4, bias=False), nn.BatchNorm1d(8), nn.ReLU(), Causal(8, 2)),
+        *(nn.MaxPool1d(3, 2, 1), nn.Conv1d(8, 8, 5, padding="same", groups=8), nn.PReLU(8), nn.AvgPool1d(2)),
+        *(nn.ReplicationPad1d((1, 2)), nn.Conv1d(8, 6, 3, 2, 1), nn.Upsample(scale_factor=2), Causal(6, 1)),
+        *(nn.ConvTranspose1d(6, 6, 4, 2, 1, output_padding=1), nn.ConvTranspose1d(6, 4, 2, 2), nn.LeakyReLU(0.1)),
+        *(nn.Upsample(scale_factor=2, mode="linear"), nn.AdaptiveAvgPool1d(37), nn.Flatten(), nn.Linear(4 * 37, 5)),
+    )
+
+
+class GatedSequence(nn.Module):
+    """With numbers for each channel, parts of the channels, means and gates, and two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.squeeze, self.excite = nn.Conv1d(3, 8, 3), nn.Conv1d(8, 2, 1), nn.Linear(2, 8)
+        self.scale, self.shift = nn.Parameter(torch.rand(8, 1) + 0.5), nn.Parameter(torch.rand(1, 8, 1))
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = torch.tanh(self.conv(x)) * self.scale - self.shift / 2
+        means = torch.relu(self.squeeze(y.mean(2, keepdim=True)))
+        y = y * torch.sigmoid(self.excite(means.squeeze(-1)))[:, :, None]
+        first, rest = y.split([3, 5], 1)
+        y = torch.softmax(torch.cat([rest, first], dim=1), 1)
+        return y, self.head(y.sum(-1))
+
+
+def spectrogram() -> nn.Module:
+    """A map without an axis of channels."""
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 17)), nn.Conv2d(1, 6, (3, 5), 2), nn.ReLU(), nn.Flatten(), nn.Linear(192, 4)
+    )
+
+
 # Settings of `truncated`, by what is truncated.
 TRUNCATIONS: dict[str, dict[str, object]] = {
     "plain": {},
@@ -122,6 +169,7 @@ TRUNCATIONS: dict[str, dict[str, object]] = {
     "input channels": {"keep_ratio": 0.5, "axes": (1,)},
 }
 
+# Name -> the network, the shape of its input.
 MADE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "grouped": (grouped, (3, 19, 23)),
     "transposed": (transposed, (5, 5, 7)),
@@ -132,6 +180,9 @@ MADE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "activated": (activated, (3, 12, 11)),
     "flat": (flat, (3, 19, 23)),
     "twice": (Twice, (3, 8, 7)),
+    "sequence": (sequence, (3, 61)),
+    "gated sequence": (GatedSequence, (3, 14)),
+    "spectrogram": (spectrogram, (17, 11)),
 }
 
 

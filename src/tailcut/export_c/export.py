@@ -127,7 +127,8 @@ def export_c(
     Args:
         model: a network that `torch.export` can trace on one input of batch size 1.
         folder: where the files go; made if it is not there. Files of these names are replaced.
-        example_input: (1, channels, height, width) or (1, features); the registered shape if neither is given.
+        example_input: (1, channels, height, width), (1, channels, length) for convolutions along one axis,
+            (1, height, width) or (1, features); the registered shape if neither is given.
         size: height and width of the input instead, for a registered model.
         pixels: the input is RGB images of 0 to 1, (1, 3, height, width), which the network's own transform makes its
             frequency channels or YCbCr; other networks read pixels anyway.
@@ -318,9 +319,10 @@ def _example(model: nn.Module, example: Tensor | None, size: tuple[int, int] | N
             check_size(shape[1], size)
             shape = (1, shape[1], *size)
         example = torch.rand(1, *shape[1:])
-    if example.ndim not in (2, 4) or example.shape[0] != 1:
+    if example.ndim not in (2, 3, 4) or example.shape[0] != 1:
         raise ArgumentError(
-            f"expected an example (1, channels, height, width) or (1, features), got {tuple(example.shape)}"
+            "expected an example (1, channels, height, width), (1, channels, length) or (1, features), got "
+            f"{tuple(example.shape)}"
         )
     return example.cpu().float()
 

@@ -30,6 +30,7 @@ from tailcut.export_c.program import (
     Weight,
     Window,
 )
+from tailcut.export_c.sequences import given_shape, given_target, rows_of_sequences
 
 # More maps than these in one expression are written to memory where the value is used again.
 MAX_SHARED_LEAVES = 4
@@ -94,6 +95,7 @@ class Lowering:
         Raises:
             StructureError: an operation or layer has no form here.
         """
+        rows_of_sequences(graph, self.constants)
         _check_changes_in_place(graph)
         _join_means(graph)
         for node in graph.nodes:
@@ -118,7 +120,7 @@ class Lowering:
         """Return what the user calls a parameter or constant, or the operation and layer that make a node."""
         if not isinstance(node, fx.Node) or node.op != "call_function":
             return self.names.get(str(node), str(node))
-        return f"{_name_of(node.target)} ({_layer_of(node)})"
+        return f"{_name_of(given_target(node))} ({_layer_of(node)})"
 
     def plain(self, node: Any) -> Value:
         """Return the value of a node as expressions without a change of size."""
@@ -162,7 +164,8 @@ class Lowering:
         if name in self.kept:
             kept = self.kept[name]
             sizes, corner = (_swapped(four(shape), is_swapped) for shape in (kept.shape, kept.corner))
-            return Weight(name, kept.numbers, sizes, corner, kept.axes, kept.order_weights, True, is_swapped)
+            axes = tuple(3 if axis == 2 and len(kept.shape) == 3 else axis for axis in kept.axes)
+            return Weight(name, kept.numbers, sizes, corner, axes, kept.order_weights, True, is_swapped)
         numbers = self.constant(node)
         if numbers is None:
             raise StructureError("a layer without a weight")
@@ -209,10 +212,13 @@ class Lowering:
         if self.program.input_shape:
             raise StructureError("the network takes several inputs; C code is made for one")
         shape = tuple(node.meta["val"].shape)
-        if len(shape) not in (2, 4) or shape[0] != 1:
-            raise StructureError(f"expected an input (1, channels, height, width) or (1, features), got {shape}")
-        channels, height, width = (*shape[1:], 1, 1)[:3]
-        self.program.input_shape = shape[1:]
+        if len(shape) not in (2, 3, 4) or shape[0] != 1:
+            raise StructureError(
+                "expected an input (1, channels, height, width), (1, channels, length), (1, height, width) or "
+                f"(1, features), got {shape}"
+            )
+        channels, height, width = (1, *shape[1:]) if len(shape) == 3 else (*shape[1:], 1, 1)[:3]
+        self.program.input_shape = given_shape(node)[1:]
         self.values[node.name] = of_leaf(Leaf(Map(channels, height, width, is_input=True), channels, height, width))
 
     def _outputs(self, node: fx.Node) -> None:
@@ -222,7 +228,7 @@ class Lowering:
             value = self.value(output)
             self.add(Stage(Kind.OUTPUT, value, output_offset=offset, node=output.name))
             offset += value.floats
-            shapes.append(tuple(output.meta["val"].shape[1:]))
+            shapes.append(given_shape(output)[1:])
         self.program.output_shapes = tuple(shapes)
 
     def _lower(self, node: fx.Node) -> Value:
@@ -268,10 +274,12 @@ def of_leaf(leaf: Leaf, *ops: Op) -> Value:
 
 def four(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
     """Return the sizes of a weight with its kernel's axes."""
-    if len(shape) not in (2, 4):
-        raise StructureError(f"a weight of shape {shape}; C code knows linear layers and convolutions of two axes")
+    if len(shape) not in (2, 3, 4):
+        raise StructureError(
+            f"a weight of shape {shape}; C code knows linear layers and convolutions along one or two axes"
+        )
     first, second, *kernel = shape
-    rows, columns = kernel or (1, 1)
+    rows, columns = (1, 1, *kernel)[-2:]
     return first, second, rows, columns
 
 

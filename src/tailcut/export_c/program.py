@@ -405,7 +405,7 @@ class Program:
 
     Attributes:
         stages: in order.
-        input_shape: (channels, height, width).
+        input_shape: (channels, height, width), (channels, length), (height, width) or (features,).
         output_shapes: of all outputs, without the batch.
         arena_floats, prepared_floats: filled in by `memory.plan`.
     """

@@ -147,9 +147,10 @@ def _slice(
         raise StructureError(f"a part of {shape}; C code takes channels of (1, channels, height, width)")
     if axis == 1 and step == 1:
         return _channels(low.plain(x), begin, stop)
-    if axis not in (2, 3) or begin != 0 or stop != shape[axis]:
+    if axis not in (2, 3) or begin != 0:
         raise StructureError(
-            f"[{begin}:{stop}:{step}] along axis {axis}; C code takes channels in a row, or every n-th row or column"
+            f"[{begin}:{stop}:{step}] along axis {axis}; C code takes channels in a row, and rows and columns from the "
+            "first on"
         )
     value = low.value(x)
     picks = value.resampling == Resampling.PICK and not value.ops and value.window.padding == (0, 0)

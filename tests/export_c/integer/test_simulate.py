@@ -29,7 +29,17 @@ from tailcut.export_c.integer_network import to_integers
 
 # One of each architecture and kind of file.
 ZOO = ("cifar10-resnet20-combined", "lenet300-2816", "lenet5-1500", "lenet5-776", "resnet18-9900", "vgg16-16384")
-COVERED = ("enlarged", "flat", "grouped", "pools", "pooled outputs", "repeated", "transposed")
+COVERED = (
+    "enlarged",
+    "flat",
+    "grouped",
+    "pools",
+    "pooled outputs",
+    "repeated",
+    "sequence",
+    "spectrogram",
+    "transposed",
+)
 
 
 @pytest.mark.parametrize("name", ZOO)

@@ -105,8 +105,7 @@ def simulate(
 class _Run:
     def __init__(self, program: IntegerProgram, given: Ints, exponents: Ints) -> None:
         self.program, self.num = program, len(given)
-        channels, height, width = (*program.input_shape, 1, 1)[:3]
-        self.given = given.reshape(self.num, channels, height, width), exponents
+        self.given = given, exponents
         self.maps: dict[int, tuple[Ints, Ints]] = {}
         self.norms: dict[int, Measured] = {}
         self.outputs: list[IntegerOutput] = []
