@@ -161,6 +161,19 @@ def spectrogram() -> nn.Module:
     )
 
 
+def instance_norms() -> nn.Module:
+    return nn.Sequential(
+        *(
+            nn.Conv2d(3, 8, 3, 2),
+            nn.InstanceNorm2d(8, affine=True),
+            nn.ReLU(),
+            nn.Conv2d(8, 6, 3),
+            nn.InstanceNorm2d(6),
+        ),
+        *(nn.LeakyReLU(0.2), nn.Conv2d(6, 4, 1), nn.InstanceNorm2d(4, affine=True, track_running_stats=True)),
+    )
+
+
 # Settings of `truncated`, by what is truncated.
 TRUNCATIONS: dict[str, dict[str, object]] = {
     "plain": {},
@@ -183,6 +196,7 @@ MADE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "sequence": (sequence, (3, 61)),
     "gated sequence": (GatedSequence, (3, 14)),
     "spectrogram": (spectrogram, (17, 11)),
+    "instance norms": (instance_norms, (3, 19, 23)),
 }
 
 
@@ -190,7 +204,7 @@ def lively(model: nn.Module) -> nn.Module:
     """With biases and statistics that are no zeros and ones, in evaluation."""
     generator = torch.Generator().manual_seed(3)
     for module in model.modules():
-        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.InstanceNorm2d)):
             if module.running_mean is not None and module.running_var is not None:
                 module.running_mean.copy_(torch.rand(module.num_features, generator=generator) - 0.5)
                 module.running_var.copy_(torch.rand(module.num_features, generator=generator) + 0.5)

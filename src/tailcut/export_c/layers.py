@@ -118,6 +118,24 @@ def _batch_norm(
     return value.then(Op(Operation.SCALE, scale=scale.astype(np.float32), shift=shift.astype(np.float32)))
 
 
+@HANDLERS.register("instance_norm")
+def _instance_norm(
+    low: Lowering,
+    node: fx.Node,
+    x: fx.Node,
+    weight: Any,
+    bias: Any,
+    mean: Any,
+    variance: Any,
+    use_input_stats: bool,
+    momentum: float,
+    epsilon: float,
+    cudnn: bool = False,
+) -> Value:
+    """Of one image it is batch norm."""
+    return _batch_norm(low, node, x, weight, bias, mean, variance, use_input_stats, momentum, epsilon)
+
+
 def _measured_norm(low: Lowering, value: Value, gamma: Any, beta: Any, epsilon: float) -> Value:
     """Batch norm by the statistics of its own input, which the stage before it measures."""
     norm = Norm(value.channels, gamma, beta, epsilon)

@@ -33,6 +33,7 @@ COVERED = (
     "enlarged",
     "flat",
     "grouped",
+    "instance norms",
     "pools",
     "pooled outputs",
     "repeated",
