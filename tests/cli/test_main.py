@@ -212,3 +212,27 @@ def test_a_file_is_not_written_over_that_is_read(
     assert told.code == 2
     assert "is read, and would be written over" in told.err
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("score", "a.tailcut", "--data", "digits", "-o", "a.json", "--plot", "a.tailcut"), "a.tailcut is read"),
+        (
+            ("score", "a.tailcut", "--data", "digits", "-o", "a.json", "--plot", "./a.json"),
+            "a.json would be written twice",
+        ),
+        (("prune", "a.tailcut", "--scores", "s.json", "--rates", "0.5", "-o", "s.json"), "s.json is read"),
+        (("convert", "a.tailcut", "--from", "dctnet", "--statistics", "s.json", "-o", "s.json"), "s.json is read"),
+    ],
+)
+def test_no_output_is_a_file_that_is_read_or_another_output(
+    words: tuple[str, ...], message: str, tailcut: Tailcut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(resolve("zoo:lenet5-776"), "a.tailcut")
+    Path("s.json").write_text("{}")
+    told = tailcut(*words)
+    assert told.code == 2
+    assert message in told.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tailcut", "s.json"]

@@ -189,6 +189,14 @@ def test_an_input_that_is_read_at_the_end_is_not_overwritten(tmp_path: Path) -> 
     assert difference < CLOSE
 
 
+def test_an_export_leaves_nothing_of_the_other_arithmetic(tmp_path: Path) -> None:
+    model = tailcut.load("zoo:lenet5-776")
+    (tmp_path / "main.c").write_text("int main(void) { return 0; }")
+    for arithmetic in ("float32", "integer", "float32"):
+        report = export_c(model, tmp_path, arithmetic=arithmetic)
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["main.c", *report.files])
+
+
 def test_what_has_no_form_in_c_is_named(tmp_path: Path) -> None:
     class Attention(nn.Module):
         def __init__(self) -> None:

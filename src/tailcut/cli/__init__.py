@@ -79,7 +79,8 @@ COMMANDS = (
 )
 
 OK, FAILED, BAD_USAGE = 0, 1, 2
-# Arguments of the commands that name files or folders to read; `folder` of `split` is written.
+# Arguments of the commands that name files or folders to write, and to read; `folder` of `split` is written.
+OUTPUTS = ("out", "plot", "heat_maps", "markdown")
 INPUTS = (
     "folder",
     "file",
@@ -93,6 +94,9 @@ INPUTS = (
     "images",
     "networks",
     "recipe",
+    "scores",
+    "statistics",
+    "imports",
 )
 
 
@@ -165,16 +169,22 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check_paths(arguments: argparse.Namespace) -> None:
-    """Raise `ArgumentError` if a file or folder has no name, or a file that is read would be written over."""
-    out = getattr(arguments, "out", None)
-    values = [getattr(arguments, name, None) for name in INPUTS]
-    given = [part for value in values for part in (value if isinstance(value, list) else [value])]
-    if "" in (out, *given):  # else the current folder
+    """Raise `ArgumentError` if a file or folder has no name, or what is read or written would be written over."""
+    given, outputs = _paths(arguments, INPUTS), _paths(arguments, OUTPUTS)
+    if "" in (*outputs, *given):  # else the current folder
         raise ArgumentError("expected the name of a file or folder, got none: is a variable of the shell not set?")
-    if out is not None and Path(out).is_file():
-        for path in given:
-            if isinstance(path, (str, Path)) and Path(path).exists() and Path(path).samefile(out):
-                raise ArgumentError(f"{out} is read, and would be written over: give the output another name")
+    for place, out in enumerate(outputs):
+        if Path(out).is_file() and any(Path(path).exists() and Path(path).samefile(out) for path in given):
+            raise ArgumentError(f"{out} is read, and would be written over: give the output another name")
+        if Path(out).resolve() in [Path(other).resolve() for other in outputs[:place]]:
+            raise ArgumentError(f"{out} would be written twice: give each output a name of its own")
+
+
+def _paths(arguments: argparse.Namespace, names: Sequence[str]) -> list[str | Path]:
+    """Return the paths among the values of these arguments."""
+    values = [getattr(arguments, name, None) for name in names]
+    parts = [part for value in values for part in (value if isinstance(value, list) else [value])]
+    return [part for part in parts if isinstance(part, (str, Path))]
 
 
 def _fail(prog: str, error: BaseException, code: int, *, as_json: bool) -> int:

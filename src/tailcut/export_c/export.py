@@ -23,7 +23,7 @@ from tailcut.export_c.memory import MAX_ARENA, plan
 from tailcut.export_c.operations import HANDLERS
 from tailcut.export_c.pooling import pool_outputs
 from tailcut.export_c.program import Program
-from tailcut.export_c.sources import integer_runner_files, runner_files, runtime_folder
+from tailcut.export_c.sources import integer_runner_files, other_runner_files, runner_files, runtime_folder
 from tailcut.export_c.writing import Text, features, features_text, write_program
 from tailcut.files import make_folder, write_atomically
 from tailcut.inputs.detection.detectors import Detector
@@ -126,7 +126,8 @@ def export_c(
 
     Args:
         model: a network that `torch.export` can trace on one input of batch size 1.
-        folder: where the files go; made if it is not there. Files of these names are replaced.
+        folder: where the files go; made if it is not there. Files of these names are replaced, and those of the other
+            arithmetic's runtime removed.
         example_input: (1, channels, height, width), (1, channels, length) for convolutions along one axis,
             (1, height, width) or (1, features); the registered shape if neither is given.
         size: height and width of the input instead, for a registered model.
@@ -205,6 +206,8 @@ def _write(folder: str | Path, text: Text, used: str, runtime: tuple[str, ...]) 
     shipped = {name: (runtime_folder() / name).read_text(encoding="utf-8") for name in runtime}
     for name, content in (own | shipped).items():
         write_atomically(folder / name, content)
+    for name in other_runner_files(shipped):  # of an earlier export: all `.c` files of the folder are compiled
+        (folder / name).unlink(missing_ok=True)
     return (*own, *shipped)
 
 

@@ -1,5 +1,6 @@
 """The C files that ship with the package."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 READER = (
@@ -57,6 +58,11 @@ def reader_sources() -> list[Path]:
 def runner_files() -> tuple[str, ...]:
     """Return the names of the files that run a network, `model.c` aside."""
     return (*RUNNER_HEADERS, *RUNNER)
+
+
+def other_runner_files(files: Collection[str]) -> set[str]:
+    """Return the names of the files of a runner that are not among these."""
+    return {*runner_files(), *integer_runner_files()}.difference(files)
 
 
 def integer_runner_files() -> tuple[str, ...]:
