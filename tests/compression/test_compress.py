@@ -99,6 +99,39 @@ def test_it_beats_rounding_by_magnitude(trained: nn.Module, images: torch.Tensor
     assert losses[0] < 0.7 * losses[1]
 
 
+class Certain(nn.Module):
+    """Its outputs are 1e-12 of what its loss would notice, as those of a network that is certain of its classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 1e-12 * self.layers(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("goal", ["max_bytes", "max_drop"])
+def test_a_network_whose_gradients_are_near_zero_gets_the_bytes_that_were_asked_for(goal: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = Certain(), torch.randn(64, 8)
+    with torch.no_grad():
+        expected = model(x)
+
+    def likeness(network: nn.Module) -> float:
+        with torch.no_grad():
+            return 1 - float((network(x) - expected).std() / expected.std())
+
+    path = tmp_path / "a.tailcut"
+    if goal == "max_bytes":
+        report = compress(model, path, x, max_bytes=700, evaluate=likeness, num_gradients=20)
+        assert 650 < report.file_bytes <= 700
+    else:
+        report = compress(model, path, x, max_drop=0.1, evaluate=likeness, num_gradients=20)
+        assert report.file_bytes < 700
+    assert report.metric is not None
+    assert report.metric > 0.9
+
+
 def test_a_truncated_network(tmp_path: Path) -> None:
     model = tailcut.load("zoo:lenet5-776")
     x = torch.rand(64, 1, 28, 28, generator=torch.Generator().manual_seed(0))

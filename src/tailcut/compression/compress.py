@@ -19,7 +19,16 @@ from tailcut.files import write_atomically
 from tailcut.format.container.contents import decode
 from tailcut.format.container.streams import decode_values
 from tailcut.format.network.tensors import network_tensors
-from tailcut.format.quantization import COARSEST, FINEST, REFINEMENT, Rounding, completed, finest_step, types_of_others
+from tailcut.format.quantization import (
+    COARSEST,
+    FINEST,
+    REFINEMENT,
+    Rounding,
+    completed,
+    finest_eighth,
+    finest_step,
+    types_of_others,
+)
 from tailcut.format.quantized.values import FineStepError, step_size
 from tailcut.format.save import checked_step, compression_ratio, dense_bytes, pack
 from tailcut.format.sensitivity import Sensitivity
@@ -227,12 +236,21 @@ class _Work:
         return finest_step(
             lambda size: len(self._pack(self.model, size, self.sensitivity)),
             max_bytes,
+            finest=finest_eighth(self.sensitivity, self.tensors),
             guess=(lambda size: len(self._pack(self.model, size, nearest))) if self.sensitivity.blocks else None,
         )
 
     def step_as_good(self, evaluate: Callable[[nn.Module], float], least: float) -> float:
         """Return the coarsest step that was tried whose network reaches that metric."""
-        fine, coarse, best = FINEST, COARSEST, None
+        best = self._bisected(evaluate, least, COARSEST, FINEST)
+        if best is None:
+            best = self._bisected(evaluate, least, FINEST, finest_eighth(self.sensitivity, self.tensors))
+        if best is None:
+            raise ArgumentError(f"no step keeps the metric at {least:.4f} or more: is evaluate= the same each time?")
+        return best
+
+    def _bisected(self, evaluate: Callable[[nn.Module], float], least: float, coarse: int, fine: int) -> float | None:
+        best = None
         while coarse - fine > 1:
             middle = (coarse + fine) // 2
             try:
@@ -249,8 +267,6 @@ class _Work:
                 fine, best = middle, step_size(middle)
             else:
                 coarse = middle
-        if best is None:
-            raise ArgumentError(f"no step keeps the metric at {least:.4f} or more: is evaluate= the same each time?")
         return best
 
     def _pack(

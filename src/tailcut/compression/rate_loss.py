@@ -23,6 +23,7 @@ from tailcut.format.quantization import (
     check_least,
     completed,
     default_sensitivity,
+    finest_eighth,
     finest_step,
     types_of_others,
 )
@@ -124,7 +125,9 @@ class RateLoss(nn.Module):
             start_bytes = START_BYTES * target_bytes
             if sensitivity is None:  # the low digits of untrained numbers are worth nothing
                 start_bytes = min(start_bytes, max(self._packed_bytes(RELATIVE_STEP, found), 3 * target_bytes // 2))
-        step = finest_step(lambda size: self._packed_bytes(size, found), check_positive("start_bytes", start_bytes))
+        check_positive("start_bytes", start_bytes)
+        finest = finest_eighth(found, tensors)
+        step = finest_step(lambda size: self._packed_bytes(size, found), start_bytes, finest=finest)
         # In units of the network's first step, so that a step of 1 is the first.
         found = _times(found, 1 / step**2)
         sizes = [found.curvature.get(tensor.name, 1.0) ** -0.5 for tensor in self.trained]

@@ -259,14 +259,35 @@ class Rounding:
         return step / math.sqrt(curvature.get(name, 1.0))  # a tensor of zeros has no entry
 
 
+def finest_eighth(sensitivity: Sensitivity, tensors: NetworkTensors) -> int:
+    """Return the finest step to try, in eighths of an octave: `FINEST`, or finer where gradients are small.
+
+    Where a network is all but certain of its outputs, all its gradients are near 0, and a step of `FINEST` may round
+    everything away. With the step that is returned at least half of the tensors are rounded to 16 bits or more.
+
+    Args:
+        sensitivity: of every tensor, see `completed`.
+        tensors: of the network.
+    """
+    usual = default_sensitivity(tensors).curvature
+    known = [math.log2(sensitivity.curvature[name] / size) for name, size in usual.items()]
+    # A tensor's step is the network's over the root of its curvature, its size is the root of 1 over the usual one.
+    return min(FINEST, math.floor(FINEST + 8 * sorted(known)[len(known) // 2] / 2)) if known else FINEST
+
+
 def finest_step(
-    size_of: Callable[[float], int], max_bytes: int, *, guess: Callable[[float], int] | None = None
+    size_of: Callable[[float], int],
+    max_bytes: int,
+    *,
+    finest: int = FINEST,
+    guess: Callable[[float], int] | None = None,
 ) -> float:
     """Return the finest step whose file has at most `max_bytes` bytes.
 
     Args:
         size_of: step -> bytes; coarser steps take fewer, or about as many.
         max_bytes: the most bytes.
+        finest: of the steps tried, see `finest_eighth`.
         guess: much faster than `size_of`, and about as much: the search begins where it ends.
 
     Raises:
@@ -288,7 +309,10 @@ def finest_step(
             while start + width < coarse and not _fits(size_of, max_bytes, start + width):
                 fine, width = start + width, 2 * width
             coarse = min(coarse, start + width)
-    return _between_eighths(size_of, max_bytes, _bisected(size_of, max_bytes, coarse, fine))
+    found = _bisected(size_of, max_bytes, coarse, fine)
+    if found == FINEST + 1:
+        found = _bisected(size_of, max_bytes, found, finest)
+    return _between_eighths(size_of, max_bytes, found)
 
 
 def _between_eighths(size_of: Callable[[float], int], max_bytes: int, eighth: int) -> float:

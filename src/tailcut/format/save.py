@@ -26,6 +26,7 @@ from tailcut.format.quantization import (
     Rounding,
     completed,
     default_sensitivity,
+    finest_eighth,
     finest_step,
     types_of_others,
 )
@@ -322,7 +323,8 @@ def _quantized(
     if step is not None:
         raise ArgumentError("step and max_bytes exclude each other: one sets the other")
     guess = (lambda size: len(content(size, nearest=True))) if rounding.sensitivity.blocks else None
-    return content(finest_step(lambda size: len(content(size)), max_bytes, guess=guess))
+    finest = finest_eighth(rounding.sensitivity, tensors)
+    return content(finest_step(lambda size: len(content(size)), max_bytes, finest=finest, guess=guess))
 
 
 def _sensitivity_of(tensors: NetworkTensors, given: Sensitivity | None) -> Sensitivity:
