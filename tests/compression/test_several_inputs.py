@@ -141,6 +141,80 @@ def test_logits_of_several_outputs_count(form: Callable[[Tensor], Any]) -> None:
     assert found.curvature == tailcut.measure_sensitivity(model, [x], num_gradients=20).curvature
 
 
+class Tasks(nn.Module):
+    """Two tasks: a class, and an age."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.kind, self.age = nn.Linear(8, 3), nn.Linear(8, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        x = torch.relu(self.norm(self.maps(x))).mean((2, 3))
+        return {"kind": self.kind(x), "age": self.age(x)}
+
+
+def tasks_loss(outputs: Any, generator: torch.Generator) -> Tensor:
+    drawn = torch.multinomial(outputs["kind"].detach().softmax(1), 1, generator=generator)[:, 0]
+    noise = torch.randn(outputs["age"].shape, generator=generator)
+    ages: Tensor = (outputs["age"] * noise).sum()
+    return nn.functional.cross_entropy(outputs["kind"], drawn, reduction="sum") + ages
+
+
+def test_a_loss_of_several_outputs_is_given(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x, path = Tasks().eval(), inputs()[:, :3], tmp_path / "tasks.tailcut"
+    with pytest.raises(
+        ArgumentError, match=r"kind \(8, 3\), age \(8, 1\)\. Give loss=, .* sensitivity=, or to RateLoss"
+    ):
+        tailcut.compress(model, path, x, max_bytes=600, num_gradients=20)
+    found = tailcut.measure_sensitivity(model, x, num_gradients=20, loss=tasks_loss)
+    assert found.curvature["kind.bias"] > 0 < found.curvature["age.bias"]
+    assert tailcut.compress(model, path, x, max_bytes=600, sensitivity=found).file_bytes <= 600
+    rate = tailcut.RateLoss(model, target_bytes=600, num_steps=4)
+    with pytest.raises(ArgumentError, match="Give loss="):
+        rate.remeasure(x, num_gradients=20)
+    rate.remeasure(x, num_gradients=20, loss=tasks_loss)
+    assert rate.save(path, x, num_gradients=20, loss=tasks_loss).file_bytes <= 600
+
+
+@pytest.mark.parametrize("name", ["questions", "sounds"])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_networks_of_transformers_without_logits_or_words(name: str, tmp_path: Path) -> None:
+    """Answers lie between two logits of each word; classes of a sound's frames lie along the last axis."""
+    transformers = pytest.importorskip("transformers", reason="needs the extra transformers")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    maps = {"conv_dim": (8,), "conv_kernel": (8,), "conv_stride": (4,), "num_feat_extract_layers": 1}
+    position = {"num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2}
+
+    def make() -> nn.Module:
+        torch.manual_seed(0)
+        if name == "questions":
+            config = transformers.BertConfig(vocab_size=90, **sizes)
+            return transformers.BertForQuestionAnswering(config).eval()  # type: ignore[no-any-return]
+        config = transformers.Wav2Vec2Config(vocab_size=12, **sizes, **maps, **position)
+        return transformers.Wav2Vec2ForCTC(config).eval()  # type: ignore[no-any-return]
+
+    generator = torch.Generator().manual_seed(0)
+    given = {"input_ids": torch.randint(3, 90, (NUM, 9), generator=generator)}
+    if name == "sounds":
+        given = {"input_values": torch.randn(NUM, 120, generator=generator)}
+    network = make()
+    for parameter in network.parameters():  # as trained ones: biases too are no zeros
+        parameter.data.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    size = 4 * sum(parameter.numel() for parameter in network.parameters()) // 6
+    tailcut.compress(network, tmp_path / "a.tailcut", given, max_bytes=size, num_gradients=30)
+    again = make()
+    tailcut.load(tmp_path / "a.tailcut", into=again)
+    with torch.no_grad():
+        expected, found = network(**given), again.eval()(**given)
+    names = ("start_logits", "end_logits") if name == "questions" else ("logits",)
+    for part in names:
+        error = (found[part] - expected[part]).std() / expected[part].std()
+        assert error < 0.1, (part, error)
+
+
 @pytest.mark.parametrize("name", ["bert", "t5"])
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -1,15 +1,16 @@
 """Fisher information of a network's numbers, from inputs without labels."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import cycle, islice
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from tailcut.compression.batches import Batches, input_batches
+from tailcut.compression.drawn_loss import drawn_loss, features_of
 from tailcut.compression.moments import input_blocks
 from tailcut.counting import evaluating
 from tailcut.errors import ArgumentError, TailcutError, first_line
@@ -19,7 +20,6 @@ from tailcut.format.sensitivity import Block, Sensitivity, block_of
 from tailcut.model_inputs import ModelInputs
 from tailcut.printing import logged
 from tailcut.structure import check_module
-from tailcut.structure.outputs import output_tensors
 from tailcut.weights.settings import check_positive
 
 GRADIENT_BATCH = 8
@@ -36,6 +36,7 @@ DAMPING = 0.03
 
 Drawn = Callable[[object, torch.Generator], Tensor]
 Norm = nn.modules.batchnorm._NormBase
+Result = TypeVar("Result")
 
 
 @torch.inference_mode(False)
@@ -57,8 +58,9 @@ def measure_sensitivity(
             for rounding with error feedback about as many as there are numbers are best.
         loss: (outputs, generator of random numbers) -> the loss of the outputs, summed over the inputs, for targets
             drawn from what the network itself believes. None: classes along axis 1 by the softmax, of each pixel, or
-            along the last axis, of each token, where whole numbers (batch, tokens) give (batch, tokens, classes);
-            where there is one channel only, normal noise. Of several outputs those named `logits` count.
+            along the last axis, of each token, where a linear layer gives (batch, tokens, classes), or whole numbers
+            (batch, tokens) do; where there is one channel only, normal noise. Of several outputs the one named `logits`
+            counts, else all whose names begin or end so.
         seed: of the draws.
 
     Returns:
@@ -66,8 +68,8 @@ def measure_sensitivity(
         coefficients up to 8,192, else of each tensor's up to that; and of plain linear layers and convolutions.
 
     Raises:
-        ArgumentError: there are no inputs, they do not fit the network or are not finite, of several outputs none is
-            named `logits` and `loss` is None, or the network has no parameters, or such as are not finite.
+        ArgumentError: there are no inputs, they do not fit the network or are not finite, of several outputs
+            none has logits in its name and `loss` is None, or the network has no parameters, or such as are not finite.
     """
     check_module("measure_sensitivity", model)
     check_positive("num_gradients", num_gradients)
@@ -82,9 +84,13 @@ def measure_sensitivity(
             parameter.requires_grad_(parameter.is_floating_point())
         with evaluating(model), torch.enable_grad():
             forward = fuse(model) if tensors.coefficients else model
+            are_features = () if loss is not None else _outputs(partial(features_of, model), batches[0])
             for batch in logged(islice(cycle(batches), num_gradients), "gradients", num_gradients):
-                outputs = _outputs(forward, batch)
-                drawn = (loss or partial(_drawn_loss, batch))(outputs, generator)
+                outputs = _outputs(lambda inputs: inputs.run(forward), batch)
+                if loss is None:
+                    drawn = drawn_loss(batch, outputs, generator, are_features=are_features)
+                else:
+                    drawn = loss(outputs, generator)
                 _check_loss(drawn)
                 gradients = torch.autograd.grad(drawn, sums.parameters, allow_unused=True)
                 sums.add(gradients, batch.batch_size)
@@ -121,13 +127,13 @@ def _check_numbers(sums: "_Sums") -> None:
             raise ArgumentError(f"{name} has numbers that are not finite, which cannot be quantised")
 
 
-def _outputs(forward: nn.Module, batch: ModelInputs) -> object:
-    """Return the network's outputs for a batch of inputs, which must fit it."""
+def _outputs(run: Callable[[ModelInputs], Result], batch: ModelInputs) -> Result:
+    """Run the network on a batch of inputs, which must fit it."""
     are_several = len(batch.tensors) > 1  # a mask among them may be infinite
     if any(bool((x.isnan() if are_several else ~x.isfinite()).any()) for x in batch.tensors):
         raise ArgumentError("inputs= has numbers that are not finite")
     try:
-        return batch.run(forward)
+        return run(batch)
     except TailcutError:
         raise
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
@@ -146,44 +152,6 @@ def _check_loss(drawn: object) -> None:
         raise ArgumentError(
             "the loss has no gradient: are the network's outputs whole numbers, detached, or made under torch.no_grad?"
         )
-
-
-def _logits(outputs: object) -> object:
-    """Return what a network calls its logits, as those of `transformers` do, or its only tensor; else all outputs."""
-    if isinstance(outputs, Tensor):
-        return outputs
-    named = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
-    found = [named] if isinstance(named, Tensor) else output_tensors(outputs)
-    return found[0] if len(found) == 1 else outputs
-
-
-def _classes_second(outputs: object, batch: ModelInputs) -> object:
-    """Return the outputs with their classes along axis 1: those of language models lie along the last one."""
-    tokens = [x.shape for x in batch.tensors if x.ndim == 2 and not x.is_floating_point()]
-    if isinstance(outputs, Tensor) and outputs.ndim == 3 and outputs.shape[:2] in tokens:
-        return outputs.movedim(2, 1)
-    return outputs
-
-
-def _drawn_loss(batch: ModelInputs, outputs: object, generator: torch.Generator) -> Tensor:
-    """Return the loss of a batch's outputs for targets that are drawn from what the network itself believes."""
-    outputs = _classes_second(_logits(outputs), batch)
-    if not isinstance(outputs, Tensor):
-        raise ArgumentError(
-            f"the network gives a {type(outputs).__name__} of several tensors, none of them named logits: give loss= "
-            "to measure_sensitivity, a function of the outputs and a generator of random numbers, and its result to "
-            "compress as sensitivity="
-        )
-    if not bool(outputs.isfinite().all()):
-        raise ArgumentError(f"the network's outputs are not finite, in {str(outputs.dtype).removeprefix('torch.')}")
-    if outputs.ndim >= 2 and outputs.shape[1] >= 2:
-        flat = outputs.detach().movedim(1, -1).reshape(-1, outputs.shape[1])
-        labels = torch.multinomial(functional.softmax(flat, 1).cpu(), 1, generator=generator).to(outputs.device)
-        return functional.cross_entropy(
-            outputs.movedim(1, -1).reshape(-1, outputs.shape[1]), labels[:, 0], reduction="sum"
-        )
-    noise = torch.randn(outputs.shape, generator=generator).to(outputs.device, outputs.dtype)
-    return (outputs * noise).sum()
 
 
 class _Sums:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tailcut.compression.batches import Batches
 from tailcut.compression.byte_target import ByteTarget
-from tailcut.compression.fisher import measure_sensitivity
+from tailcut.compression.fisher import Drawn, measure_sensitivity
 from tailcut.compression.laplace import laplace_bits
 from tailcut.compression.lattices import Lattices, cut_empty_tails, cut_to, trained_tensors
 from tailcut.errors import ArgumentError
@@ -297,7 +297,7 @@ class RateLoss(nn.Module):
         pairs = zip(others, types_of_others(others, None), strict=True)
         return any(number == QUANTIZED and other.name not in trained for other, number in pairs)
 
-    def remeasure(self, inputs: Batches, *, num_gradients: int = 300, seed: int = 0) -> None:
+    def remeasure(self, inputs: Batches, *, num_gradients: int = 300, loss: Drawn | None = None, seed: int = 0) -> None:
         """Measure again how much the numbers that are not trained matter, as `save` will at the end.
 
         Their steps, and so their bytes, change with the network: unless the run knows them before its end, its file
@@ -305,16 +305,24 @@ class RateLoss(nn.Module):
 
         Args:
             inputs: batches of inputs from the training data.
-            num_gradients: see `tailcut.measure_sensitivity`.
-            seed: see `tailcut.measure_sensitivity`.
+            num_gradients: see `tailcut.measure_sensitivity`, as for the following two.
+            loss: of a network of several outputs, none of which has logits in its name.
+            seed: of the draws.
         """
         if not self.has_untrained:
             return
-        measured = measure_sensitivity(self._rounded_copy(), inputs, num_gradients=num_gradients, seed=seed)
+        network = self._rounded_copy()
+        measured = measure_sensitivity(network, inputs, num_gradients=num_gradients, loss=loss, seed=seed)
         self._reference = self._referred(replace(self.sensitivity(measured), blocks=()))
 
     def save(
-        self, path: str | Path, inputs: Batches | None = None, *, num_gradients: int = 300, **settings: Any
+        self,
+        path: str | Path,
+        inputs: Batches | None = None,
+        *,
+        num_gradients: int = 300,
+        loss: Drawn | None = None,
+        **settings: Any,
     ) -> SaveReport:
         """Write the trained network to a file of at most `target_bytes`. Does not change the model.
 
@@ -325,6 +333,7 @@ class RateLoss(nn.Module):
             inputs: batches of inputs from the training data, for the steps of what was not trained, such as running
                 statistics; those that it had at the start when None.
             num_gradients: see `tailcut.measure_sensitivity`.
+            loss: of a network of several outputs, see `tailcut.measure_sensitivity`.
             settings: metadata and registered, see `tailcut.save`.
 
         Raises:
@@ -334,7 +343,7 @@ class RateLoss(nn.Module):
         cut_to(masters, cut_empty_tails(network))
         has_untrained, measured = self.has_untrained, None
         if inputs is not None and has_untrained:
-            measured = measure_sensitivity(network, inputs, num_gradients=num_gradients)
+            measured = measure_sensitivity(network, inputs, num_gradients=num_gradients, loss=loss)
         learned = replace(self.sensitivity(measured), blocks=())
         # Coarser steps for what was not trained come first, then for the trained numbers.
         for eighths in range(8 * MAX_COARSER + 1) if has_untrained else range(1):

@@ -1,0 +1,116 @@
+"""Loss of a network's outputs for targets that are drawn from what the network itself believes."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.conv import _ConvNd
+
+from tailcut.errors import ArgumentError
+from tailcut.model_inputs import ModelInputs
+from tailcut.structure.outputs import output_tensors
+
+LOGITS = "logits"
+"""Name, or beginning or end of the name, of the outputs that count where there are several."""
+
+
+def drawn_loss(
+    batch: ModelInputs, outputs: object, generator: torch.Generator, *, are_features: tuple[bool, ...] = ()
+) -> Tensor:
+    """Return the loss of a batch's outputs, summed over the inputs.
+
+    Args:
+        batch: the inputs.
+        outputs: what the network gave for them.
+        generator: of the draws.
+        are_features: of each of the tensors that count, whether a linear layer made it, see `features_of`.
+
+    Raises:
+        ArgumentError: it cannot be told which outputs count, or they are not finite.
+    """
+    found = logits_of(outputs)
+    losses = []
+    for place, x in enumerate(found):
+        if not x.is_floating_point():
+            raise ArgumentError(
+                f"the network's outputs are of type {str(x.dtype).removeprefix('torch.')}, which have no gradient: "
+                "compress the network that gives the numbers before"
+            )
+        if not bool(x.isfinite().all()):
+            raise ArgumentError(f"the network's outputs are not finite, in {str(x.dtype).removeprefix('torch.')}")
+        is_last = (place < len(are_features) and are_features[place]) or _are_tokens(x, batch)
+        losses.append(_loss_of(x.movedim(-1, 1) if is_last and x.ndim > 2 else x, generator))
+    return torch.stack([loss.to(losses[0]) for loss in losses]).sum() if len(losses) > 1 else losses[0]
+
+
+def logits_of(outputs: object) -> list[Tensor]:
+    """Return the tensors of a network's outputs that count.
+
+    Those are the one named `logits`; else all whose names begin or end so, as those of the networks of `transformers`
+    do; else the only one.
+
+    Raises:
+        ArgumentError: there are several, and none has such a name.
+    """
+    if isinstance(outputs, Tensor):
+        return [outputs]
+    named = _named(outputs)
+    if LOGITS in named:
+        return [named[LOGITS]]
+    found = [x for name, x in named.items() if name.startswith(LOGITS) or name.endswith(LOGITS)]
+    every = [x for x in output_tensors(outputs) if x.is_floating_point()]
+    if found or len(every) == 1:
+        return found or every
+    shapes = [f"{name} {tuple(x.shape)}" for name, x in named.items()] or [str(tuple(x.shape)) for x in every]
+    raise ArgumentError(
+        f"the network gives a {type(outputs).__name__} of several tensors, none of them named {LOGITS}: "
+        f"{', '.join(shapes)}. Give loss=, a function of the outputs and a generator of random numbers, to "
+        "measure_sensitivity, whose result is compress's sensitivity=, or to RateLoss.save and remeasure"
+    )
+
+
+def features_of(model: nn.Module, batch: ModelInputs) -> tuple[bool, ...]:
+    """Return of each output tensor that counts whether a linear layer made it, whose features lie along the last axis.
+
+    That is so if of the layers whose output has the shape of the tensor the last one to run is linear. The network,
+    which is not changed, runs once, without gradients.
+    """
+    makers: dict[tuple[int, ...], nn.Module] = {}
+
+    def note(module: nn.Module, _: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            makers[tuple(output.shape)] = module
+
+    with ExitStack() as hooks, torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, (nn.Linear, _ConvNd)):
+                hooks.enter_context(module.register_forward_hook(note))
+        found = logits_of(batch.run(model))
+    return tuple(isinstance(makers.get(tuple(x.shape)), nn.Linear) for x in found)
+
+
+def _named(outputs: object) -> dict[str, Tensor]:
+    fields: Any = getattr(outputs, "_asdict", None)  # of a named tuple
+    named = (
+        outputs if isinstance(outputs, Mapping) else fields() if callable(fields) else getattr(outputs, "__dict__", {})
+    )
+    return {str(name): x for name, x in named.items() if isinstance(x, Tensor) and x.is_floating_point()}
+
+
+def _are_tokens(x: Tensor, batch: ModelInputs) -> bool:
+    """Return whether an output is (batch, tokens, classes) for whole numbers (batch, tokens)."""
+    tokens = [given.shape for given in batch.tensors if given.ndim == 2 and not given.is_floating_point()]
+    return x.ndim == 3 and x.shape[:2] in tokens
+
+
+def _loss_of(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the loss of one output, with its classes along axis 1."""
+    if x.ndim >= 2 and x.shape[1] >= 2:
+        flat = x.detach().movedim(1, -1).reshape(-1, x.shape[1])
+        labels = torch.multinomial(functional.softmax(flat, 1).cpu(), 1, generator=generator).to(x.device)
+        return functional.cross_entropy(x.movedim(1, -1).reshape(-1, x.shape[1]), labels[:, 0], reduction="sum")
+    noise = torch.randn(x.shape, generator=generator).to(x.device, x.dtype)
+    return (x * noise).sum()

@@ -1,0 +1,108 @@
+"""Which outputs count, and along which axis their classes lie."""
+
+from collections import namedtuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tailcut.compression.drawn_loss import drawn_loss, features_of, logits_of
+from tailcut.compression.fisher import measure_sensitivity
+from tailcut.errors import ArgumentError
+from tailcut.model_inputs import ModelInputs
+
+A, B, C = torch.rand(4, 6), torch.rand(4, 6), torch.rand(4, 2)
+
+
+@dataclass
+class Spans:
+    start_logits: Tensor
+    end_logits: Tensor
+    hidden: Tensor
+
+
+Heads = namedtuple("Heads", ["classes_logits", "boxes"])
+
+
+@pytest.mark.parametrize(
+    ("outputs", "expected"),
+    [
+        (A, [A]),
+        ([A], [A]),
+        ({"a": A}, [A]),
+        ({"scores": A, "best": A.argmax(1)}, [A]),
+        ({"logits": A, "other_logits": B}, [A]),
+        ({"start_logits": A, "end_logits": B, "state": C}, [A, B]),
+        ({"logits_per_image": A, "logits_per_text": A.T, "embeddings": C}, [A, A.T]),
+        (Spans(A, B, C), [A, B]),
+        (Heads(A, C), [A]),
+    ],
+)
+def test_outputs_named_logits_count(outputs: Any, expected: list[Tensor]) -> None:
+    found = logits_of(outputs)
+    assert len(found) == len(expected)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "what"),
+    [
+        (
+            {"a": A, "b": C},
+            r"a dict of several tensors, none of them named logits: a \(4, 6\), b \(4, 2\)\. Give loss=",
+        ),
+        ((A, C), r"a tuple of several tensors, none of them named logits: \(4, 6\), \(4, 2\)\. Give loss="),
+    ],
+)
+def test_several_without_such_a_name_are_an_error(outputs: Any, what: str) -> None:
+    with pytest.raises(ArgumentError, match=what):
+        logits_of(outputs)
+
+
+def test_their_losses_are_added() -> None:
+    both: Any = {"start_logits": A.requires_grad_(), "end_logits": B}
+    found = drawn_loss(ModelInputs((A,)), both, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    drawn = [torch.multinomial(functional.softmax(x, 1), 1, generator=generator)[:, 0] for x in (A, B)]
+    expected = sum(
+        functional.cross_entropy(x, labels, reduction="sum") for x, labels in zip((A, B), drawn, strict=True)
+    )
+    assert torch.equal(found, torch.as_tensor(expected))
+
+
+def test_whole_numbers_have_no_gradient() -> None:
+    with pytest.raises(ArgumentError, match="outputs are of type int64, which have no gradient"):
+        drawn_loss(ModelInputs((A,)), A.argmax(1), torch.Generator())
+
+
+class Frames(nn.Module):
+    """Classes of each frame of a sound: (batch, frames, 5) to (batch, frames, 3)."""
+
+    def __init__(self, after: Callable[[Tensor], Any] = lambda y: y) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.wide, self.head, self.after = nn.Linear(5, 8), nn.Linear(8, 3), after
+
+    def forward(self, x: Tensor) -> Any:
+        return self.after(self.head(torch.relu(self.wide(x))))
+
+
+def test_the_classes_of_a_linear_layer_lie_along_the_last_axis() -> None:
+    x = torch.rand(32, 7, 5, generator=torch.Generator().manual_seed(0))
+    expected = measure_sensitivity(Frames(lambda y: y.movedim(2, 1)), x, num_gradients=40).curvature
+    for after in (lambda y: y, lambda y: y.log_softmax(2), lambda y: {"logits": y, "hidden": y}):
+        found = measure_sensitivity(Frames(after), x, num_gradients=40).curvature
+        assert found == pytest.approx(expected, rel=1e-3)
+    assert expected["head.bias"] > 0.1  # along the frames, a bias would change nothing
+
+
+def test_the_classes_of_a_convolution_lie_along_axis_1() -> None:
+    x = torch.rand(2, 5, 7)
+    batch = ModelInputs((x,))
+    assert features_of(nn.Sequential(nn.Conv1d(5, 7, 1), nn.ReLU()), batch) == (False,)
+    assert features_of(nn.Sequential(nn.Linear(7, 7), nn.Conv1d(5, 5, 1)), batch) == (False,)
+    assert features_of(nn.Sequential(nn.Conv1d(5, 5, 1), nn.Linear(7, 7)), batch) == (True,)
