@@ -34,9 +34,14 @@ class ModelInputs:
         return ", ".join([*by_place, *(f"{name} {tuple(x.shape)}" for name, x in self.kwargs.items())])
 
     @property
+    def is_batch(self) -> bool:
+        """Whether all tensors have the inputs of a batch along their first axis: those of a graph, say, do not."""
+        return all(x.ndim and len(x) == self.batch_size for x in self.tensors)
+
+    @property
     def batch_size(self) -> int:
-        """Length of the first axis of the first tensor."""
-        return len(self.tensors[0])
+        """Length of the first axis of the first tensor that has axes, 1 if none has."""
+        return next((len(x) for x in self.tensors if x.ndim), 1)
 
     def run(self, model: nn.Module | Callable[..., Any]) -> Any:
         """Return the outputs of a network for these inputs."""
@@ -47,17 +52,20 @@ class ModelInputs:
         return ModelInputs(tuple(map(change, self.args)), {name: change(x) for name, x in self.kwargs.items()})
 
     def first(self, count: int) -> "ModelInputs":
-        """Return the first inputs of the batch, at most `count`."""
-        return self.map(lambda x: x[:count])
+        """Return the first inputs of a batch, at most `count`; what is no batch is returned as it is."""
+        return self.map(lambda x: x[:count]) if self.is_batch else self
 
     def split(self, size: int) -> Iterator["ModelInputs"]:
-        """Yield batches of at most `size` inputs, one after another; none of an empty batch."""
+        """Yield batches of at most `size` inputs, one after another; what is no batch is left whole."""
+        if not self.is_batch:
+            yield self
+            return
         for start in range(0, self.batch_size, size):
             yield self.map(lambda x, start=start: x[start : start + size])  # type: ignore[misc]
 
     def is_like(self, other: "ModelInputs") -> bool:
-        """Return whether both have the same arguments, whose tensors differ in the length of their batch at most."""
-        return self.first(1).shapes == other.first(1).shapes
+        """Return whether both are batches of the same arguments, which differ in the length of the batch at most."""
+        return self.is_batch and other.is_batch and self.first(1).shapes == other.first(1).shapes
 
 
 Given = Tensor | Sequence[Tensor] | Mapping[str, Tensor] | ModelInputs
@@ -65,7 +73,9 @@ Given = Tensor | Sequence[Tensor] | Mapping[str, Tensor] | ModelInputs
 
 
 def joined(batches: Sequence[ModelInputs]) -> ModelInputs:
-    """Return one batch of the inputs of several that are like each other."""
+    """Return one batch of the inputs of several that are like each other, or the only one."""
+    if len(batches) == 1:
+        return batches[0]
     args = tuple(map(torch.cat, zip(*(batch.args for batch in batches), strict=True)))
     return ModelInputs(args, {name: torch.cat([batch.kwargs[name] for batch in batches]) for name in batches[0].kwargs})
 
@@ -106,7 +116,7 @@ def described(given: object) -> str:
     kind = type(given).__name__
     if isinstance(given, Mapping):
         strange = [f"{name!r} is {type(x).__name__}" for name, x in given.items() if not isinstance(x, Tensor)]
-        return f"{kind}, in which {strange[0]}" if strange else f"an empty {kind}"
+        return f"{kind}, in which {strange[0]}: leave it out" if strange else f"an empty {kind}"
     if isinstance(given, (tuple, list)) and given:
         return f"{kind} of {', '.join(sorted({type(x).__name__ for x in given}))}"
     return kind

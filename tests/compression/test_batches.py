@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tailcut.compression.batches import input_batches
 from tailcut.errors import ArgumentError
-from tailcut.model_inputs import ModelInputs, joined
+from tailcut.model_inputs import joined
 from tailcut.printing import logged
 
 X = torch.arange(12.0).reshape(6, 2)
@@ -42,28 +42,17 @@ def test_several_inputs_are_given_by_place_or_by_name() -> None:
     assert [batch.shapes for batch in input_batches(collated)] == ["x (4, 2), mask (4, 2)", "x (2, 2), mask (2, 2)"]
 
 
-def test_parts_of_a_batch() -> None:
-    batch = ModelInputs((X,), {"mask": X + 1})
-    parts = list(batch.split(4))
-    assert [part.batch_size for part in parts] == [4, 2]
-    assert joined(parts).run(called) == batch.run(called)
-    assert batch.first(1).run(called) == called(X[:1], mask=X[:1] + 1)
-    assert parts[0].is_like(parts[1])
-    for other in (ModelInputs((X,)), ModelInputs((X[:, :1],), {"mask": X}), ModelInputs((X,), {"masks": X})):
-        assert not batch.is_like(other)
-
-
 @pytest.mark.parametrize(
     ("inputs", "got"),
     [
         (["a"], "got str"),
         ([()], "got tuple"),
-        ([(3, X)], "got tuple of Tensor, int"),
-        ([((), X)], "got tuple of Tensor, tuple"),
-        ([((X, None), X)], "got tuple of Tensor, tuple"),
+        ([(3, X)], "got tuple of Tensor, int, which begins with int"),
+        ([((), X)], "got tuple of Tensor, tuple, which begins with tuple"),
+        ([((X, None), X)], "got tuple of Tensor, tuple, which begins with tuple of NoneType, Tensor"),
         ([torch.tensor(1.0)], "got a tensor without axes"),
         ([{}], "got an empty dict"),
-        ([{"x": X, "use_cache": False}], "got dict, in which 'use_cache' is bool"),
+        ([{"x": X, "use_cache": False}], "got dict, in which 'use_cache' is bool: leave it out"),
     ],
 )
 def test_anything_else_is_an_error(inputs: list[Any], got: str) -> None:
@@ -71,9 +60,16 @@ def test_anything_else_is_an_error(inputs: list[Any], got: str) -> None:
         list(input_batches(inputs))
 
 
-def test_tensors_of_one_batch_have_one_length() -> None:
-    with pytest.raises(ArgumentError, match=r"tensors of x \(6, 2\), y \(3, 2\) as one batch: all must have the batch"):
-        list(input_batches([{"x": X, "y": X[:3]}]))
+@pytest.mark.parametrize(
+    ("strange", "message"),
+    [
+        (X.to("meta"), r"a tensor on the meta device among x \(6, 2\), y \(6, 2\): it has no numbers"),
+        (X.to_sparse(), r"a sparse tensor among x \(6, 2\), y \(6, 2\): give it by .to_dense\(\)"),
+    ],
+)
+def test_tensors_without_numbers_in_place_are_an_error(strange: Tensor, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        list(input_batches([{"x": X, "y": strange}]))
 
 
 def test_what_gives_no_batches_is_an_error() -> None:

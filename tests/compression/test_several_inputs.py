@@ -115,6 +115,73 @@ def test_what_does_not_fit_is_one_error(given: Any, message: str, tmp_path: Path
     assert not list(tmp_path.iterdir())
 
 
+class Graph(nn.Module):
+    """Classes of the nodes of a graph, from theirs and their neighbours' numbers, times a factor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.head = nn.Linear(5, 16), nn.Linear(16, 3)
+
+    def forward(self, nodes: Tensor, edges: Tensor, factor: Tensor) -> Any:
+        around = torch.zeros_like(nodes).index_add(0, edges[1], nodes[edges[0]])
+        return factor * self.head(torch.relu(self.wide(nodes + around)))
+
+
+def test_a_graph_is_not_taken_apart(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    sizes = [30, 2000, 20]
+    graphs: Any = [
+        {
+            "nodes": torch.randn(size, 5, generator=generator),
+            "edges": torch.randint(size, (2, 3 * size), generator=generator),
+            "factor": torch.tensor(2.0),
+        }
+        for size in sizes
+    ]
+    torch.manual_seed(0)
+    model = Graph().eval()
+    tailcut.compress(model, tmp_path / "a.tailcut", graphs, max_bytes=400, num_gradients=60)
+    again = Graph()
+    tailcut.load(tmp_path / "a.tailcut", into=again)
+    with torch.no_grad():
+        expected, found = model(**graphs[0]), again(**graphs[0])
+    assert (found - expected).std() / expected.std() < 0.1
+    names = ["wide", "head"]
+    scores = score(model, graphs, method="l1", layers=names)
+    report = tailcut.prune(model, graphs[0], scores, 0.5)
+    assert report.parameters_after < report.parameters_before
+    assert model(**graphs[1]).shape == (2000, 3)
+
+
+def test_a_graph_that_looks_like_a_batch_is_told_what_to_do(tmp_path: Path) -> None:
+    class Dense(Graph):
+        def forward(self, nodes: Tensor, weights: Tensor) -> Any:  # type: ignore[override]
+            return self.head(torch.relu(weights @ self.wide(nodes)))
+
+    nodes, weights = torch.randn(30, 5), torch.rand(30, 30)
+    with pytest.raises(ArgumentError, match="taken apart along axis 0, 8 inputs at a time: give a batch axis"):
+        tailcut.compress(Dense(), tmp_path / "a.tailcut", [((nodes, weights),)], max_bytes=400, num_gradients=20)
+    tailcut.compress(
+        Dense(), tmp_path / "a.tailcut", [((nodes[None], weights[None]),)], max_bytes=400, num_gradients=20
+    )
+
+
+def test_texts_of_other_lengths_in_each_batch(tmp_path: Path) -> None:
+    """Networks are compared on the length that most have; an empty batch is passed over."""
+
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.head = nn.Embedding(20, 8), nn.Linear(8, 3)
+
+        def forward(self, words: Tensor) -> Any:
+            return self.head(self.table(words).mean(1))
+
+    torch.manual_seed(0)
+    batches = [torch.randint(20, (size, length)) for size, length in ((0, 4), (2, 4), (16, 9), (16, 6), (16, 9))]
+    tailcut.compress(Words(), tmp_path / "a.tailcut", batches, max_bytes=300, num_gradients=20)
+
+
 class Named(nn.Module):
     def __init__(self, form: Callable[[Tensor], Any]) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tailcut.errors import ArgumentError
@@ -19,24 +20,27 @@ def input_batches(inputs: Batches) -> Iterator[ModelInputs]:
         inputs: batches, or one batch that is a tensor or a dict. A batch is a tensor; a dict of tensors, which the
             network takes by name; or a tuple that begins with inputs, as `(inputs, targets)` of a `DataLoader` does,
             of which the rest is left out. Inputs of a network that takes several by place are a tuple themselves:
-            `((image, mask), targets)`, or `((image, mask),)`.
+            `((image, mask), targets)`, or `((image, mask),)`. Where their lengths along axis 0 differ, as those of
+            the nodes and edges of a graph, a batch is never taken apart.
 
     Raises:
-        ArgumentError: a batch is something else, or its tensors are not of one length along axis 0.
+        ArgumentError: a batch is something else, or has a sparse tensor.
     """
     if not isinstance(inputs, Iterable):
         raise ArgumentError(f"inputs= must be a tensor or batches of inputs, got {type(inputs).__name__}")
     for batch in [inputs] if isinstance(inputs, (Tensor, Mapping)) else inputs:
         first = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
         found = model_inputs(first)
-        if found is None or any(x.ndim == 0 for x in found.tensors):
+        if found is None or not any(x.ndim for x in found.tensors):
+            inside = (
+                f"{described(batch)}, which begins with {described(first)}" if first is not batch else described(batch)
+            )
             raise ArgumentError(
                 "inputs= must give batches of inputs: a tensor, a dict of tensors, or (inputs, targets); got "
-                f"{described(batch) if found is None else 'a tensor without axes'}"
+                f"{inside if found is None else 'a tensor without axes'}"
             )
-        if len({len(x) for x in found.tensors}) > 1:
-            raise ArgumentError(
-                f"inputs= gave tensors of {found.shapes} as one batch: all must have the batch along axis 0. Inputs "
-                "and targets are (inputs, targets)"
-            )
+        if any(x.is_meta for x in found.tensors):
+            raise ArgumentError(f"inputs= gave a tensor on the meta device among {found.shapes}: it has no numbers")
+        if any(x.layout != torch.strided for x in found.tensors):
+            raise ArgumentError(f"inputs= gave a sparse tensor among {found.shapes}: give it by .to_dense()")
         yield found

@@ -90,12 +90,20 @@ def write_numbers(model: nn.Module, values: Mapping[str, Tensor]) -> None:
 
 
 def _joined(inputs: Sequence[ModelInputs]) -> ModelInputs:
-    """Join the inputs that pass at once to one batch."""
-    numbers = sum(x[0].numel() for x in inputs[0].tensors)
+    """Join the inputs that pass at once to one batch: of the shape that most inputs have, as texts differ in length."""
+    alike: list[list[ModelInputs]] = []
+    for batch in inputs:
+        group = next((group for group in alike if batch.is_like(group[0])), None)
+        if group is None and batch.batch_size:
+            alike.append([batch])
+        elif group is not None:
+            group.append(batch)
+    group = max(alike, key=lambda batches: sum(batch.batch_size for batch in batches))
+    numbers = sum(x.numel() for x in group[0].tensors) // group[0].batch_size
     left = min(MAX_INPUTS, max(1, MAX_NUMBERS // max(1, numbers)))
     found: list[ModelInputs] = []
-    for batch in inputs:
-        if left and batch.is_like(inputs[0]):
+    for batch in group:
+        if left > 0:
             found.append(batch.first(left))
             left -= found[-1].batch_size
     return joined(found)

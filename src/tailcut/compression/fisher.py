@@ -28,6 +28,11 @@ GRADIENT_BATCH = 8
 MAX_BLOCK = 8192
 """The most numbers of which a full matrix is kept: 8,192^2 numbers of 4 bytes are 256 MiB."""
 
+PARTS = (
+    f"Batches are taken apart along axis 0, {GRADIENT_BATCH} inputs at a time: give a batch axis to what has none, as "
+    "a graph"
+)
+
 ROWS = 256
 """Gradients that are multiplied at a time."""
 
@@ -136,11 +141,12 @@ def _outputs(run: Callable[[ModelInputs], Result], batch: ModelInputs) -> Result
         return run(batch)
     except TailcutError:
         raise
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except Exception as error:
         kinds = ", ".join(dict.fromkeys(str(x.dtype).removeprefix("torch.") for x in batch.tensors))
         raise ArgumentError(
             f"the network cannot take inputs of shape {batch.shapes} and type {kinds}: {first_line(error)}. Of a batch "
             "that is a tuple the first part counts: give ((a, b), targets) to a network of two inputs, or a dict"
+            + (f". {PARTS}" if are_several and batch.is_batch else "")
         ) from error
 
 

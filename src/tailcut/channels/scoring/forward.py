@@ -56,7 +56,7 @@ def training(model: nn.Module) -> Iterator[None]:
 
 def for_training(inputs: ModelInputs) -> ModelInputs:
     """Return the inputs twice in a batch: batch norm in training needs more than one value per channel."""
-    return inputs.map(lambda x: torch.cat([x, x]) if x.ndim else x)
+    return inputs.map(lambda x: torch.cat([x, x]) if x.ndim and len(x) == inputs.batch_size else x)
 
 
 @contextmanager
@@ -140,7 +140,7 @@ def inputs_of(
     for number, batch in enumerate(itertools.islice(loader, num_batches)):
         chosen = _first(batch) if choose is None else choose(batch)
         inputs = model_inputs(chosen)
-        if inputs is None or not all(x.ndim for x in inputs.tensors):
+        if inputs is None or not any(x.ndim for x in inputs.tensors):
             expected = "tensors or dicts of inputs, or tuples or lists that begin with one"
             raise ArgumentError(
                 f"the loader must yield {expected if choose is None else 'such batches'}; batch {number} is "
