@@ -58,6 +58,21 @@ def test_cuts_of_two_parts_are_one_edit(tmp_path: Path) -> None:
     torch.testing.assert_close(load(tmp_path / "a.tailcut")(X), model(X))
 
 
+def test_layers_over_tokens_are_pruned_by_the_scores_that_they_have() -> None:
+    """As `prune` takes them: where channels have no other scores."""
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 6))
+    model, x = nn.Sequential(nn.Linear(5, 6), body), torch.rand(2, 7, 5)
+    scores = score(model, [x])
+    assert scores.fallback == {"0", "1.0", "1.2"}
+    report = prune_part(model, "1", torch.rand(2, 7, 6), scores, 0.5)
+    assert report.macs_after < report.macs_before
+    kept = scores["1.0"].topk(8).indices.sort().values
+    torch.manual_seed(0)
+    dense = nn.Linear(6, 16)
+    assert torch.equal(body[0].get_parameter("weight"), dense.weight[kept])
+
+
 @pytest.mark.parametrize(
     ("part", "rates", "message"),
     [

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from tailcut.channels.pruning.edit import PruneEdit, record_edit
 from tailcut.channels.pruning.prune import Rates, prune
 from tailcut.channels.pruning.report import PruneReport
+from tailcut.channels.scoring.scores import Scores
 from tailcut.errors import ArgumentError
 from tailcut.model_inputs import Given
 from tailcut.structure import record_of, set_record
@@ -52,10 +53,10 @@ def prune_part(
         if outside:
             raise ArgumentError(f"a rate is given for {outside[0]}, which is no layer of {part}")
         rates = {name.removeprefix(prefix): rate for name, rate in rates.items()}
-    own = {name.removeprefix(prefix): values for name, values in scores.items() if name.startswith(prefix)}
-    fallback: frozenset[str] = getattr(scores, "fallback", frozenset())
-    if fallback:
-        own = {name: values for name, values in own.items() if prefix + name not in fallback}
+    own: Mapping[str, Tensor] = {name.removeprefix(prefix): x for name, x in scores.items() if name.startswith(prefix)}
+    if isinstance(scores, Scores):
+        fallback = [name.removeprefix(prefix) for name in scores.fallback if name.startswith(prefix)]
+        own = Scores(own, method=scores.method, fallback=fallback)
     kept = record_of(module)
     set_record(module, Record(None, []))
     try:
