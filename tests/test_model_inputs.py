@@ -43,7 +43,7 @@ def test_what_is_no_batch_stays_whole(other: Tensor) -> None:
         (3, "int"),
         ({}, "an empty dict"),
         ((X, None), "tuple of NoneType, Tensor"),
-        ({"x": X, "texts": ["a"]}, "dict, in which 'texts' is list: leave it out"),
+        ({"x": X, "texts": ["a"]}, "dict, in which 'texts' is list: make it a tensor, or leave it out"),
     ],
 )
 def test_what_are_no_inputs_is_said(given: object, got: str) -> None:

@@ -116,7 +116,7 @@ def described(given: object) -> str:
     kind = type(given).__name__
     if isinstance(given, Mapping):
         strange = [f"{name!r} is {type(x).__name__}" for name, x in given.items() if not isinstance(x, Tensor)]
-        return f"{kind}, in which {strange[0]}: leave it out" if strange else f"an empty {kind}"
+        return f"{kind}, in which {strange[0]}: make it a tensor, or leave it out" if strange else f"an empty {kind}"
     if isinstance(given, (tuple, list)) and given:
         return f"{kind} of {', '.join(sorted({type(x).__name__ for x in given}))}"
     return kind

@@ -52,7 +52,7 @@ def test_several_inputs_are_given_by_place_or_by_name() -> None:
         ([((X, None), X)], "got tuple of Tensor, tuple, which begins with tuple of NoneType, Tensor"),
         ([torch.tensor(1.0)], "got a tensor without axes"),
         ([{}], "got an empty dict"),
-        ([{"x": X, "use_cache": False}], "got dict, in which 'use_cache' is bool: leave it out"),
+        ([{"x": X, "use_cache": False}], "got dict, in which 'use_cache' is bool: make it a tensor, or leave it out"),
     ],
 )
 def test_anything_else_is_an_error(inputs: list[Any], got: str) -> None:

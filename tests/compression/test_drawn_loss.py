@@ -35,6 +35,7 @@ Heads = namedtuple("Heads", ["classes_logits", "boxes"])
         ([A], [A]),
         ({"a": A}, [A]),
         ({"scores": A, "best": A.argmax(1)}, [A]),
+        ((A.sum(), A), [A]),
         ({"logits": A, "other_logits": B}, [A]),
         ({"start_logits": A, "end_logits": B, "state": C}, [A, B]),
         ({"logits_per_image": A, "logits_per_text": A.T, "embeddings": C}, [A, A.T]),

@@ -50,7 +50,7 @@ def logits_of(outputs: object) -> list[Tensor]:
     """Return the tensors of a network's outputs that count.
 
     Those are the one named `logits`; else all whose names begin or end so, as those of the networks of `transformers`
-    do; else the only one.
+    do; else the only one, a loss and whole numbers beside it apart.
 
     Raises:
         ArgumentError: there are several, and none has such a name.
@@ -61,7 +61,7 @@ def logits_of(outputs: object) -> list[Tensor]:
     if LOGITS in named:
         return [named[LOGITS]]
     found = [x for name, x in named.items() if name.startswith(LOGITS) or name.endswith(LOGITS)]
-    every = [x for x in output_tensors(outputs) if x.is_floating_point()]
+    every = [x for x in output_tensors(outputs) if x.is_floating_point() and x.ndim]  # a loss has no axes
     if found or len(every) == 1:
         return found or every
     shapes = [f"{name} {tuple(x.shape)}" for name, x in named.items()] or [str(tuple(x.shape)) for x in every]

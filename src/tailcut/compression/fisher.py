@@ -142,11 +142,12 @@ def _outputs(run: Callable[[ModelInputs], Result], batch: ModelInputs) -> Result
     except TailcutError:
         raise
     except Exception as error:
+        hint = PARTS if batch.is_batch else "A batch has its inputs along axis 0 of each tensor"
         kinds = ", ".join(dict.fromkeys(str(x.dtype).removeprefix("torch.") for x in batch.tensors))
         raise ArgumentError(
             f"the network cannot take inputs of shape {batch.shapes} and type {kinds}: {first_line(error)}. Of a batch "
             "that is a tuple the first part counts: give ((a, b), targets) to a network of two inputs, or a dict"
-            + (f". {PARTS}" if are_several and batch.is_batch else "")
+            + (f". {hint}" if are_several else "")
         ) from error
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tailcut.channels.scoring.forward import forward, inputs_of, layer_maps, running
+from tailcut.channels.scoring.forward import for_training, forward, inputs_of, layer_maps, running
 from tailcut.errors import ArgumentError
 from tailcut.execution import fuse
 from tailcut.model_inputs import ModelInputs
@@ -144,6 +144,17 @@ def test_no_batch_more_than_asked_for_is_read() -> None:
 def test_other_batches_are_refused(batch: object) -> None:
     with pytest.raises(ArgumentError, match="the loader must yield tensors or dicts of inputs"):
         list(inputs_of([batch], None, network()))
+
+
+def test_a_batch_on_the_meta_device_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="batch 1 of the loader lies on the meta device: it has no numbers"):
+        list(inputs_of([X, X.to("meta")], None, network()))
+
+
+def test_inputs_without_a_batch_axis_pass() -> None:
+    (found,) = inputs_of([{"x": X, "factor": torch.tensor(2.0)}], None, network())
+    assert torch.equal(found.kwargs["factor"], torch.tensor(2.0))
+    assert [tuple(x.shape) for x in for_training(found).tensors] == [(2,), ()]
 
 
 def test_a_forward_that_fails_names_the_inputs() -> None:

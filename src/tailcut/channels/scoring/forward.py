@@ -132,7 +132,7 @@ def inputs_of(
         choose: gives the inputs of a batch; the batch itself, or its first entry, when None. Those by name are a dict.
 
     Raises:
-        ArgumentError: an input is no tensor (batch, ...), or `num_batches` no number of batches.
+        ArgumentError: an input is no tensor (batch, ...) or has no numbers, or `num_batches` no number of batches.
     """
     check_num_batches(num_batches)
     tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
@@ -147,6 +147,8 @@ def inputs_of(
                 f"{type(batch).__name__}, its inputs {described(chosen)}"
                 + ("" if choose is None else ", `inputs` must give a tensor, a tuple of tensors or a dict of tensors")
             )
+        if device.type != "meta" and any(x.is_meta for x in inputs.tensors):
+            raise ArgumentError(f"batch {number} of the loader lies on the meta device: it has no numbers")
         if inputs.batch_size > 0:
             yield inputs.map(lambda x: x.to(device))
 
