@@ -196,6 +196,31 @@ def test_a_cut_is_verified_by_the_steps_before_it() -> None:
     undo()
 
 
+class Biased(nn.Module):
+    """Attention with a learned bias, as T5 has it: torch takes another kernel where its gradient is wanted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(1, 1, 8, 8))
+        self.wide, self.narrow = nn.Linear(16, 12), nn.Linear(12, 16)
+
+    def forward(self, x: Tensor) -> Any:
+        x = x.reshape(-1, 2, 8, 16)
+        x = nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=2 * self.bias)
+        return self.narrow(torch.relu(self.wide(x)))
+
+
+def test_a_kernel_that_gradients_choose_is_no_other_step() -> None:
+    model, inputs = Biased(), ModelInputs((torch.rand(1, 2, 8, 16),))
+    graph = find_groups(model, inputs)
+    removed = set(graph.groups["wide"].units[:4])
+    before = count_macs(model, inputs).total
+    undo = apply_cut(model, plan_cut(graph, removed))
+    after = verify(model, inputs, graph, removed)
+    assert before - after == 4 * 2 * 8 * (16 + 16)
+    undo()
+
+
 def test_parts_of_another_size_are_reported() -> None:
     """Eight channels at a time: what ran on 8 and 8 runs on 8 and 6."""
 
