@@ -18,7 +18,7 @@ from tailcut.format import quantized
 from tailcut.format.container.contents import Contents, Level, StoredBase, Stream, encode, stream_types
 from tailcut.format.container.numbers import QUANTIZED, QUANTIZED_DTYPE, float_type, has_non_finite, type_number
 from tailcut.format.level_streams import coefficient_streams, other_streams, quantized_payloads, stored_type
-from tailcut.format.network.levels import NetworkLevel, network_levels
+from tailcut.format.network.levels import NetworkLevel, network_levels, warn_of_statistics
 from tailcut.format.network.tensors import NetworkTensors, OtherTensor, network_tensors
 from tailcut.format.network.verification import check_covered, check_not_wrapped, check_same_network
 from tailcut.format.quantization import (
@@ -158,6 +158,8 @@ def write(model: nn.Module, path: str | Path, **settings: Any) -> SaveReport:
     """`save` without a word in the log, for callers that say themselves what was written."""
     _check_arguments(model, path)
     content, tensors = pack(model, **settings)
+    if len(settings.get("levels", ())) and settings.get("calibration") is None:
+        warn_of_statistics(model)
     report = SaveReport(
         str(path),
         len(content),

@@ -55,13 +55,7 @@ def network_levels(
         return [NetworkLevel(tensors)]
     if not tensors.coefficients:
         raise ArgumentError("levels need a truncated network: regularize it first")
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    has_statistics = any(norm.running_mean is not None for norm in norms)
-    if has_statistics and calibration is None:
-        _log.warning(
-            "batch norm's running statistics are those of the whole network in every level, which likely spoils the "
-            "smaller ones: give calibration=, batches of training inputs"
-        )
+    has_statistics = _has_statistics(model)
     found = []
     for number in range(len(parts)):
         counts = [count_in(number, entry.num_kept, parts) for entry in tensors.coefficients]
@@ -72,6 +66,20 @@ def network_levels(
     found.append(tensors)
     differ = [True, *(not _are_equal(low.others, high.others) for low, high in itertools.pairwise(found))]
     return [NetworkLevel(level, has_others) for level, has_others in zip(found, differ, strict=True)]
+
+
+def warn_of_statistics(model: nn.Module) -> None:
+    """Warn that levels were made without calibration, where batch norm needs it."""
+    if _has_statistics(model):
+        _log.warning(
+            "batch norm's running statistics are those of the whole network in every level, which likely spoils the "
+            "smaller ones: give calibration=, batches of training inputs"
+        )
+
+
+def _has_statistics(model: nn.Module) -> bool:
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    return any(norm.running_mean is not None for norm in norms)
 
 
 def _first(entry: Coefficients, count: int) -> Coefficients:
