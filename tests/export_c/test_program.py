@@ -143,8 +143,10 @@ def test_the_text_says_what_is_used() -> None:
 
 def test_weights_have_two_axes_of_channels() -> None:
     assert four((3, 4)) == (3, 4, 1, 1)
+    assert four((3, 4, 5)) == (3, 4, 1, 5)
+    assert four((3, 4, 5), is_column=True) == (3, 4, 5, 1)
     with pytest.raises(tailcut.errors.StructureError, match="of shape"):
-        four((3, 4, 5))
+        four((3, 4, 5, 6, 7))
     assert {"conv2d", "linear", "batch_norm", "cat"} <= set(HANDLERS)
 
 

@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.export_c.networks import truncated
+from tests.export_c.integers import check_same
+from tests.export_c.networks import enliven, lively, truncated
+from tests.export_c.running import compare
 from torch import Tensor, nn
 
+import tailcut
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.export_c import IntegerNetwork, export_c
 
@@ -42,22 +45,61 @@ class Of(nn.Module):
         return self.function(self.conv(x))
 
 
+class Turned(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2)
+
+
+class Spectrum(nn.Module):
+    """Layers along two axes, then along the time alone."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], channels: int = 6) -> None:
+        super().__init__()
+        self.image, self.line = nn.Conv2d(1, 6, (6, 3), padding=(0, 1)), nn.Conv1d(channels, 5, 3)
+        self.function, self.head = function, nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Any:
+        y = torch.relu(self.line(self.function(torch.relu(self.image(x)))))
+        z: Tensor = self.head(y.mean(2))
+        return z
+
+
 @pytest.mark.parametrize(
     ("model", "shape", "message"),
     [
-        (Both(), (1, 5, 9), r"squeeze \(Both.forward\): a map of shape \(1, 4, 1, 7\) seen as \(1, 4, 7\)"),
-        (Of(lambda x: x[:, :, -1]), (3, 9), r"select \(Of.forward\): one row or column of a map"),
-        (Of(lambda x: x[:, :, 2:]), (3, 9), r"slice \(Of.forward\): .* along axis 3; C code takes channels in a row"),
-        (Of(lambda x: x.transpose(1, 2)), (3, 9), r"C code has no form of transpose \(Of.forward\)"),
         (
             Of(lambda x: x * torch.arange(7.0)),
             (3, 9),
             r"mul \(Of.forward\): .* of shape \(7,\); C code knows one number",
         ),
-        (Of(lambda x: torch.cat([x, x], 2)), (3, 9), r"cat \(Of.forward\): a concatenation along axis 3"),
+        (Of(lambda x: torch.cat([x, x], 2)), (3, 9), r"cat \(Of.forward\): a concatenation along axis 2"),
         (Of(nn.MaxPool1d(2, dilation=2)), (3, 9), r"max_pool1d \(function\): max pooling with dilation=\[1, 2\]"),
         (nn.Conv3d(3, 4, 3), (3, 9, 9, 9), r"an example \(1, channels, height, width\), \(1, channels, length\) or"),
         (nn.LSTM(3, 4), (7, 3), "lstm"),
+        (
+            Of(lambda x: x.transpose(1, 2)),
+            (3, 9),
+            r"transpose \(Of.forward\): given out as \(1, length, channels\), \(1, 7, 4\)",
+        ),
+        (
+            Of(lambda x: x.transpose(1, 2).flatten(1)),
+            (3, 9),
+            r"flatten \(Of.forward\): of \(1, length, channels\), \(1, 7, 4\)",
+        ),
+        (Of(lambda x: nn.BatchNorm1d(7).eval()(x.transpose(1, 2)).mT), (3, 9), "batch_norm .*: of .*length, channels"),
+        (Of(nn.Linear(7, 5)), (3, 9), r"linear \(function\): a linear layer along the length of \(1, 4, 7\)"),
+        (Of(lambda x: x.softmax(-1)), (3, 9), "softmax along axis 2"),
+        (Of(lambda x: x.mean((1, 2))), (3, 9), r"mean .*: of \(1, 4, 7\) over the axes \[1, 2\]"),
+        (
+            nn.Sequential(nn.Conv1d(3, 3, 1), Turned(), nn.Conv1d(9, 2, 1)),
+            (3, 9),
+            r"transpose \(1\): .* change their places",
+        ),
+        (
+            Spectrum(lambda x: x.flatten(1, 2), 24),
+            (1, 9, 12),
+            r"flatten .* of shape \(1, 6, 4, 12\) seen as \(1, 24, 12\)",
+        ),
     ],
 )
 def test_what_has_no_form_is_named(model: nn.Module, shape: tuple[int, ...], message: str, tmp_path: Path) -> None:
@@ -70,3 +112,106 @@ def test_numbers_along_the_length_are_no_numbers_of_channels(tmp_path: Path) -> 
     """Even where there are as many: (length,) is added along the length, as in torch."""
     with pytest.raises(StructureError, match=r"of shape \(4,\); C code knows one number, or one for each of the 4"):
         export_c(Of(lambda x: x + torch.arange(4.0)), tmp_path / "c", example_input=torch.rand(1, 3, 6))
+
+
+def check(model: nn.Module, shape: tuple[int, ...], folder: Path, **settings: Any) -> None:
+    """In C as in torch, and in integers as in Python bit for bit, plain and truncated, and near torch's numbers."""
+    example = torch.rand(1, *shape)
+    if settings:
+        tailcut.regularize(model, **settings)
+    enliven(model)
+    difference, report = compare(model, folder / "float32", example_input=example)
+    assert difference < 1e-5
+    assert report.input_shape == shape
+    check_same(model, folder / "integer", example_input=example)
+    found, wanted = IntegerNetwork(model)(example), model(example)
+    assert isinstance(found, Tensor)
+    assert (found - wanted).abs().max() < 0.003 * wanted.abs().max()
+
+
+class LastStep(nn.Module):
+    """A temporal network of inputs (batch, length, features), as users write them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.first, self.norm = (
+            nn.Linear(3, 6),
+            nn.Conv1d(6, 6, 3, padding=4, dilation=2),
+            nn.BatchNorm1d(6),
+        )
+        self.second, self.head = nn.Conv1d(6, 8, 4, 2, padding=1), nn.Linear(8, 4)
+        self.scale = nn.Parameter(torch.rand(3) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x * self.scale - torch.tensor([[0.1, 0.2, 0.3]])).permute(0, 2, 1)
+        y = torch.relu(self.norm(self.first(x))[:, :, :-4] + x)
+        y = nn.functional.pad(self.second(y), (2, 1)).transpose(-1, -2)
+        z: Tensor = self.head(y[:, -3:-1].relu())[:, -1] + self.head(y.mT[..., -1]) + self.head(y.amax(1))
+        return z
+
+
+SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"keep_ratio": 0.3},
+    {"keep_ratio": 0.3, "axes": (0, 1)},
+    {"keep_ratio": 0.3, "axes": (1,)},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_inputs_of_a_step_after_the_other(settings: dict[str, Any], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    check(lively(LastStep()), (19, 3), tmp_path, **settings)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x[:, :, :1].squeeze(2),
+        lambda x: x.mean(2),
+        lambda x: x.amax(2),
+        lambda x: x.max(dim=2)[0],
+        lambda x: x[:, :, -1],
+        lambda x: nn.functional.max_pool2d(x, (x.shape[2], 1)).squeeze(2),
+    ],
+)
+def test_layers_along_two_axes_then_one(function: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    check(lively(Spectrum(function)), (1, 9, 12), tmp_path)
+
+
+def test_an_input_of_one_channel_is_taken_as_a_sequence(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Flatten(1, 2), nn.Conv1d(9, 5, 3), nn.ReLU(), nn.AdaptiveMaxPool1d(2), nn.Flatten(), nn.Linear(10, 4)
+    )
+    check(lively(model), (1, 9, 12), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "how", [lambda x: x.max(-1).values, lambda x: nn.functional.max_pool1d(x, 300), lambda x: x[..., -1:]]
+)
+def test_a_long_sequence_at_once(how: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
+    """Longer than the largest window of C code."""
+    torch.manual_seed(0)
+    check(Of(how), (3, 302), tmp_path)
+
+
+def test_both_a_sequence_and_an_image(tmp_path: Path) -> None:
+    check(Both(), (1, 5, 9), tmp_path)
+
+
+class Table(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.table = nn.Conv1d(3, 4, 3), nn.Parameter(torch.rand(4, 7))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) + self.table
+
+
+def test_numbers_of_places_are_named_as_in_the_network(tmp_path: Path) -> None:
+    with pytest.raises(
+        StructureError, match=r"add \(Table.forward\): table of shape \(4, 7\); C code knows one number"
+    ):
+        export_c(Table(), tmp_path / "c", example_input=torch.rand(1, 3, 9))

@@ -128,8 +128,9 @@ def export_c(
         model: a network that `torch.export` can trace on one input of batch size 1.
         folder: where the files go; made if it is not there. Files of these names are replaced, and those of the other
             arithmetic's runtime removed.
-        example_input: (1, channels, height, width), (1, channels, length) for convolutions along one axis,
-            (1, height, width) or (1, features); the registered shape if neither is given.
+        example_input: (1, channels, height, width), (1, channels, length) for convolutions along one axis or (1,
+            length, channels) where the network transposes it, (1, height, width) or (1, features); the registered
+            shape if neither is given.
         size: height and width of the input instead, for a registered model.
         pixels: the input is RGB images of 0 to 1, (1, 3, height, width), which the network's own transform makes its
             frequency channels or YCbCr; other networks read pixels anyway.

@@ -31,7 +31,7 @@ class IntegerNetwork(NetworkView):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Return the outputs for inputs (batch, channels, height, width) or (batch, features).
+        """Return the outputs for inputs of the network, the batch first.
 
         Raises:
             ArgumentError, StructureError: as `export_c`.

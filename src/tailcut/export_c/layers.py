@@ -7,8 +7,10 @@ import numpy as np
 from torch import fx
 
 from tailcut.errors import StructureError
+from tailcut.export_c.edges import padded
 from tailcut.export_c.lowering import Handlers, Lowering, of_leaf, pair, rank, size_of, window
 from tailcut.export_c.program import Kind, Leaf, Map, Norm, Op, Operation, Stage, Value
+from tailcut.export_c.sequences import channels_last, given_shape
 
 HANDLERS = Handlers()
 
@@ -30,15 +32,15 @@ def _conv2d(
         padding = 0
     elif padding == "same":
         reach = [step * (size - 1) for step, size in zip(pair(dilation), found.sizes[2:], strict=True)]
-        if any(part % 2 for part in reach):
-            raise StructureError(f"padding='same' with a kernel of {found.sizes[2:]}; C code knows it of odd sizes")
         padding = [part // 2 for part in reach]
+        if any(part % 2 for part in reach):  # one more zero behind, as in torch
+            value = padded(low, low.unresized(low.plain(x)), (0, reach[0] % 2), (0, reach[1] % 2))
     by = window(found.sizes[2:], stride, padding, dilation)
     is_narrow = found.is_narrow_out and groups == 1
     out = Map(found.corner[0] if is_narrow or groups == 1 else found.sizes[0], *size_of(node))
     is_whole = value.size == by.kernel and by.padding == (0, 0) and by.dilation == (1, 1) and groups == 1
     kind = Kind.WHOLE if is_whole and found.is_truncated else Kind.CONV
-    low.add(Stage(kind, value, out, found, by, groups, node=node.name))
+    low.add(Stage(kind, value, out, found, by, groups))
     return _with_bias(low, Leaf(out, found.sizes[0], out.height, out.width, is_narrow=is_narrow), bias)
 
 
@@ -63,23 +65,30 @@ def _conv_transpose2d(
     if is_side_by_side and found.is_truncated:
         # Spread over its kernel where it is read: the larger map is never stored.
         narrow = Map(found.corner[1] if found.is_narrow_in else value.channels, *value.size)
-        low.add(Stage(Kind.PROJECT, value, narrow, found, node=node.name))
+        low.add(Stage(Kind.PROJECT, value, narrow, found))
         leaf = Leaf(narrow, found.sizes[0], height, width, is_narrow=found.is_narrow_out, up=found)
         return _with_bias(low, leaf, bias)
     out = Map(found.corner[0], height, width)
-    low.add(Stage(Kind.CONV_TRANSPOSED, value, out, found, by, node=node.name))
+    low.add(Stage(Kind.CONV_TRANSPOSED, value, out, found, by))
     return _with_bias(low, Leaf(out, found.sizes[0], height, width, is_narrow=found.is_narrow_out), bias)
 
 
 @HANDLERS.register("linear")
 def _linear(low: Lowering, node: fx.Node, x: fx.Node, weight: fx.Node, bias: Any = None) -> Value:
     value, found = low.value(x), low.weight(weight)
-    if len(node.meta["val"].shape) != 2:
-        raise StructureError(f"a linear layer over {tuple(node.meta['val'].shape)}; C code knows (batch, features)")
-    kind = Kind.FLAT if value.size != (1, 1) else Kind.WHOLE if found.is_truncated else Kind.CONV
-    out = Map(found.corner[0], 1, 1)
-    low.add(Stage(kind, value, out, found, node=node.name))
-    return _with_bias(low, Leaf(out, found.sizes[0], 1, 1, is_narrow=found.is_narrow_out), bias)
+    is_at_each_step = rank(node) == 4 and channels_last(node)
+    if rank(node) != 2 and not is_at_each_step:
+        raise StructureError(
+            f"a linear layer over {given_shape(x)}; C code knows (batch, features), and in networks over sequences "
+            "(1, length, channels)"
+        )
+    if is_at_each_step:
+        kind, out = Kind.CONV, Map(found.corner[0], *value.size)
+    else:
+        kind = Kind.FLAT if value.size != (1, 1) else Kind.WHOLE if found.is_truncated else Kind.CONV
+        out = Map(found.corner[0], 1, 1)
+    low.add(Stage(kind, value, out, found))
+    return _with_bias(low, Leaf(out, found.sizes[0], *out.size, is_narrow=found.is_narrow_out), bias)
 
 
 def _with_bias(low: Lowering, leaf: Leaf, bias: Any) -> Value:
@@ -103,9 +112,7 @@ def _batch_norm(
 ) -> Value:
     value = low.value(x)
     if rank(x) not in (2, 4) or (value.is_flat and value.size != (1, 1)):
-        raise StructureError(
-            f"batch norm of a map of shape {tuple(x.meta['val'].shape)}; C code knows it of channels or features"
-        )
+        raise StructureError(f"batch norm of a map of shape {given_shape(x)}; C code knows it of channels or features")
     gamma, beta = low.constant(weight), low.constant(bias)
     if training:
         return _measured_norm(low, value, gamma, beta, epsilon)

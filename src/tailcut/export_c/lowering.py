@@ -3,7 +3,8 @@
 import difflib
 import inspect
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,7 +31,7 @@ from tailcut.export_c.program import (
     Weight,
     Window,
 )
-from tailcut.export_c.sequences import given_shape, given_target, rows_of_sequences
+from tailcut.export_c.sequences import channels_last, given_constant, given_shape, given_target, rows_of_sequences
 
 # More maps than these in one expression are written to memory where the value is used again.
 MAX_SHARED_LEAVES = 4
@@ -74,6 +75,7 @@ class Lowering:
         kept: the parameters kept as coefficients, by name.
         constants: parameters, buffers and constants of the trace, by the name of their placeholder.
         names: of the parameters, buffers and constants, by placeholder.
+        is_vertical: whether sequences are maps of one column, not of one row.
     """
 
     def __init__(
@@ -86,6 +88,8 @@ class Lowering:
         self.program = Program()
         self.kept, self.constants, self.names = kept, dict(constants), names
         self.values: dict[str, Value] = {}
+        self.is_vertical = False
+        self._where = ""
         self._handlers = handlers
         self._weights: dict[tuple[str, bool], Weight] = {}
 
@@ -95,7 +99,7 @@ class Lowering:
         Raises:
             StructureError: an operation or layer has no form here.
         """
-        rows_of_sequences(graph, self.constants)
+        self.is_vertical = rows_of_sequences(graph, self.constants, self.name_of)
         _check_changes_in_place(graph)
         _join_means(graph)
         for node in graph.nodes:
@@ -106,8 +110,9 @@ class Lowering:
                 self._outputs(node)
             elif (numbers := self._computed(node)) is not None:
                 self.constants[node.name] = numbers
-            elif _name_of(node.target) != "_assert_tensor_metadata":
-                self.values[node.name] = self._shared(node, self._lower(node))
+            elif _name_of(node.target) != "_assert_tensor_metadata" and (node.users or node.target != operator.getitem):
+                with self._naming(node):
+                    self.values[node.name] = self._shared(node, self._lower(node))
         return self.program
 
     def value(self, node: Any) -> Value:
@@ -118,13 +123,17 @@ class Lowering:
 
     def name_of(self, node: Any) -> str:
         """Return what the user calls a parameter or constant, or the operation and layer that make a node."""
+        node = given_constant(node)
         if not isinstance(node, fx.Node) or node.op != "call_function":
             return self.names.get(str(node), str(node))
         return f"{_name_of(given_target(node))} ({_layer_of(node)})"
 
     def plain(self, node: Any) -> Value:
         """Return the value of a node as expressions without a change of size."""
-        value = self.value(node)
+        return self.plain_value(self.value(node))
+
+    def plain_value(self, value: Value) -> Value:
+        """Return a value as expressions without a change of size."""
         return value if value.is_plain else self.stored(value)
 
     def unresized(self, value: Value) -> Value:
@@ -154,7 +163,8 @@ class Lowering:
         target = node.target
         if not isinstance(target, OpOverload) or any(one.name not in self.constants for one in node.all_input_nodes):
             return None
-        if target._schema.is_mutable or torch.Tag.nondeterministic_seeded in target.tags:
+        is_detached = target is torch.ops.aten.detach_.default  # of `torch.tensor` in a forward; it changes no number
+        if (target._schema.is_mutable and not is_detached) or torch.Tag.nondeterministic_seeded in target.tags:
             return None
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda one: self.constants[one.name].detach())
         numbers = target(*args, **kwargs)
@@ -163,43 +173,45 @@ class Lowering:
     def _new_weight(self, node: fx.Node, name: str, is_swapped: bool) -> Weight:
         if name in self.kept:
             kept = self.kept[name]
-            sizes, corner = (_swapped(four(shape), is_swapped) for shape in (kept.shape, kept.corner))
-            axes = tuple(3 if axis == 2 and len(kept.shape) == 3 else axis for axis in kept.axes)
+            sizes, corner = (
+                _swapped(four(shape, is_column=self.is_vertical), is_swapped) for shape in (kept.shape, kept.corner)
+            )
+            is_row = len(kept.shape) == 3 and not self.is_vertical
+            axes = tuple(3 if axis == 2 and is_row else axis for axis in kept.axes)
             return Weight(name, kept.numbers, sizes, corner, axes, kept.order_weights, True, is_swapped)
         numbers = self.constant(node)
         if numbers is None:
             raise StructureError("a layer without a weight")
         numbers = numbers.swapaxes(0, 1) if is_swapped else numbers
-        sizes = four(numbers.shape)
+        sizes = four(numbers.shape, is_column=self.is_vertical)
         return Weight(name, np.ascontiguousarray(numbers).reshape(-1), sizes, sizes)
 
     def add(self, stage: Stage) -> None:
-        """Append a stage, after a look whether its numbers fit into the C structures."""
+        """Append a stage of the node that is lowered, after a look whether its numbers fit into the C structures."""
+        stage.node = self._where
         leaves = stage.value.leaves()
         if len(leaves) > MAX_LEAVES:
-            raise StructureError(f"{stage.node}: {len(leaves)} maps are read at once, at most {MAX_LEAVES} can be")
+            raise StructureError(f"{len(leaves)} maps are read at once, at most {MAX_LEAVES} can be")
         sizes = [stage.value.channels, *stage.value.source, *stage.value.size]
         sizes += [*stage.weight.sizes] if stage.weight is not None else []
         if max(sizes) > MAX_SIZE:
-            raise StructureError(f"{stage.node}: a size of {max(sizes)}, C code has sizes up to {MAX_SIZE}")
+            raise StructureError(f"a size of {max(sizes)}, C code has sizes up to {MAX_SIZE}")
         numbers = [
             number
             for by in (stage.window, stage.value.window)
             for number in (*by.kernel, *by.stride, *by.padding, *by.dilation)
         ]
         if max(numbers) > MAX_WINDOW:
-            raise StructureError(
-                f"{stage.node}: a kernel, stride, padding or dilation of {max(numbers)}, at most {MAX_WINDOW}"
-            )
+            raise StructureError(f"a kernel, stride, padding or dilation of {max(numbers)}, at most {MAX_WINDOW}")
         if not all((np.abs(part) <= LARGEST).all() for part in _numbers_of(stage)):
-            raise StructureError(f"{stage.node}: a weight or constant that is NaN, infinite or beyond float32")
+            raise StructureError("a weight or constant that is NaN, infinite or beyond float32")
         self.program.stages.append(stage)
 
     def stored(self, value: Value, kind: Kind = Kind.STORE, norm: Norm | None = None) -> Value:
         """Write a value to memory, every channel of it, and return what reads it there."""
         height, width = (1, 1) if kind == Kind.MEAN else value.size
         out = Map(value.channels, height, width)
-        self.add(Stage(kind, value, out, norm=norm, node=kind.name.lower()))
+        self.add(Stage(kind, value, out, norm=norm))
         leaf = Leaf(out, value.channels, height, width, norm=norm)
         return replace(of_leaf(leaf), is_flat=value.is_flat and kind != Kind.MEAN)
 
@@ -219,14 +231,22 @@ class Lowering:
             )
         channels, height, width = (1, *shape[1:]) if len(shape) == 3 else (*shape[1:], 1, 1)[:3]
         self.program.input_shape = given_shape(node)[1:]
-        self.values[node.name] = of_leaf(Leaf(Map(channels, height, width, is_input=True), channels, height, width))
+        row_stride = channels if channels_last(node) else 0  # all channels of a step side by side
+        read = Map(channels, height, width, is_input=True, row_stride=row_stride)
+        self.values[node.name] = of_leaf(Leaf(read, channels, height, width))
 
     def _outputs(self, node: fx.Node) -> None:
         shapes, offset = [], 0
         outputs: Any = node.args[0]
         for output in outputs:
             value = self.value(output)
-            self.add(Stage(Kind.OUTPUT, value, output_offset=offset, node=output.name))
+            with self._naming(output):
+                if channels_last(output) and min(given_shape(output)[1:]) > 1:
+                    raise StructureError(
+                        f"given out as (1, length, channels), {given_shape(output)}; C code gives out (1, channels, "
+                        "length): give out its transpose(1, 2)"
+                    )
+                self.add(Stage(Kind.OUTPUT, value, output_offset=offset))
             offset += value.floats
             shapes.append(given_shape(output)[1:])
         self.program.output_shapes = tuple(shapes)
@@ -234,22 +254,31 @@ class Lowering:
     def _lower(self, node: fx.Node) -> Value:
         name = _name_of(node.target)
         handler = self._handlers.get(name)
-        where = self.name_of(node)
         if handler is None:
             near = difflib.get_close_matches(name.rstrip("_"), self._handlers, n=1, cutoff=0.7)
             hint = f"the nearest it knows is {near[0]}; " if near else ""
-            raise StructureError(
-                f"C code has no form of {where}; {hint}docs/microcontroller.md lists the layers it knows"
+            raise _UnknownError(
+                f"C code has no form of {self._where}; {hint}docs/microcontroller.md lists the layers it knows"
             )
-        try:
-            inspect.signature(handler).bind(self, node, *node.args, **node.kwargs)
-            value = handler(self, node, *node.args, **node.kwargs)
-            _check_same(node, value)
-        except TypeError as error:  # of bind
-            raise StructureError(f"{where}: {error}") from error
-        except StructureError as error:
-            raise StructureError(f"{where}: {error}") from error
+        inspect.signature(handler).bind(self, node, *node.args, **node.kwargs)
+        value = handler(self, node, *node.args, **node.kwargs)
+        _check_same(node, value)
         return value
+
+    @contextmanager
+    def _naming(self, node: fx.Node) -> Iterator[None]:
+        """Within the block, errors begin with what the user calls a node, and stages are named so."""
+        self._where = self.name_of(node)
+        try:
+            yield
+        except _UnknownError as error:
+            raise StructureError(str(error)) from error
+        except (TypeError, StructureError) as error:  # the first of bind
+            raise StructureError(f"{self._where}: {error}") from error
+
+
+class _UnknownError(StructureError):
+    """An error that names its node already."""
 
 
 class Handlers(dict[str, Callable[..., Value]]):
@@ -272,14 +301,14 @@ def of_leaf(leaf: Leaf, *ops: Op) -> Value:
     return Value((Segment(channels, (Op(Operation.LEAF, leaf), *ops)),), size, size)
 
 
-def four(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """Return the sizes of a weight with its kernel's axes."""
+def four(shape: tuple[int, ...], *, is_column: bool = False) -> tuple[int, int, int, int]:
+    """Return the sizes of a weight with its kernel's axes; a kernel of one axis is one of a row, or of a column."""
     if len(shape) not in (2, 3, 4):
         raise StructureError(
             f"a weight of shape {shape}; C code knows linear layers and convolutions along one or two axes"
         )
     first, second, *kernel = shape
-    rows, columns = (1, 1, *kernel)[-2:]
+    rows, columns = (*kernel, 1) if len(kernel) == 1 and is_column else (1, 1, *kernel)[-2:]
     return first, second, rows, columns
 
 

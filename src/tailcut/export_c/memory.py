@@ -131,7 +131,7 @@ def _replaced(stage: Stage, place: int, last: dict[int, int]) -> Map | None:
     An output row is written after all input rows up to the same one were read.
     """
     out, window = stage.out, stage.window
-    if stage.kind != Kind.CONV or out is None or stage.value.resampling != Resampling.AS_IT_IS:
+    if stage.kind != Kind.CONV or out is None or out.is_viewed or stage.value.resampling != Resampling.AS_IT_IS:
         return None
     if stage.part or window.stride != (1, 1) or window.padding[0] > (window.kernel[0] - 1) * window.dilation[0]:
         return None

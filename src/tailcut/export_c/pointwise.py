@@ -7,8 +7,9 @@ import numpy as np
 from torch import fx
 
 from tailcut.errors import StructureError
-from tailcut.export_c.lowering import LARGEST, Handlers, Lowering, rank
-from tailcut.export_c.program import Kind, Op, Operation, Resampling, Segment, Value
+from tailcut.export_c.lowering import LARGEST, Handlers, Lowering, of_leaf, rank
+from tailcut.export_c.program import Kind, Leaf, Map, Op, Operation, Resampling, Segment, Stage, Value, Weight
+from tailcut.export_c.sequences import axis_of, given_constant, given_shape
 
 HANDLERS = Handlers()
 
@@ -87,7 +88,7 @@ def _gelu(low: Lowering, node: fx.Node, x: fx.Node, approximate: str = "none") -
 def _softmax(low: Lowering, node: fx.Node, x: fx.Node, axis: int, dtype: Any = None) -> Value:
     value = low.value(x)
     if rank(x) not in (2, 4) or axis % rank(x) != 1 or (value.is_flat and value.size != (1, 1)):
-        raise StructureError(f"softmax along axis {axis}; C code knows that of the channels")
+        raise StructureError(f"softmax along {axis_of(x, axis)}; C code knows that of the channels")
     return low.stored(value, Kind.SOFTMAX)
 
 
@@ -96,12 +97,18 @@ def _binary(low: Lowering, one: Any, two: Any, kind: Operation, factor: float = 
     values = [low.plain(one), low.plain(two) if factor == 1 else _scaled(low.plain(two), factor, 0.0)]
     if rank(one) == rank(two) == 4:
         values = [_as_large_as(low, *pair) for pair in (values, values[::-1])]
+        values = [_as_many_as(low, *pair) for pair in (values, values[::-1])]
     if (values[0].channels, values[0].size) != (values[1].channels, values[1].size):
-        shapes = [tuple(part.meta["val"].shape) for part in (one, two)]
+        shapes = [given_shape(part) for part in (one, two)]
         raise StructureError(
             f"two maps of different shapes, {shapes[0]} and {shapes[1]}; "
-            "C code knows equal ones, or (1, channels, 1, 1) with a map"
+            "C code knows equal ones, or one row, one column or one number of each channel with a map"
         )
+    return _of_two(low, values, kind)
+
+
+def _of_two(low: Lowering, values: list[Value], kind: Operation) -> Value:
+    """Return a sum or product of two plain values of one shape."""
     limited = [value if len(value.segments) == 1 else low.stored(value) for value in values]
     if sum(len(value.leaves()) for value in limited) > 4:
         largest = max(range(2), key=lambda place: len(limited[place].leaves()))
@@ -111,10 +118,20 @@ def _binary(low: Lowering, one: Any, two: Any, kind: Operation, factor: float = 
 
 
 def _as_large_as(low: Lowering, value: Value, other: Value) -> Value:
-    """Return a map of one position as large as another: the gates of squeeze and excitation, and other means."""
-    if value.size != (1, 1) or value.size == other.size or value.channels != other.channels:
+    """Return a map of one row, one column or both as large as another: gates of squeeze and excitation, other means."""
+    fits = all(own in (1, full) for own, full in zip(value.size, other.size, strict=True))
+    if not fits or value.size == other.size or value.channels != other.channels:
         return value
     return low.stored(replace(low.unresized(value), size=other.size, resampling=Resampling.NEAREST))
+
+
+def _as_many_as(low: Lowering, value: Value, other: Value) -> Value:
+    """Return a map of one channel with as many channels as another: gates for each place."""
+    if value.channels != 1 or value.channels == other.channels or value.size != other.size:
+        return value
+    sizes, out = (other.channels, 1, 1, 1), Map(other.channels, *value.size)
+    low.add(Stage(Kind.CONV, value, out, Weight("ones", np.ones(other.channels, np.float32), sizes, sizes)))
+    return of_leaf(Leaf(out, other.channels, *value.size))
 
 
 def _factors(low: Lowering, node: Any, x: fx.Node) -> Any:
@@ -124,7 +141,8 @@ def _factors(low: Lowering, node: Any, x: fx.Node) -> Any:
     numbers, channels = low.constant(node), low.value(x).channels
     along = (channels, 1, 1) if rank(x) == 4 else (channels,)
     if numbers is None or (numbers.size > 1 and (numbers.size, numbers.shape[-len(along) :]) != (channels, along)):
-        shape = None if numbers is None else numbers.shape
+        given = given_constant(node)
+        shape = None if numbers is None else tuple(given.meta["val"].shape) if given is not node else numbers.shape
         raise StructureError(
             f"{low.name_of(node)} of shape {shape}; C code knows one number, or one for each of the {channels} channels"
         )
@@ -172,6 +190,28 @@ def _mul(low: Lowering, node: fx.Node, one: Any, two: Any) -> Value:
         return _binary(low, one, two, Operation.MULTIPLY)
     x, other = (one, two) if _is_map(low, one) else (two, one)
     return _scaled(low.value(x), _factors(low, other, x), 0.0)
+
+
+@HANDLERS.register("square", "square_")
+def _square(low: Lowering, node: fx.Node, x: fx.Node) -> Value:
+    return _binary(low, x, x, Operation.MULTIPLY)
+
+
+@HANDLERS.register("pow", "pow_")
+def _pow(low: Lowering, node: fx.Node, x: fx.Node, exponent: Any) -> Value:
+    if exponent != 2:
+        raise StructureError(f"a power of {low.name_of(exponent)}; C code knows squares")
+    return _square(low, node, x)
+
+
+@HANDLERS.register("glu")
+def _glu(low: Lowering, node: fx.Node, x: fx.Node, axis: int = -1) -> Value:
+    value = low.plain(x)
+    if rank(x) not in (2, 4) or axis % rank(x) != 1 or (value.is_flat and value.size != (1, 1)):
+        raise StructureError(f"GLU along {axis_of(x, axis)}; C code knows that of the channels")
+    half = value.channels // 2
+    gate = value.of_channels(half, value.channels).then(Op(Operation.SIGMOID))
+    return _of_two(low, [value.of_channels(0, half), gate], Operation.MULTIPLY)
 
 
 @HANDLERS.register("div", "div_")

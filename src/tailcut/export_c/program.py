@@ -179,8 +179,10 @@ class Map:
     """Numbers (channels, height, width) in memory, channels of one row side by side.
 
     Attributes:
-        view_of: the map whose numbers these are, with other sizes (its own are (channels, 1, 1)).
-        offset, row_stride: filled in by `memory.plan`; in floats.
+        view_of: the map whose numbers these are, with other sizes (that one is of one row, or of one channel).
+        is_viewed: whether another map is a view of it, so that its rows have to lie one after the other.
+        offset, row_stride: filled in by `memory.plan`; in floats. An input whose channels are side by side, of one
+            column, has its row stride from the start.
     """
 
     channels: int
@@ -188,19 +190,39 @@ class Map:
     width: int
     is_input: bool = False
     view_of: Map | None = None
+    is_viewed: bool = False
     offset: int = -1
     row_stride: int = 0
 
     @property
+    def is_channels_last(self) -> bool:
+        """True for an input whose channels are side by side."""
+        return self.is_input and self.row_stride > 0
+
+    @property
     def channel_stride(self) -> int:
         """From a channel to the next."""
-        in_planes = self.is_input or self.view_of is not None
+        in_planes = (self.is_input and not self.is_channels_last) or self.view_of is not None
         return self.height * self.width if in_planes else self.width
 
     @property
     def owner(self) -> Map:
         """The map that has the memory."""
         return self if self.view_of is None else self.view_of
+
+    @property
+    def is_planar(self) -> bool:
+        """True if its numbers lie channel by channel, so that they may be seen with other sizes."""
+        return (
+            (self.is_input and not self.is_channels_last)
+            or self.view_of is not None
+            or 1 in (self.channels, self.height)
+        )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.height, self.width
 
     @property
     def floats(self) -> int:
@@ -233,6 +255,13 @@ class Leaf:
     left: int = 0
     norm: Norm | None = None
     up: Weight | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """True if it is a map of sums of nothing, as it lies in memory."""
+        is_placed = (self.first, self.top, self.left) == (0, 0, 0) and self.norm is None and self.up is None
+        same = (self.num_channels, self.height, self.width) == (self.map.channels, *self.map.size)
+        return is_placed and same and not self.is_narrow
 
     @property
     def num_narrow(self) -> int:
@@ -324,6 +353,16 @@ class Value:
         """List the maps that are read, each once."""
         return list({id(leaf): leaf for segment in self.segments for leaf in segment.leaves()}.values())
 
+    def of_channels(self, begin: int, stop: int) -> Value:
+        """Return some of the channels of a plain value."""
+        segments, first = [], 0
+        for segment in self.segments:
+            part = slice(max(begin - first, 0), min(stop - first, segment.channels))
+            if part.start < part.stop:
+                segments.append(Segment(part.stop - part.start, tuple(op.of_channels(part) for op in segment.ops)))
+            first += segment.channels
+        return replace(self, segments=tuple(segments))
+
     def then(self, op: Op) -> Value:
         """Return the value with one more operation of one argument."""
         if not self.is_plain:
@@ -405,7 +444,7 @@ class Program:
 
     Attributes:
         stages: in order.
-        input_shape: (channels, height, width), (channels, length), (height, width) or (features,).
+        input_shape: (channels, height, width), (channels, length), (length, channels), (height, width) or (features,).
         output_shapes: of all outputs, without the batch.
         arena_floats, prepared_floats: filled in by `memory.plan`.
     """

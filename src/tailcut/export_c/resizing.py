@@ -4,11 +4,14 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
+import torch
 from torch import fx
 
 from tailcut.errors import StructureError
-from tailcut.export_c.lowering import Handlers, Lowering, of_leaf, pair, rank, resampled, size_of, window
+from tailcut.export_c.edges import from_on, largest, padded
+from tailcut.export_c.lowering import MAX_WINDOW, Handlers, Lowering, of_leaf, pair, rank, resampled, size_of, window
 from tailcut.export_c.program import Kind, Leaf, Map, Op, Operation, Resampling, Segment, Value, Window
+from tailcut.export_c.sequences import axis_of, given_shape
 
 HANDLERS = Handlers()
 
@@ -16,7 +19,7 @@ HANDLERS = Handlers()
 def _check_map(x: fx.Node) -> None:
     """Raise `StructureError` unless a node gives (1, channels, height, width)."""
     if rank(x) != 4:
-        raise StructureError(f"of {tuple(x.meta['val'].shape)}; C code knows it of (1, channels, height, width)")
+        raise StructureError(f"of {given_shape(x)}; C code knows it of (1, channels, height, width)")
 
 
 def _poolable(low: Lowering, x: fx.Node) -> Value:
@@ -38,7 +41,10 @@ def _max_pool2d(
 ) -> Value:
     if pair(dilation) != (1, 1):
         raise StructureError(f"max pooling with dilation={dilation}; C code knows dilation=1")
-    return resampled(_poolable(low, x), node, Resampling.MAX, window(kernel, stride or kernel, padding))
+    value, by = _poolable(low, x), window(kernel, stride or kernel, padding)
+    if max(by.kernel) > MAX_WINDOW and by.kernel == value.size and by.padding == (0, 0):
+        return largest(low, value, {2, 3})
+    return resampled(value, node, Resampling.MAX, by)
 
 
 @HANDLERS.register("avg_pool2d")
@@ -55,6 +61,8 @@ def _avg_pool2d(
 ) -> Value:
     by = window(kernel, stride or kernel, padding)
     value = _poolable(low, x)
+    if divisor_override is None and by.kernel == value.size and by.padding == (0, 0):
+        return low.stored(value, Kind.MEAN)
     fits = [
         (size - 1) * step + length <= full + 2 * pad
         for size, step, length, full, pad in zip(
@@ -78,27 +86,78 @@ def _adaptive_avg_pool2d(low: Lowering, node: fx.Node, x: fx.Node, size: Any) ->
         return low.stored(value, Kind.MEAN)
     if not any(part % full for full, part in zip(value.size, wanted, strict=True)):  # each mean is of one pixel
         return resampled(_poolable(low, x), node, Resampling.NEAREST)
-    if any(full % part for full, part in zip(value.size, wanted, strict=True)):
-        raise StructureError(f"an adaptive pooling from {value.size} to {wanted}, of which neither divides the other")
-    value = _poolable(low, x)
-    steps = (value.size[0] // wanted[0], value.size[1] // wanted[1])
-    return resampled(value, node, Resampling.AVERAGE, Window(steps, steps), True)
+    return resampled(_poolable(low, x), node, Resampling.AVERAGE, _steps(x, node, wanted), True)
+
+
+@HANDLERS.register("adaptive_max_pool2d")
+def _adaptive_max_pool2d(low: Lowering, node: fx.Node, x: fx.Node, size: Any) -> Value:
+    """Return the largest numbers; their places, which torch gives too, are refused by `getitem`."""
+    _check_map(x)
+    value, wanted = _poolable(low, x), (int(node.meta["val"][0].shape[2]), int(node.meta["val"][0].shape[3]))
+    if wanted == (1, 1):
+        return largest(low, value, {2, 3})
+    steps = _steps(x, node, wanted)
+    return replace(value, size=wanted, resampling=Resampling.MAX, window=steps)
+
+
+def _steps(x: fx.Node, node: fx.Node, wanted: tuple[int, int]) -> Window:
+    """Return the windows of an adaptive pooling."""
+    sizes = size_of(x)
+    if any(full % part for full, part in zip(sizes, wanted, strict=True)):
+        raise StructureError(
+            f"an adaptive pooling from {given_shape(x)[2:]} to {given_shape(node)[2:]}, of which neither divides the "
+            "other"
+        )
+    steps = (sizes[0] // wanted[0], sizes[1] // wanted[1])
+    return Window(steps, steps)
+
+
+def _along(x: fx.Node, axes: Any, shape: tuple[int, ...]) -> set[int]:
+    """Return the axes, rows (2) and columns (3), that a mean or maximum is over; one alone where a map is left."""
+    found = None if axes is None else {axis % rank(x) for axis in ([axes] if isinstance(axes, int) else axes)}
+    if rank(x) == 4 and found in ({2}, {3}) and size_of(x)[1 if found == {2} else 0] == 1:
+        found = {2, 3}  # of a map of one row or column
+    is_map = found in ({2}, {3}) and len(shape) == 4
+    if rank(x) != 4 or found is None or not (found == {2, 3} or is_map):
+        over = "all axes" if found is None else axis_of(x, axes)
+        raise StructureError(f"of {given_shape(x)} over {over}; C code knows it over rows and columns")
+    return found
 
 
 @HANDLERS.register("mean")
 def _mean(
     low: Lowering, node: fx.Node, x: fx.Node, axes: Any = None, keepdim: bool = False, dtype: Any = None
 ) -> Value:
-    if rank(x) != 4 or axes is None or sorted(axis % 4 for axis in axes) != [2, 3]:
-        over = "all axes" if axes is None else f"the axes {list(axes)}"
-        raise StructureError(f"of {tuple(x.meta['val'].shape)} over {over}; C code knows it over rows and columns")
-    return low.stored(low.value(x), Kind.MEAN)
+    along = _along(x, axes, node.meta["val"].shape)
+    if along == {2, 3}:
+        return low.stored(low.value(x), Kind.MEAN)
+    value = _poolable(low, x)
+    kernel = value.size[0] if 2 in along else 1, value.size[1] if 3 in along else 1
+    size = value.size[0] // kernel[0], value.size[1] // kernel[1]
+    return replace(value, size=size, resampling=Resampling.AVERAGE, window=Window(kernel, kernel), flag=True)
 
 
 @HANDLERS.register("sum")
 def _sum(low: Lowering, node: fx.Node, x: fx.Node, axes: Any = None, keepdim: bool = False, dtype: Any = None) -> Value:
+    value = _mean(low, node, x, axes, keepdim, dtype)
     height, width = size_of(x)
-    return _mean(low, node, x, axes, keepdim, dtype).then(Op(Operation.SCALE, low=float(height * width)))
+    count = height * width // (value.size[0] * value.size[1])
+    return value.then(Op(Operation.SCALE, low=float(count)))
+
+
+@HANDLERS.register("amax")
+def _amax(low: Lowering, node: fx.Node, x: fx.Node, axes: Any = (), keepdim: bool = False) -> Value:
+    return largest(low, _poolable(low, x), _along(x, axes or None, node.meta["val"].shape))
+
+
+@HANDLERS.register("max")
+def _max(low: Lowering, node: fx.Node, x: fx.Node, axis: Any = None, keepdim: bool = False) -> Value:
+    """Return the largest numbers along one axis; their places, which torch gives too, are refused by `getitem`."""
+    if isinstance(axis, fx.Node):
+        raise StructureError("the larger numbers of two maps; C code knows the largest along rows or columns")
+    shape = node.meta["val"].shape if axis is None else node.meta["val"][0].shape
+    along = _along(x, axis, shape)
+    return largest(low, _poolable(low, x), along)
 
 
 @HANDLERS.register("expand", "expand_as")
@@ -144,60 +203,72 @@ def _slice(
     if step == 1 and (begin, stop) == (0, shape[axis]):
         return low.value(x)
     if rank(x) != 4 and (rank(x) != 2 or low.value(x).size != (1, 1)):
-        raise StructureError(f"a part of {shape}; C code takes channels of (1, channels, height, width)")
+        raise StructureError(f"a part of {given_shape(x)}; C code takes channels of (1, channels, height, width)")
     if axis == 1 and step == 1:
-        return _channels(low.plain(x), begin, stop)
-    if axis not in (2, 3) or begin != 0:
+        return low.plain(x).of_channels(begin, stop)
+    if axis not in (2, 3) or begin >= stop:
         raise StructureError(
-            f"[{begin}:{stop}:{step}] along axis {axis}; C code takes channels in a row, and rows and columns from the "
-            "first on"
+            f"[{begin}:{stop}:{step}] along {axis_of(x, axis)}; C code takes channels in a row, and rows and columns"
         )
+    return _rows_or_columns(low, x, node, axis, begin, step)
+
+
+def _rows_or_columns(low: Lowering, x: fx.Node, node: fx.Node, axis: int, begin: int, step: int = 1) -> Value:
+    """Return as many rows (axis 2) or columns (3) from `begin` on as a node gives."""
     value = low.value(x)
+    if begin:
+        value, step = from_on(low, low.unresized(low.plain_value(value)), axis, begin, step), 1
+    size = size_of(node) if rank(node) == 4 else (1, 1)
     picks = value.resampling == Resampling.PICK and not value.ops and value.window.padding == (0, 0)
     if not value.is_plain and not picks:
         value = low.stored(value)
     value = low.unresized(value)
+    if value.size == size:
+        return value
     stride = (value.window.stride[0] * (step if axis == 2 else 1), value.window.stride[1] * (step if axis == 3 else 1))
-    return resampled(value, node, Resampling.PICK, Window(stride=stride))
+    return replace(value, size=size, resampling=Resampling.PICK, window=Window(stride=stride))
 
 
 @HANDLERS.register("chunk", "split", "split_with_sizes")
 def _split(low: Lowering, node: fx.Node, x: fx.Node, sizes: Any, axis: int = 0) -> Value:
     """Return the whole map, of which `getitem` takes a part."""
     if axis % rank(x) != 1 or (rank(x) != 4 and low.value(x).size != (1, 1)):
-        raise StructureError(f"parts of {tuple(x.meta['val'].shape)} along axis {axis}; C code splits channels")
+        raise StructureError(f"parts of {given_shape(x)} along {axis_of(x, axis)}; C code splits channels")
     return low.value(x)
 
 
 @HANDLERS.register("getitem")
 def _getitem(low: Lowering, node: fx.Node, parts: fx.Node, index: int) -> Value:
+    if _gives_places(parts):
+        if index:
+            raise StructureError("the places of the largest numbers; C code gives the numbers")
+        return low.value(parts)
     ends = list(accumulate((int(part.shape[1]) for part in parts.meta["val"]), initial=0))
-    return _channels(low.plain(parts), ends[index], ends[index + 1])
+    return low.plain(parts).of_channels(ends[index], ends[index + 1])
+
+
+def _gives_places(node: fx.Node) -> bool:
+    """Return whether a node gives numbers and their places."""
+    return any(part.dtype == torch.int64 for part in node.meta["val"])
 
 
 @HANDLERS.register("select")
 def _select(low: Lowering, node: fx.Node, x: fx.Node, axis: int, index: int) -> Value:
-    if rank(x) != 4 or axis % 4 != 1:
+    shape = x.meta["val"].shape
+    axis %= rank(x)
+    index %= shape[axis]
+    if rank(x) == 4 and axis == 1:
+        return low.plain(x).of_channels(index, index + 1)
+    is_left = rank(node) == 4 or (rank(x) == 4 and shape[5 - axis] == 1)  # a map of one row, or one position
+    if rank(x) != 4 or axis == 0 or not is_left:
         raise StructureError("one row or column of a map; C code selects channels")
-    index %= x.meta["val"].shape[1]
-    return _channels(low.plain(x), index, index + 1)
-
-
-def _channels(value: Value, begin: int, stop: int) -> Value:
-    """Return some of the channels of a plain value."""
-    segments, first = [], 0
-    for segment in value.segments:
-        part = slice(max(begin - first, 0), min(stop - first, segment.channels))
-        if part.start < part.stop:
-            segments.append(Segment(part.stop - part.start, tuple(op.of_channels(part) for op in segment.ops)))
-        first += segment.channels
-    return replace(value, segments=tuple(segments))
+    return _rows_or_columns(low, x, node, axis, index)
 
 
 @HANDLERS.register("cat", "stack")
 def _cat(low: Lowering, node: fx.Node, parts: Any, axis: int = 0) -> Value:
     if axis % len(node.meta["val"].shape) != 1:
-        raise StructureError(f"a concatenation along axis {axis}; C code knows that of the channels")
+        raise StructureError(f"a concatenation along {axis_of(node, axis)}; C code knows that of the channels")
     values = [low.plain(part) for part in parts]
     if any(value.is_flat and value.size != (1, 1) for value in values):
         raise StructureError("a concatenation of flattened maps")
@@ -225,18 +296,7 @@ def _pad(low: Lowering, node: fx.Node, x: fx.Node, pads: Any, mode: Any = "const
     _check_map(x)
     if any(pads[6:]):
         raise StructureError(f"padding of the batch, by {list(pads)}; C code pads channels, rows and columns")
-    found = low.plain(x)
-    if left or right or top or bottom:
-        (first, *rest) = found.segments[0].ops
-        if len(found.segments) > 1 or rest or first.leaf is None:
-            found = low.stored(found)
-        (first,) = found.segments[0].ops
-        leaf = first.leaf
-        if leaf is None:
-            raise StructureError("a map that is not in memory")
-        size = (found.size[0] + top + bottom, found.size[1] + left + right)
-        padded = Op(Operation.LEAF, replace(leaf, top=leaf.top + top, left=leaf.left + left))
-        found = replace(found, segments=(Segment(found.channels, (padded,)),), source=size, size=size)
+    found = padded(low, low.plain(x), (top, bottom), (left, right))
     zeros = [Segment(count, (Op(Operation.ZERO),)) if count else None for count in (before, after)]
     parts = (zeros[0], *found.segments, zeros[1])
     return replace(found, segments=tuple(part for part in parts if part is not None))
@@ -246,24 +306,37 @@ def _pad(low: Lowering, node: fx.Node, x: fx.Node, pads: Any, mode: Any = "const
 def _reshape(low: Lowering, node: fx.Node, x: fx.Node, *_: Any, **__: Any) -> Value:
     value, shape = low.value(x), tuple(node.meta["val"].shape)
     if len(shape) not in (2, 3, 4) or shape[0] != 1:
-        raise StructureError(f"a map of shape {tuple(x.meta['val'].shape)} seen as {shape}")
+        raise StructureError(f"a map of shape {given_shape(x)} seen as {given_shape(node)}")
     if len(shape) == 2:
         return replace(value, is_flat=True)
-    if len(shape) == 3:  # (1, height, width) of one channel, or on the way to (1, channels, 1, 1)
-        if value.size == (1, 1) or value.channels == 1:
-            return value
-        raise StructureError(f"a map of shape {tuple(x.meta['val'].shape)} seen as {shape}")
-    channels, height, width = shape[1:]
-    if (channels, height, width) == (value.channels, *value.size):
+    if len(shape) == 3 and value.size == (1, 1):  # on the way to (1, channels, 1, 1)
+        return value
+    wanted = (1, *shape[1:])[-3:]
+    if wanted == (value.channels, *value.size):
         return replace(value, is_flat=False)
-    if value.size != (1, 1) or channels * height * width != value.channels:
-        raise StructureError(f"a map of shape {tuple(x.meta['val'].shape)} seen as {shape}")
-    stored = low.stored(value)
-    leaf = stored.segments[0].ops[0].leaf
+    leaf = _in_memory(low, value)
+    if not leaf.map.is_planar:
+        raise StructureError(
+            f"a map of shape {given_shape(x)} seen as {given_shape(node)}; C code knows it of maps of one channel or "
+            "one row, and to (1, features)"
+        )
+    owner = leaf.map.owner
+    owner.is_viewed = True
+    channels, height, width = wanted
+    seen = Map(channels, height, width, is_input=owner.is_input, view_of=None if owner.is_input else owner)
+    return of_leaf(Leaf(seen, channels, height, width))
+
+
+def _in_memory(low: Lowering, value: Value) -> Leaf:
+    """Return the leaf that reads a value, and the whole of its map; the value is stored if there is none."""
+    ops = value.segments[0].ops
+    leaf = ops[0].leaf
+    is_one = value.is_plain and len(value.segments) == 1 and len(ops) == 1 and leaf is not None
+    if not is_one or leaf is None or not leaf.is_whole:
+        leaf = low.stored(value).segments[0].ops[0].leaf
     if leaf is None:
         raise StructureError("a map that is not in memory")
-    seen = Map(channels, height, width, view_of=leaf.map)
-    return of_leaf(Leaf(seen, channels, height, width))
+    return leaf
 
 
 @HANDLERS.register(

@@ -243,5 +243,6 @@ def window_fields(stage: Stage) -> dict[str, tuple[int, int]]:
 def map_fields(map_: Map) -> tuple[int, ...]:
     """Return the fields of `tailcut_map`."""
     offset = INPUT_OFFSET if map_.is_input else map_.owner.offset
-    row = map_.width if map_.channel_stride != map_.width or map_.is_input else map_.row_stride
+    in_planes = map_.channel_stride != map_.width or (map_.is_input and not map_.is_channels_last)
+    row = map_.width if in_planes else map_.row_stride
     return offset, row, map_.channel_stride, map_.channels, map_.height, map_.width

@@ -105,8 +105,14 @@ def integer_program(program: Program) -> IntegerProgram:
 def _check(stage: Stage) -> None:
     """Raise `StructureError` for what integers have no form of."""
     ops = [op for segment in stage.value.segments for op in segment.ops] + [*stage.value.ops]
-    wrong = next((op.kind.name.lower() for op in ops if op.kind not in OPERATIONS), None)
-    if wrong is None and stage.kind == Kind.SOFTMAX:
+    made = next((op.kind for op in ops if op.kind not in OPERATIONS), None)
+    if made is not None:
+        name = "a product of maps" if made == Operation.MULTIPLY else made.name.lower()
+        raise StructureError(
+            f"integers have no form of {name}, which {stage.node} reads or gives; export with the arithmetic float32"
+        )
+    wrong = None
+    if stage.kind == Kind.SOFTMAX:
         wrong = "softmax (give out what it reads: the largest is the same)"
     if wrong is None and stage.norm is not None and scaled(stage.norm.epsilon)[0] <= 0:
         wrong = "batch norm by the input's own statistics without an epsilon"

@@ -114,6 +114,8 @@ class _Run:
 
     def _map(self, found: Map) -> tuple[Ints, Ints]:
         numbers, exponents = self.given if found.owner.is_input else self.maps[id(found.owner)]
+        if found.is_channels_last:
+            numbers = numbers.swapaxes(1, 2)
         return numbers.reshape(self.num, found.channels, found.height, found.width), exponents
 
     def _stage(self, item: IntegerStage) -> None:

@@ -1,0 +1,66 @@
+"""Rows and columns from a later one on, and the largest numbers of all of them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.export_c.integers import check_same
+from tests.export_c.running import compare
+from tests.export_c.test_lowering import CLOSE, Of, Part, check_close
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tailcut.export_c import edges
+from tailcut.export_c.lowering import Lowering, of_leaf
+from tailcut.export_c.program import Leaf, Map, Resampling
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x[:, :, 1:4],
+        lambda x: x.relu()[:, 1:, 2::3, 1::2],
+        lambda x: x[:, :, -2:, :3].relu(),
+        lambda x: functional.max_pool2d(x, 2, 1)[:, :, -1:],
+        lambda x: x[:, :, :, 4:] + x[..., :1],
+    ],
+)
+def test_rows_and_columns_from_a_later_one_on(function: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
+    check_close(Of(function), tmp_path)
+
+
+def test_more_rows_than_a_window_has_are_left_out(tmp_path: Path) -> None:
+    example = torch.rand(1, 2, 600, 2)
+    model = nn.Sequential(nn.Conv2d(2, 2, 1), Part(lambda x: x[:, :, 570::3, 1:]))
+    difference, _ = compare(model, tmp_path / "float32", example_input=example)
+    assert difference < CLOSE
+    check_same(model, tmp_path / "integer", example_input=example)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.amax((2, 3)),
+        lambda x: functional.adaptive_max_pool2d(x.relu(), 1),
+        lambda x: functional.adaptive_max_pool2d(x[..., :4], (7, 2)),
+        lambda x: x.max(2, keepdim=True).values,
+        lambda x: x.amax(3, keepdim=True) + x.relu(),
+        lambda x: functional.max_pool2d(x, (7, 5)).flatten(1),
+    ],
+)
+def test_largest_numbers_of_rows_and_columns(function: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
+    check_close(Of(function), tmp_path)
+
+
+def test_a_long_axis_takes_several_windows() -> None:
+    low = Lowering({}, {}, {}, {})
+    value = of_leaf(Leaf(Map(3, 1, 1000, is_input=True), 3, 1, 1000))
+    found = edges.largest(low, value, {3})
+    assert (found.size, found.resampling, len(low.program.stages)) == ((1, 1), Resampling.MAX, 1)
+    last = edges.from_on(low, value, 3, 999)
+    assert last.size == (1, 1)
+    assert [stage.window.dilation for stage in low.program.stages[1:]] == [(1, 255)] * 3 + [(1, 234)]
+    assert np.array_equal(low.program.stages[1].weight.numbers, [0, 1] * 3)
+    assert edges.from_on(low, value, 3, 0) is value
