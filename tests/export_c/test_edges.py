@@ -62,5 +62,7 @@ def test_a_long_axis_takes_several_windows() -> None:
     last = edges.from_on(low, value, 3, 999)
     assert last.size == (1, 1)
     assert [stage.window.dilation for stage in low.program.stages[1:]] == [(1, 255)] * 3 + [(1, 234)]
-    assert np.array_equal(low.program.stages[1].weight.numbers, [0, 1] * 3)
+    weight = low.program.stages[1].weight
+    assert weight is not None
+    assert np.array_equal(weight.numbers, [0, 1] * 3)
     assert edges.from_on(low, value, 3, 0) is value
