@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tailcut.errors import ArgumentError, TailcutError
-from tailcut.model_inputs import Given, example_inputs
+from tailcut.model_inputs import InputTensors, example_inputs
 
 aten = torch.ops.aten
 
@@ -53,7 +53,7 @@ def count_parameters(model: nn.Module) -> int:
     return sum(sizes.values())
 
 
-def count_macs(model: nn.Module, example_input: Given) -> MacCount:
+def count_macs(model: nn.Module, example_input: InputTensors) -> MacCount:
     """MACs of one run of `model`, which is not changed; give a batch of one input for MACs per input.
 
     Counted as they are executed: convolutions, transposed convolutions, linear layers, all matrix products

@@ -68,7 +68,7 @@ class ModelInputs:
         return self.is_batch and other.is_batch and self.first(1).shapes == other.first(1).shapes
 
 
-Given = Tensor | Sequence[Tensor] | Mapping[str, Tensor] | ModelInputs
+InputTensors = Tensor | Sequence[Tensor] | Mapping[str, Tensor] | ModelInputs
 """Inputs as users have them: a tensor; several by place, in a tuple; or by name, in a dict."""
 
 

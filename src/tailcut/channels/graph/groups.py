@@ -18,7 +18,7 @@ from tailcut.channels.graph.coupling import FIXED, Coupling
 from tailcut.channels.graph.layer_rules import Alignment, TracedLayer
 from tailcut.channels.graph.tracing import Trace, trace
 from tailcut.errors import ArgumentError
-from tailcut.model_inputs import Given
+from tailcut.model_inputs import InputTensors
 
 IGNORED = "ignored"
 
@@ -139,7 +139,7 @@ class ChannelGraph:
         }
 
 
-def find_groups(model: nn.Module, inputs: Given, ignore: Sequence[str] = ()) -> ChannelGraph:
+def find_groups(model: nn.Module, inputs: InputTensors, ignore: Sequence[str] = ()) -> ChannelGraph:
     """Return the pruning groups of a network. The model is not changed.
 
     Args:

@@ -24,7 +24,7 @@ from tailcut.channels.graph.operations import OperationCall, bind_arguments, lab
 from tailcut.channels.scoring.feature_maps import num_channels
 from tailcut.channels.scoring.forward import for_training, training, undisturbed
 from tailcut.errors import ArgumentError
-from tailcut.model_inputs import Given, ModelInputs, example_inputs
+from tailcut.model_inputs import InputTensors, ModelInputs, example_inputs
 
 Flow = tuple[list[Step], dict[object, Tensor | None]]
 MAX_FREE_NUMBERS = 1 << 22  # entries of a parameter outside of layers that are followed one by one
@@ -76,7 +76,7 @@ class StoppedError(ArgumentError):
         self.layers = layers
 
 
-def trace(model: nn.Module, inputs: Given) -> Trace:
+def trace(model: nn.Module, inputs: InputTensors) -> Trace:
     """Follow the channels of `model` through two forwards, in evaluation and in training mode. It is not changed.
 
     Training mode runs layers (auxiliary classifiers) and meets tensors that evaluation leaves out; buffers that it

@@ -10,7 +10,7 @@ from tailcut.channels.pruning.prune import Rates, prune
 from tailcut.channels.pruning.report import PruneReport
 from tailcut.channels.scoring.scores import Scores
 from tailcut.errors import ArgumentError
-from tailcut.model_inputs import Given
+from tailcut.model_inputs import InputTensors
 from tailcut.structure import record_of, set_record
 from tailcut.structure.record import Record
 
@@ -18,7 +18,7 @@ from tailcut.structure.record import Record
 def prune_part(
     model: nn.Module,
     part: str,
-    example_input: Given,
+    example_input: InputTensors,
     scores: Mapping[str, Tensor],
     rates: Rates | None = None,
     **settings: Any,

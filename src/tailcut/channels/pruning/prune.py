@@ -27,7 +27,7 @@ from tailcut.channels.pruning.verification import (
 from tailcut.channels.scoring.forward import run, undisturbed
 from tailcut.counting import count_macs, count_parameters
 from tailcut.errors import ArgumentError, StructureError
-from tailcut.model_inputs import Given, ModelInputs, example_inputs
+from tailcut.model_inputs import InputTensors, ModelInputs, example_inputs
 from tailcut.structure import record_of
 from tailcut.structure.views import unwrapped
 
@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 def prune(
     model: nn.Module,
-    example_input: Given,
+    example_input: InputTensors,
     scores: Mapping[str, Tensor],
     rates: Rates | None = None,
     *,
@@ -189,7 +189,7 @@ def _patterns(ignore: str | Sequence[str]) -> tuple[str, ...]:
     return found
 
 
-def _check_network(model: nn.Module, example_input: Given) -> ModelInputs:
+def _check_network(model: nn.Module, example_input: InputTensors) -> ModelInputs:
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if unwrapped(model) is not model:

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from tailcut.channels.scoring.feature_maps import as_maps, channel_axis, follow_maps
 from tailcut.counting import evaluating
 from tailcut.errors import ArgumentError, TailcutError, first_line
-from tailcut.model_inputs import Given, ModelInputs, described, model_inputs
+from tailcut.model_inputs import InputTensors, ModelInputs, described, model_inputs
 from tailcut.structure.outputs import output_tensors
 from tailcut.structure.views import unwrapped
 
-Choose = Callable[[Any], Given]
+Choose = Callable[[Any], InputTensors]
 
 
 def forward(model: nn.Module, inputs: ModelInputs) -> Any:
