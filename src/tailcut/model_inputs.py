@@ -80,6 +80,11 @@ def joined(batches: Sequence[ModelInputs]) -> ModelInputs:
     return ModelInputs(args, {name: torch.cat([batch.kwargs[name] for batch in batches]) for name in batches[0].kwargs})
 
 
+def without_targets(batch: Any) -> Any:
+    """Return the inputs of a batch that a loader gives: of a tuple or list its first entry, else all of it."""
+    return batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+
+
 def model_inputs(given: object) -> ModelInputs | None:
     """Return a tensor, a tuple or list of tensors, or a dict of tensors as inputs of a call; None of anything else."""
     if isinstance(given, ModelInputs):

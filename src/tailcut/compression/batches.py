@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tailcut.errors import ArgumentError
-from tailcut.model_inputs import ModelInputs, described, model_inputs
+from tailcut.model_inputs import ModelInputs, described, model_inputs, without_targets
 
 Batch = Tensor | Mapping[str, Tensor] | ModelInputs | tuple[Any, ...] | list[Any]
 Batches = Tensor | Mapping[str, Tensor] | Iterable[Batch]
@@ -29,7 +29,7 @@ def input_batches(inputs: Batches) -> Iterator[ModelInputs]:
     if not isinstance(inputs, Iterable):
         raise ArgumentError(f"inputs= must be a tensor or batches of inputs, got {type(inputs).__name__}")
     for batch in [inputs] if isinstance(inputs, (Tensor, Mapping)) else inputs:
-        first = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+        first = without_targets(batch)
         found = model_inputs(first)
         if found is None or not any(x.ndim for x in found.tensors):
             inside = (

@@ -96,7 +96,7 @@ def _with_bias(low: Lowering, leaf: Leaf, bias: Any) -> Value:
     return of_leaf(leaf) if numbers is None else of_leaf(leaf).then(Op(Operation.SCALE, shift=numbers))
 
 
-@HANDLERS.register("batch_norm")
+@HANDLERS.register("batch_norm", "instance_norm")  # of one image they are the same
 def _batch_norm(
     low: Lowering,
     node: fx.Node,
@@ -123,24 +123,6 @@ def _batch_norm(
     scale = scale / np.sqrt(variances.astype(np.float64) + epsilon)
     shift = (0.0 if beta is None else beta.astype(np.float64)) - means.astype(np.float64) * scale
     return value.then(Op(Operation.SCALE, scale=scale.astype(np.float32), shift=shift.astype(np.float32)))
-
-
-@HANDLERS.register("instance_norm")
-def _instance_norm(
-    low: Lowering,
-    node: fx.Node,
-    x: fx.Node,
-    weight: Any,
-    bias: Any,
-    mean: Any,
-    variance: Any,
-    use_input_stats: bool,
-    momentum: float,
-    epsilon: float,
-    cudnn: bool = False,
-) -> Value:
-    """Of one image it is batch norm."""
-    return _batch_norm(low, node, x, weight, bias, mean, variance, use_input_stats, momentum, epsilon)
 
 
 def _measured_norm(low: Lowering, value: Value, gamma: Any, beta: Any, epsilon: float) -> Value:

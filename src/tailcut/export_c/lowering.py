@@ -31,7 +31,14 @@ from tailcut.export_c.program import (
     Weight,
     Window,
 )
-from tailcut.export_c.sequences import channels_last, given_constant, given_shape, given_target, rows_of_sequences
+from tailcut.export_c.sequences import (
+    RESHAPES,
+    channels_last,
+    given_constant,
+    given_shape,
+    given_target,
+    rows_of_sequences,
+)
 
 # More maps than these in one expression are written to memory where the value is used again.
 MAX_SHARED_LEAVES = 4
@@ -42,10 +49,9 @@ LARGEST = float(np.finfo(np.float32).max)
 _MEANS = ("mean", "sum")
 
 # What these give has the memory of what they take: where one is changed in place, so is the other.
-_RESHAPES = ("flatten", "reshape", "squeeze", "unflatten", "unsqueeze", "view", "_unsafe_view")
 _PARTS = ("chunk", "getitem", "select", "slice", "split", "split_with_sizes")
 _SAME = ("alias", "contiguous", "detach", "dropout", "expand", "expand_as", "feature_dropout", "to")
-_VIEWS = {*_SAME, *_PARTS, *_RESHAPES}
+_VIEWS = {*_SAME, *_PARTS, *RESHAPES}
 
 
 @dataclass(frozen=True)
@@ -406,7 +412,7 @@ def _is_first_half(step: fx.Node, node: fx.Node, axes: Any) -> bool:
         return False
     shape, given = x.meta["val"].shape, step.meta["val"].shape
     left = [axis % len(given) for axis in axes]
-    if _name_of(step.target) in _RESHAPES:
+    if _name_of(step.target) in RESHAPES:
         return left == [2] and given == (*shape[:2], shape[2] * shape[3])
     if _name_of(step.target) != _name_of(node.target) or not isinstance(done, (list, tuple)):
         return False

@@ -39,7 +39,7 @@ _NEUTRAL = {
 }
 _ARITHMETIC = ("add", "sub", "rsub", "mul", "div")
 _TRANSPOSES = ("transpose", "permute", "swapaxes", "swapdims", "movedim", "mT")
-_RESHAPES = ("flatten", "reshape", "squeeze", "unflatten", "unsqueeze", "view", "_unsafe_view")
+RESHAPES = ("flatten", "reshape", "squeeze", "unflatten", "unsqueeze", "view", "_unsafe_view")
 # Operations whose second axis is that of the channels, whatever their arguments say.
 _OF_CHANNELS = ("batch_norm", "instance_norm", "group_norm", "prelu", "expand", "expand_as", "feature_dropout", "stack")
 
@@ -171,7 +171,7 @@ class _Change:
     ) -> None:
         self.graph, self.fixed, self.layouts, self.name_of = graph, fixed, layouts, name_of
         self.is_vertical = any(node.op == "placeholder" and is_last for node, is_last in layouts.items())
-        self.row, self.length = (3, 2) if self.is_vertical else (2, 3)
+        self.length = 2 if self.is_vertical else 3
 
     def shape(self, node: fx.Node) -> None:
         """Give a sequence the shape of its map."""
@@ -221,8 +221,8 @@ class _Change:
                 f"{self.name_of(node)}: a linear layer along the length of {shape}; C code knows it along the "
                 "channels, (1, length, channels)"
             )
-        is_reshape = _name(node) in _RESHAPES and any(_first(one).shape != _first(node).shape for one in sources)
-        if last and (is_reshape or _name(node) in _OF_CHANNELS or (_name(node) in _RESHAPES and not sources)):
+        is_reshape = _name(node) in RESHAPES and any(_first(one).shape != _first(node).shape for one in sources)
+        if last and (is_reshape or _name(node) in _OF_CHANNELS or (_name(node) in RESHAPES and not sources)):
             raise StructureError(
                 f"{self.name_of(node)}: of (1, length, channels), {tuple(_first(last[0]).shape)}; C code knows it of "
                 "(1, channels, length): transpose(1, 2) before it"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tailcut.channels.scoring.feature_maps import as_maps, channel_axis, follow_maps
 from tailcut.counting import evaluating
 from tailcut.errors import ArgumentError, TailcutError, first_line
-from tailcut.model_inputs import InputTensors, ModelInputs, described, model_inputs
+from tailcut.model_inputs import InputTensors, ModelInputs, described, model_inputs, without_targets
 from tailcut.structure.outputs import output_tensors
 from tailcut.structure.views import unwrapped
 
@@ -138,7 +138,7 @@ def inputs_of(
     tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
     device = torch.device("cpu") if tensor is None else tensor.device
     for number, batch in enumerate(itertools.islice(loader, num_batches)):
-        chosen = _first(batch) if choose is None else choose(batch)
+        chosen = without_targets(batch) if choose is None else choose(batch)
         inputs = model_inputs(chosen)
         if inputs is None or not any(x.ndim for x in inputs.tensors):
             expected = "tensors or dicts of inputs, or tuples or lists that begin with one"
@@ -159,10 +159,6 @@ def check_num_batches(num_batches: int | None) -> None:
         return
     if isinstance(num_batches, bool) or not isinstance(num_batches, numbers.Integral) or num_batches < 1:
         raise ArgumentError(f"num_batches must be an integer of at least 1, or None for all; got {num_batches!r}")
-
-
-def _first(batch: Any) -> Any:
-    return batch[0] if isinstance(batch, (tuple, list)) and batch else batch
 
 
 def _eager(model: nn.Module) -> AbstractContextManager[object]:

@@ -11,6 +11,7 @@ from tailcut.counting import evaluating
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.inputs.selection.patterns import NUM_FREQUENCIES
 from tailcut.inputs.selection.selection import Selection
+from tailcut.model_inputs import without_targets
 from tailcut.printing import Report
 
 COMPONENT_NAMES = ("Y", "Cb", "Cr")
@@ -216,7 +217,7 @@ class FrequencyGate(nn.Module):
         device = self.mix.weight.device
         with evaluating(self), torch.no_grad():
             for batch in loader:
-                x = batch[0] if isinstance(batch, (tuple, list)) else batch
+                x = without_targets(batch)
                 self(x.to(device) if transform is None else transform(x.to(device)))
         if self.activity.num_images == 0:
             raise ArgumentError("the loader gives no batch, so the gate has no activity")
