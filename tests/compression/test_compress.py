@@ -13,6 +13,8 @@ import tailcut
 from tailcut.compression import compress, measure_sensitivity
 from tailcut.data import open_dataset
 from tailcut.errors import ArgumentError
+from tailcut.format import row_steps
+from tailcut.format.container.contents import decode
 
 DIGITS = {split: open_dataset("digits", split) for split in ("train", "test")}
 
@@ -70,6 +72,31 @@ def test_the_file_holds_the_network_that_was_measured(trained: nn.Module, images
     path = tmp_path / "small.tailcut"
     report = compress(trained, path, [images], step=0.05, evaluate=accuracy)
     assert accuracy(tailcut.load(path, into=copy.deepcopy(trained))) == report.metric
+
+
+def test_channels_of_all_sizes_lose_less(
+    trained: nn.Module, images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same network, whose channels between two layers are of other sizes: its steps differ along these channels."""
+    stretched = copy.deepcopy(trained)
+    scales = torch.exp2(torch.linspace(-3, 3, 16))
+    with torch.no_grad():
+        for name in ("1.weight", "1.bias"):
+            stretched.get_parameter(name).mul_(scales)
+        stretched.get_parameter("4.weight").div_(scales[:, None, None])
+
+    def distance(model: nn.Module, name: str) -> float:
+        compress(model, tmp_path / name, [images], max_bytes=2500)
+        with torch.no_grad():
+            found = tailcut.load(tmp_path / name, into=copy.deepcopy(model))(images).log_softmax(1)
+            return float(nn.functional.kl_div(found, trained(images).softmax(1), reduction="batchmean"))
+
+    shifted = distance(stretched, "shifted.tailcut")
+    contents = decode((tmp_path / "shifted.tailcut").read_bytes())
+    assert contents.quantized_stream is not None
+    assert contents.quantized_stream.codec_number == 4
+    monkeypatch.setattr(row_steps, "_shifts", lambda *_: {})
+    assert shifted < 0.5 * distance(stretched, "even.tailcut")
 
 
 def test_at_most_so_much_worse(trained: nn.Module, images: torch.Tensor, tmp_path: Path) -> None:

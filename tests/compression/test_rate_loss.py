@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -282,6 +283,39 @@ def test_a_run_that_goes_on_from_its_state_gives_the_same(tmp_path: Path) -> Non
         assert torch.equal(one, other)
     assert torch.equal(rate.log_steps, rate_of_again.log_steps)
     assert rate.target == rate_of_again.target
+
+
+def stretched() -> nn.Sequential:
+    """A trained network of plain weights whose channels between the convolutions are of sizes apart."""
+    model = plain()
+    train_plainly(model, 6)
+    scales = torch.exp2(torch.linspace(-2, 2, 16))
+    with torch.no_grad():
+        for name in ("1.weight", "1.bias"):
+            model.get_parameter(name).mul_(scales)
+        model.get_parameter("3.weight").div_(scales[:, None, None])
+    return model.eval()
+
+
+def test_steps_along_the_axes_of_plain_weights(tmp_path: Path) -> None:
+    """They are those of the file, to the last bit, and they are kept where a run is interrupted."""
+    model = stretched()
+    measured = tailcut.measure_sensitivity(model, IMAGES[:256].split(8), num_gradients=32)
+    rate = RateLoss(model, target_bytes=2600, num_steps=10, sensitivity=measured)
+    shifts = rate.sensitivity().shifts["3.weight"]
+    assert int(shifts[1].max() - shifts[1].min()) >= 8  # two octaves; the channels differ by four in their sizes
+    rate.target.num_done = 7
+    save = partial(tailcut.save, dtype="quantized", step=1.0)
+    save(model, tmp_path / "a.tailcut", sensitivity=rate.sensitivity())
+    loaded = dict(tailcut.load(tmp_path / "a.tailcut", into=plain()).named_parameters())
+    with rate.rounded():
+        for name, value in model.named_parameters():
+            torch.testing.assert_close(value, loaded[name], rtol=1e-5, atol=1e-7)
+    other = RateLoss(model, target_bytes=2600, num_steps=10)
+    assert not other.sensitivity().shifts
+    other.load_state_dict(rate.state_dict())
+    save(model, tmp_path / "b.tailcut", sensitivity=other.sensitivity())
+    assert (tmp_path / "b.tailcut").read_bytes() == (tmp_path / "a.tailcut").read_bytes()
 
 
 def test_a_network_of_plain_weights_trains_from_scratch(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from torch import nn
 import tailcut
 from tailcut.errors import ArgumentError
 from tailcut.format.network.tensors import NetworkTensors, network_tensors
-from tailcut.format.quantization import completed, default_sensitivity, finest_step, rounded_with_feedback
+from tailcut.format.quantization import completed, default_sensitivity, finest_step
 from tailcut.format.quantized.values import step_size
+from tailcut.format.row_steps import rounded_with_feedback
 from tailcut.format.sensitivity import Block, Sensitivity, block_of
 from tailcut.structure import record_of
 
@@ -155,7 +156,8 @@ def test_feedback_spoils_less_than_rounding_to_the_nearest(rows: int) -> None:
     curvature = inputs.T @ inputs / 4000
     values = {"weight": torch.randn(rows * 150, generator=generator, dtype=torch.float64)}
     block = block_of(("weight",), curvature + 0.01 * curvature.diagonal().mean() * torch.eye(150, dtype=torch.float64))
-    found = rounded_with_feedback(block, values, {"weight": 0})["weight"]
+    ones = torch.ones(len(values["weight"]), dtype=torch.float64)
+    found = rounded_with_feedback(block, values, {"weight": ones})["weight"]
     assert torch.equal(found, found.round())
 
     def loss(rounded: torch.Tensor) -> float:
@@ -169,14 +171,15 @@ def test_feedback_by_hand() -> None:
     """Two numbers that only count together: the second makes good the error of the first."""
     upper = torch.tensor([[1.0, -1.0], [0.0, 0.1]])
     values = {"a": torch.tensor([0.4], dtype=torch.float64), "b": torch.tensor([0.4], dtype=torch.float64)}
-    found = rounded_with_feedback(Block(("a", "b"), upper), values, {"a": 0, "b": 0})
+    one = torch.ones(1, dtype=torch.float64)
+    found = rounded_with_feedback(Block(("a", "b"), upper, torch.ones(2)), values, {"a": one, "b": one})
     assert (found["a"].tolist(), found["b"].tolist()) == ([0.0], [1.0])
 
 
 def test_a_block_of_another_size(tmp_path: Path) -> None:
     model = truncated_resnet()
     sensitivity = default_sensitivity(tensors_of(model))
-    block = Block(("conv1.weight",), torch.eye(7))
+    block = Block(("conv1.weight",), torch.eye(7), torch.ones(7))
     with pytest.raises(ArgumentError, match=r"measured for 7 numbers of conv1\.weight"):
         tailcut.save(
             model, tmp_path / "a.tailcut", dtype="quantized", sensitivity=replace(sensitivity, blocks=(block,))

@@ -232,7 +232,7 @@ class _Work:
 
     def step_within(self, max_bytes: int) -> float:
         """Return the finest step for at most so many bytes."""
-        nearest = replace(self.sensitivity, blocks=())
+        nearest = replace(self.sensitivity, has_feedback=False)
         return finest_step(
             lambda size: len(self._pack(self.model, size, self.sensitivity)),
             max_bytes,

@@ -1,12 +1,13 @@
 """`RateLoss`: training for bytes, in the user's own loop."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +15,14 @@ from tailcut.compression.batches import Batches
 from tailcut.compression.byte_target import ByteTarget
 from tailcut.compression.fisher import Drawn, measure_sensitivity
 from tailcut.compression.laplace import laplace_bits
-from tailcut.compression.lattices import Lattices, cut_empty_tails, cut_to, trained_tensors
+from tailcut.compression.lattices import (
+    Lattices,
+    TrainedTensor,
+    cut_empty_tails,
+    cut_to,
+    trained_tensors,
+    with_shifts,
+)
 from tailcut.errors import ArgumentError
 from tailcut.format.container.numbers import QUANTIZED, QUANTIZED_DTYPE
 from tailcut.format.network.tensors import current_tensors
@@ -27,6 +35,7 @@ from tailcut.format.quantization import (
     finest_step,
     types_of_others,
 )
+from tailcut.format.row_steps import fitted_size
 from tailcut.format.save import SaveReport, pack, save
 from tailcut.format.sensitivity import Sensitivity
 from tailcut.structure import check_module, without_views
@@ -116,10 +125,11 @@ class RateLoss(nn.Module):
         if not self.trained:
             raise ArgumentError("no parameter of the network wants a gradient: there is nothing to train for bytes")
         self._lattices = Lattices(self.trained)
-        transforms = {tensor.name: tensor.transform for tensor in self.trained if not tensor.is_kept}
+        transforms = {tensor.name: tensor.transform for tensor in self.trained}
         usual = default_sensitivity(tensors)
         found = completed(usual if sensitivity is None else sensitivity, tensors)
-        found = replace(found, blocks=(), transforms=transforms)
+        found = _fitted(replace(found, transforms=transforms), self.trained)
+        self.trained = with_shifts(self.trained, found.shifts)
         check_least(lambda step: self._packed_bytes(step, found), target_bytes)
         if start_bytes is None:
             start_bytes = START_BYTES * target_bytes
@@ -258,9 +268,10 @@ class RateLoss(nn.Module):
         found = _times(measured, 4**-mean)
         sizes = self._file_steps().tolist()
         learned = {tensor.name: size**-2 for tensor, size in zip(self.trained, sizes, strict=True)}
-        transforms = self._reference.sensitivity.transforms
+        start = self._reference.sensitivity
         found = _codable(found, {other.name: other.tensor for other in current_tensors(self._model).others})
-        return replace(found, curvature={**found.curvature, **learned}, transforms=transforms)
+        found = replace(found, transforms=start.transforms, shifts=start.shifts)
+        return replace(found, curvature={**found.curvature, **learned})
 
     def _rescaled(self) -> tuple[Sensitivity, Tensor]:
         """Return the latest sensitivity, for statistics as large as they are now, and the growth of the steps since.
@@ -356,12 +367,23 @@ class RateLoss(nn.Module):
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the progress of the run, for `state_dict`."""
-        return {"target": self.target.state_dict(), "reference": self._reference.state_dict()}
+        shifts = self._reference.sensitivity.shifts
+        return {
+            "target": self.target.state_dict(),
+            "reference": self._reference.state_dict(),
+            "shifts": {name: {axis: shift.tolist() for axis, shift in of.items()} for name, of in shifts.items()},
+        }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore the progress of the run, for `load_state_dict`."""
         self.target.load_state_dict(state["target"])
-        self._reference = self._reference.restored(state["reference"])
+        reference = self._reference.restored(state["reference"])
+        shifts = {
+            name: {axis: np.array(shift, dtype=np.int64) for axis, shift in of.items()}
+            for name, of in state.get("shifts", {}).items()  # none in checkpoints of steps that are alike
+        }
+        self._reference = replace(reference, sensitivity=replace(reference.sensitivity, shifts=shifts))
+        self.trained = with_shifts(self.trained, shifts)
 
     def _rounded_copy(self) -> nn.Module:
         """Return a copy of the network, with the numbers of its file."""
@@ -397,7 +419,7 @@ class RateLoss(nn.Module):
         with torch.no_grad():
             zeros = torch.zeros_like(errors)
             found = [
-                part if t.parameter.grad is None else t.numbers(t.parameter.grad)
+                part if t.parameter.grad is None else t.by_numbers(t.parameter.grad)
                 for t, part in zip(self.trained, self._parts(zeros), strict=True)
             ]
             # A rounded number is step * round(number / step), whose derivative by log2(step) is, straight through the
@@ -413,7 +435,7 @@ class RateLoss(nn.Module):
             if self._numbers is None or self._numbers.grad is None:
                 return
             for tensor, part in zip(self.trained, self._parts(self._numbers.grad), strict=True):
-                by_bytes, parameter = tensor.values(part), tensor.parameter
+                by_bytes, parameter = tensor.by_values(part), tensor.parameter
                 parameter.grad = by_bytes if parameter.grad is None else parameter.grad.add_(by_bytes)
 
     def _flat(self, values: list[Tensor]) -> Tensor:
@@ -464,6 +486,19 @@ class _Reference:
         found = replace(self.sensitivity, curvature=state["curvature"], log_curvature=state["log_curvature"])
         log_steps, log_sizes = (state[name].to(self.log_steps.device) for name in ("log_steps", "log_sizes"))
         return _Reference(found, state["usual"], log_steps, log_sizes)
+
+
+def _fitted(sensitivity: Sensitivity, trained: Sequence[TrainedTensor]) -> Sensitivity:
+    """Return the sensitivity without blocks: in their place steps that suit them, along the axes of plain weights."""
+    blocks = {block.names[0]: block for block in sensitivity.blocks if len(block.names) == 1}
+    curvature = dict(sensitivity.curvature)
+    shifts: dict[str, Mapping[int, np.ndarray]] = {}
+    for tensor in trained:
+        if tensor.name in blocks and not tensor.is_kept and curvature.get(tensor.name, 0.0) > 0:
+            size, found = fitted_size(blocks[tensor.name], tensor.shape, curvature[tensor.name] ** -0.5)
+            curvature[tensor.name] = size**-2
+            shifts |= {tensor.name: found} if found else {}
+    return replace(sensitivity, curvature=curvature, shifts=shifts, blocks=())
 
 
 def _codable(sensitivity: Sensitivity, values: Mapping[str, Tensor]) -> Sensitivity:

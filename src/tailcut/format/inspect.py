@@ -31,7 +31,7 @@ from tailcut.format.load import (
 )
 from tailcut.format.network.building import named_base
 from tailcut.format.network.tensors import network_tensors
-from tailcut.format.quantized.values import TRANSFORMS, step_size
+from tailcut.format.quantized.values import TRANSFORMS, largest_step
 from tailcut.format.save import compression_ratio, dense_bytes
 from tailcut.limits import limit_of
 from tailcut.printing import Report, sizes, table
@@ -336,7 +336,7 @@ def _rounded(contents: Contents, kept: Sequence[Kept], others: Sequence[StoredOt
     rounded = {}
     for name, (layout, tensor), start, end in zip(names, found, [0, *ends], ends, strict=False):
         bits = round(tensor.bits / layout.size, 2) if layout.size else None
-        error = None if layout.is_integer else step_size(tensor.step) / 2
+        error = None if layout.is_integer else largest_step(tensor) / 2
         rounded[name] = _Rounded(end - start, bits, error, None if layout.is_integer else TRANSFORMS[tensor.transform])
     return rounded
 

@@ -39,8 +39,8 @@ def coefficient_streams(levels: Sequence[NetworkLevel], dtype: torch.dtype) -> l
     return streams
 
 
-def quantized_payloads(levels: Sequence[NetworkLevel], rounding: Rounding, step: float) -> list[bytes]:
-    """Return the payload of each level at a step; of a level that adds nothing quantised an empty one.
+def quantized_payloads(levels: Sequence[NetworkLevel], rounding: Rounding, step: float) -> list[tuple[int, bytes]]:
+    """Return codec and payload of each level at a step; of a level that adds nothing quantised an empty payload.
 
     Args:
         levels: of the network.
@@ -59,11 +59,12 @@ def quantized_payloads(levels: Sequence[NetworkLevel], rounding: Rounding, step:
         for level in levels
     ]
     if not (rounding.with_coefficients and top):
-        return [quantized.encode(*zip(*found, strict=True)) if found else b"" for found in rounded]
+        return [_alone(found) for found in rounded]
     # The last other tensors are those of the whole network.
     vectors = next(found for found in reversed(rounded) if found)[: len(top)]
     others = [found[len(top) :] for found in rounded]
-    encoder = quantized.Encoder([layout for layout, _ in (*vectors, *max(others, key=len))])
+    codec = quantized.codec_number(tensor for rest in others for _, tensor in rest)
+    encoder = quantized.Encoder([layout for layout, _ in (*vectors, *max(others, key=len))], codec)
     payloads: list[bytes] = []
     known: list[int] = []
     for level, rest in zip(levels, others, strict=True):
@@ -76,7 +77,14 @@ def quantized_payloads(levels: Sequence[NetworkLevel], rounding: Rounding, step:
         layouts += [layout for layout, _ in rest]
         payloads.append(encoder.level(layouts, [*parts, *(tensor for _, tensor in rest)], known))
         known = counts
-    return payloads
+    return [(codec, payload) for payload in payloads]
+
+
+def _alone(found: Sequence[tuple[quantized.Layout, quantized.Coded]]) -> tuple[int, bytes]:
+    """Return codec and payload of other tensors alone."""
+    tensors = [tensor for _, tensor in found]
+    payload = quantized.encode([layout for layout, _ in found], tensors) if found else b""
+    return quantized.codec_number(tensors), payload
 
 
 def _first(tensor: quantized.Coded, count: int, known: int) -> quantized.Coded:

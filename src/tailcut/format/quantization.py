@@ -27,14 +27,13 @@ from tailcut.format.quantized.values import (
     step_size,
     transform_of,
 )
+from tailcut.format.row_steps import RowSteps, relative_costs, rounded_with_feedback, row_steps
 from tailcut.format.sensitivity import Block, Sensitivity
 from tailcut.weights.byte_budget import STATISTICS
 
 RELATIVE_STEP = 0.25
 """Steps in parts of the root mean square of what they round, where the user gives none."""
 
-# So many columns are rounded before the errors reach those behind them, in one product.
-COLUMNS = 64
 # Of the steps tried for a size, in eighths of an octave.
 COARSEST, FINEST = 64, -128
 REFINEMENT = 8
@@ -159,10 +158,7 @@ class Rounding:
     @property
     def rounded_by_rows(self) -> list[str]:
         """Names of the weights whose rows are rounded side by side with error feedback."""
-        stored = {
-            other.name for other, number in zip(self.tensors.others, self.types, strict=True) if number == QUANTIZED
-        }
-        return [block.names[0] for block in self.sensitivity.blocks if set(block.names) <= stored]
+        return [other.name for other, block in self._others_with_blocks() if block is not None]
 
     def values_of_rows(self, name: str, values: Tensor, step: float) -> Tensor:
         """Return the numbers that a reader decodes where one of these weights had other values, flat.
@@ -172,13 +168,11 @@ class Rounding:
             values: flat.
             step: of the network.
         """
-        (other,) = (other for other in self.tensors.others if other.name == name)
-        (block,) = (block for block in self.sensitivity.blocks if block.names == (name,))
-        layout = layout_of_other(name, other.shape, is_integer=False)
-        transform = _transform_of_rows(other.shape)
-        size = nearest_step(self._step_of(name, self.sensitivity.curvature, step))
-        found = rounded_with_feedback(block, {name: transform_of(values, layout, transform)}, {name: size})
-        return quantized.dequantize(coded(found[name] / step_size(size), transform, size, layout), layout)
+        ((other, block),) = (pair for pair in self._others_with_blocks() if pair[0].name == name)
+        if block is None:
+            raise KeyError(name)
+        layout, rounded = self._rounded_rows(other, block, values, step)
+        return quantized.dequantize(rounded, layout)
 
     def rounded(self, step: float) -> Iterator[tuple[Layout, Coded]]:
         """Yield the layout and the whole numbers of each tensor, in the order of the payload.
@@ -189,40 +183,67 @@ class Rounding:
         Raises:
             FineStepError: the step is too fine for a tensor.
         """
-        values, steps = self._values(), {}
-        for name in values:
-            steps[name] = nearest_step(self._step_of(name, self.sensitivity.curvature, step))
-        fed_back: dict[str, Tensor] = {}
-        measured = self._as_measured(values) if self.sensitivity.blocks else {}
-        for block in self.sensitivity.blocks:
-            if all(name in values for name in block.names):
-                fed_back |= rounded_with_feedback(block, measured, steps)
-        for entry in self.tensors.coefficients if self.with_coefficients else ():
-            layout = layout_of_kept(entry)
-            yield layout, quantize(fed_back.get(entry.name, values[entry.name]), layout, NONE, steps[entry.name])
-        for other, number in zip(self.tensors.others, self.types, strict=True):
+        values = self._values()
+        if self.with_coefficients:
+            yield from self._rounded_coefficients(values, step)
+        for (other, block), number in zip(self._others_with_blocks(), self.types, strict=True):
             layout = layout_of_other(other.name, other.shape, is_integer=number == INTEGERS)
             if number == INTEGERS:
                 yield layout, Coded(other.tensor.detach().reshape(-1).cpu().to(torch.int64).numpy())
-            elif other.name in fed_back:
-                transform = _transform_of_rows(other.shape)
-                multiples = fed_back[other.name] / step_size(steps[other.name])
-                yield layout, coded(multiples, transform, steps[other.name], layout)
+            elif block is not None or other.name in self.sensitivity.shifts:
+                yield self._rounded_rows(other, block, values[other.name], step)
             elif number == QUANTIZED:
-                yield (
-                    layout,
-                    _cheapest(other.tensor, layout, list(self._candidates(other, step)), _spread(other.name, values)),
-                )
+                candidates = list(self._candidates(other, step))
+                yield layout, _cheapest(other.tensor, layout, candidates, _spread(other.name, values))
 
-    def _as_measured(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the values, with kernels of plain weights replaced by their DCT."""
-        kernels = {other.name: other.shape for other in self.tensors.others if _transform_of_rows(other.shape)}
-        return {
-            name: transform_of(tensor, layout_of_other(name, kernels[name], is_integer=False), KERNEL_DCT)
-            if name in kernels
-            else tensor
-            for name, tensor in values.items()
-        }
+    def _others_with_blocks(self) -> Iterator[tuple[OtherTensor, Block | None]]:
+        """Yield each other tensor, with its block if it is rounded by rows."""
+        blocks = {block.names[0]: block for block in self.sensitivity.blocks if len(block.names) == 1}
+        for other, number in zip(self.tensors.others, self.types, strict=True):
+            yield other, blocks.get(other.name) if number == QUANTIZED else None
+
+    def _rounded_coefficients(self, values: Mapping[str, Tensor], step: float) -> Iterator[tuple[Layout, Coded]]:
+        entries = self.tensors.coefficients
+        steps = {entry.name: nearest_step(size) for entry, size in zip(entries, self._steps_of_kept(step), strict=True)}
+        numbers = {name: values[name] / step_size(steps[name]) for name in steps}
+        for block in self._blocks_of_kept() if self.sensitivity.has_feedback else ():
+            sizes = {name: torch.full_like(values[name], step_size(steps[name])) for name in block.names}
+            numbers |= rounded_with_feedback(block, values, sizes)
+        for entry in entries:
+            layout = layout_of_kept(entry)
+            yield layout, coded(numbers[entry.name], NONE, steps[entry.name], layout)
+
+    def _blocks_of_kept(self) -> list[Block]:
+        names = {entry.name for entry in self.tensors.coefficients}
+        return [block for block in self.sensitivity.blocks if set(block.names) <= names]
+
+    def _steps_of_kept(self, step: float) -> list[float]:
+        """Return the step of each tensor of coefficients."""
+        entries = self.tensors.coefficients
+        blocks = [
+            block for block in self._blocks_of_kept() if not self.sensitivity.transforms.keys() & set(block.names)
+        ]
+        costs = relative_costs(blocks, {entry.name: entry.num_kept for entry in entries})
+        curvature = {name: size * costs.get(name, 1.0) for name, size in self.sensitivity.curvature.items()}
+        return [self._step_of(entry.name, curvature, step) for entry in entries]
+
+    def _rounded_rows(
+        self, other: OtherTensor, block: Block | None, values: Tensor, step: float
+    ) -> tuple[Layout, Coded]:
+        """Round a plain weight: with a kernel, the DCT along it."""
+        layout = layout_of_other(other.name, other.shape, is_integer=False)
+        transform = KERNEL_DCT if len(other.shape) > 2 else NONE
+        numbers = transform_of(values, layout, transform)
+        size = self._step_of(other.name, self.sensitivity.curvature, step)
+        if block is None or other.name in self.sensitivity.transforms:
+            steps = RowSteps(nearest_step(size), self.sensitivity.shifts.get(other.name, {}))
+        else:
+            steps = row_steps(block, other.shape, size)
+        sizes = steps.sizes(other.shape)
+        multiples = numbers / sizes
+        if block is not None and self.sensitivity.has_feedback:
+            multiples = rounded_with_feedback(block, {other.name: numbers}, {other.name: sizes})[other.name]
+        return layout, coded(multiples, transform, steps.step, layout, steps.shifts)
 
     def _values(self) -> dict[str, Tensor]:
         """Return the values to round, flat, by name.
@@ -360,47 +381,6 @@ def _has_room(size_of: Callable[[float], int], max_bytes: int, step: float) -> b
         return size_of(step) <= max_bytes
     except ArgumentError:  # too fine to be coded
         return False
-
-
-def rounded_with_feedback(block: Block, values: Mapping[str, Tensor], steps: Mapping[str, int]) -> dict[str, Tensor]:
-    """Return the numbers of a block as multiples of their steps, each after the errors of those before it.
-
-    Optimal Brain Quantization (Frantar and Alistarh, 2022) in a fixed order, as in GPTQ: the error of a number is made
-    good by those that follow, as far as their curvature says that they can.
-
-    Args:
-        block: its tensors must be among `values`, in these sizes.
-        values: name -> the numbers, flat, float64.
-        steps: name -> step, in eighths of an octave.
-
-    Raises:
-        ArgumentError: the block was measured for other sizes.
-    """
-    lengths = [len(values[name]) for name in block.names]
-    if sum(lengths) % len(block.upper) or (len(lengths) > 1 and sum(lengths) > len(block.upper)):
-        raise ArgumentError(
-            f"the sensitivity was measured for {len(block.upper)} numbers of {block.names[0]} (and others), the "
-            f"network has {sum(lengths)}: measure it again"
-        )
-    rest = torch.cat([values[name] for name in block.names]).reshape(-1, len(block.upper))
-    sizes = torch.cat([torch.full_like(values[name], step_size(steps[name])) for name in block.names])
-    upper = block.upper.double()
-    scaled = upper / upper.diagonal()[:, None]
-    result, errors = torch.empty_like(rest), torch.empty_like(rest)
-    for start in range(0, len(upper), COLUMNS):
-        stop = min(start + COLUMNS, len(upper))
-        for place in range(start, stop):
-            column = rest[:, place]
-            result[:, place] = torch.round(column / sizes[place]) * sizes[place]
-            errors[:, place] = column - result[:, place]
-            rest[:, place + 1 : stop] -= errors[:, place, None] * scaled[place, place + 1 : stop]
-        rest[:, stop:] -= errors[:, start:stop] @ scaled[start:stop, stop:]
-    return dict(zip(block.names, result.reshape(-1).split(lengths), strict=True))
-
-
-def _transform_of_rows(shape: Sequence[int]) -> int:
-    """Return the transform of a plain weight whose rows are rounded with error feedback."""
-    return KERNEL_DCT if len(shape) > 2 else NONE
 
 
 def _cheapest(values: Tensor, layout: Layout, candidates: list[tuple[int, float]], spread: Tensor | None) -> Coded:

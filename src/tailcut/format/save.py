@@ -14,7 +14,6 @@ from torch import nn
 
 from tailcut.errors import ArgumentError, LimitError, StructureError, TailcutError
 from tailcut.files import write_atomically
-from tailcut.format import quantized
 from tailcut.format.container.contents import Contents, Level, StoredBase, Stream, encode, stream_types
 from tailcut.format.container.numbers import QUANTIZED, QUANTIZED_DTYPE, float_type, has_non_finite, type_number
 from tailcut.format.level_streams import coefficient_streams, other_streams, quantized_payloads, stored_type
@@ -308,10 +307,12 @@ def _quantized(
     exact_streams = [other_streams(level.tensors.others, exact, kinds.others) for level in levels if level.has_others]
     exact_vectors = [] if with_coefficients else coefficient_streams(levels, kinds.coefficients)
 
+    unfed = replace(rounding.sensitivity, has_feedback=False)
+
     @cache
     def content(size: float, nearest: bool = False) -> bytes:
-        rounds = replace(rounding, sensitivity=replace(rounding.sensitivity, blocks=())) if nearest else rounding
-        streams = [Stream(QUANTIZED, quantized.NUMBER, made) for made in quantized_payloads(levels, rounds, size)]
+        rounds = replace(rounding, sensitivity=unfed) if nearest else rounding
+        streams = [Stream(QUANTIZED, codec, made) for codec, made in quantized_payloads(levels, rounds, size)]
         own = [stream for level, stream in zip(levels, streams, strict=True) if level.has_others]
         others = []
         for exactly, stream in zip(exact_streams, own, strict=True):

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,10 +18,17 @@ class Block:
             rounded side by side.
         upper: (n, n), the upper Cholesky factor of the inverse of their curvature; n is their numbers, or those of a
             row. For a row with a kernel, of its DCT along the kernel.
+        curvature: (n,), float64, its diagonal: what the error of each number costs by itself.
     """
 
     names: tuple[str, ...]
     upper: Tensor
+    curvature: Tensor
+
+    @cached_property
+    def conditional(self) -> Tensor:
+        """What the error of each number costs when those behind it make it good, (n,), float64: 1 / U_ii^2."""
+        return self.upper.double().diagonal() ** -2
 
 
 def block_of(names: tuple[str, ...], curvature: Tensor) -> Block:
@@ -30,7 +39,7 @@ def block_of(names: tuple[str, ...], curvature: Tensor) -> Block:
         curvature: (n, n), float64, symmetric with positive eigenvalues.
     """
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(curvature))
-    return Block(names, torch.linalg.cholesky(inverse, upper=True).float().cpu())
+    return Block(names, torch.linalg.cholesky(inverse, upper=True).float().cpu(), curvature.diagonal().cpu().clone())
 
 
 @dataclass(frozen=True)
@@ -41,12 +50,20 @@ class Sensitivity:
         curvature: name of a tensor -> the mean over its numbers of the second derivative of the loss, in any unit that
             all share. Coefficients under the plain name of their tensor.
         log_curvature: the same for base-2 logarithms of the numbers, of running variances.
-        blocks: of coefficients that are rounded with error feedback; none are without.
+        blocks: of numbers that are rounded with error feedback; none are without. The steps of a plain weight with a
+            block may differ along its axes, and those of coefficients with a block follow what their errors cost when
+            others make them good.
         transforms: name of a plain tensor -> the transform whose numbers are rounded (see `format.quantized.values`);
-            of those without an entry the cheapest is taken.
+            of those without an entry the cheapest is taken. Tensors with one, also of coefficients, have just the step
+            of their curvature.
+        shifts: name of a plain tensor that has an entry there -> the shifts of its step along axes, see
+            `format.quantized.Coded`.
+        has_feedback: False rounds numbers of blocks to the nearest step, which is much faster.
     """
 
     curvature: Mapping[str, float]
     log_curvature: Mapping[str, float]
     blocks: tuple[Block, ...] = ()
     transforms: Mapping[str, int] = field(default_factory=dict)
+    shifts: Mapping[str, Mapping[int, np.ndarray]] = field(default_factory=dict)
+    has_feedback: bool = True

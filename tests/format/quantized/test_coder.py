@@ -1,4 +1,4 @@
-"""Codec 3: what goes in comes out, few bytes of it, and nothing else is let in."""
+"""Codecs 3 and 4: what goes in comes out, few bytes of it, and nothing else is let in."""
 
 import itertools
 import math
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.processor_time import within
 
 from tailcut.errors import CorruptFileError, LimitError, MissingExtraError
-from tailcut.format.quantized import Coded, Layout, coder, decode, encode
+from tailcut.format.quantized import Coded, Layout, codec_number, coder, decode, encode
 from tailcut.transform.order import flat_positions, l1_order_index
 
 INTEGER = Layout("num_batches_tracked", (3,), 3, is_integer=True)
@@ -36,7 +36,13 @@ def tensors(draw: st.DrawFn) -> tuple[Layout, Coded]:
     key = draw(st.sampled_from(["weight", "bias", "running_var"]))
     layout = kept(shape, size) if draw(st.booleans()) else Layout(key, shape, size)
     step, offset = draw(st.integers(-400, 400)), draw(st.integers(-1000, 1000))
-    return layout, Coded(numbers, draw(st.integers(0, 3)), step, offset)
+    shifts = {}
+    if layout.may_shift and draw(st.booleans()):
+        reach = (400 - abs(step)) // (2 * len(shape))
+        for axis in draw(st.sets(st.sampled_from(range(len(shape))))):
+            along = draw(st.lists(st.integers(-reach, reach), min_size=shape[axis], max_size=shape[axis]))
+            shifts[axis] = np.array(along, np.int64)
+    return layout, Coded(numbers, draw(st.integers(0, 3)), step, offset, shifts=shifts)
 
 
 @settings(deadline=None)
@@ -44,10 +50,13 @@ def tensors(draw: st.DrawFn) -> tuple[Layout, Coded]:
 def test_round_trip(pairs: list[tuple[Layout, Coded]]) -> None:
     layouts, coded = zip(*pairs, strict=True)
     payload = encode(layouts, coded)
-    found = decode(payload, layouts)
+    found = decode(payload, layouts, codec_number(coded))
     for wanted, tensor in zip(coded, found, strict=True):
         assert tensor.numbers.tolist() == wanted.numbers.tolist()
         assert (tensor.transform, tensor.step, tensor.offset) == (wanted.transform, wanted.step, wanted.offset)
+        assert {axis: shift.tolist() for axis, shift in tensor.shifts.items()} == {
+            axis: shift.tolist() for axis, shift in wanted.shifts.items()
+        }
         assert tensor.bits == pytest.approx(wanted.bits, abs=33)  # the reader is four bytes ahead at first
     assert sum(tensor.bits for tensor in found) == pytest.approx(8 * len(payload), abs=48)
 
@@ -142,6 +151,45 @@ def test_parameters_out_of_range(wrong: dict[str, int]) -> None:
     layout = Layout("weight", (2,), 2)
     with pytest.raises(CorruptFileError, match=r"transform .* and a step of"):
         decode(encode([layout], [Coded(np.array([1, 2]), **wrong)]), [layout])
+
+
+def test_steps_that_are_alike_are_written_in_codec_3() -> None:
+    tensor = Coded(np.array([1, 2, 3, 4]))
+    assert codec_number([tensor]) == 3
+    assert codec_number([tensor, Coded(np.array([1]), shifts={0: np.array([1])})]) == 4
+
+
+def shifted(*along: list[int], step: int = 0) -> Coded:
+    return Coded(np.arange(6), step=step, shifts={axis: np.array(shift) for axis, shift in enumerate(along)})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (shifted([0, 201], [0, 0, 0]), r"steps of 2\^\(0 / 8\) to 2\^\(402 / 8\)"),
+        (shifted([0, 100], [0, 0, 101]), "steps of"),
+        (shifted([0, 0], [-1, 0, 0], step=-399), "steps of"),
+        (Coded(np.arange(6), shifts={2: np.array([1])}), "steps along axes 4 of a tensor of 2 axes"),
+    ],
+)
+def test_shifts_out_of_range(wrong: Coded, message: str) -> None:
+    layout = Layout("weight", (2, 3), 6)
+    with pytest.raises(CorruptFileError, match=message):
+        decode(encode([layout], [wrong]), [layout], 4)
+
+
+def test_claims_of_many_shifts_are_refused_at_once() -> None:
+    narrow, wide = Layout("weight", (1, 2), 2), Layout("weight", (1, 1 << 24), 1 << 24)
+    numbers = Coded(np.array([1]), shifts={1: np.array([1, 2])})
+    with pytest.raises(CorruptFileError, match="too short for the 16777217 numbers"):
+        decode(encode([narrow], [numbers]), [wide], 4)
+
+
+def test_a_payload_with_shifts_is_none_of_codec_3() -> None:
+    layout = Layout("weight", (2, 3), 6)
+    payload = encode([layout], [shifted([0, 3], [1, 0, 0])])
+    with pytest.raises(CorruptFileError, match="quantized payload"):
+        decode(payload, [layout], 3)
 
 
 def test_more_numbers_than_the_tensor_has() -> None:

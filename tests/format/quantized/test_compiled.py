@@ -1,10 +1,10 @@
-"""The compiled loops of codec 3 do what the plain ones do, bit by bit."""
+"""The compiled loops of codecs 3 and 4 do what the plain ones do, bit by bit."""
 
 import numpy as np
 import pytest
 
 from tailcut.compiling import is_installed
-from tailcut.format.quantized import Coded, Layout, coder, decode, encode
+from tailcut.format.quantized import Coded, Layout, codec_number, coder, decode, encode
 from tailcut.format.quantized import loops as plain
 
 pytestmark = pytest.mark.skipif(not is_installed(), reason="numba is not installed")
@@ -17,13 +17,17 @@ def test_both_ways_write_and_read_the_same(shape: tuple[int, ...], monkeypatch: 
         generator.laplace(0, 3, shape) * np.linspace(2, 0.1, shape[0]).reshape(-1, *[1] * (len(shape) - 1))
     )
     layouts = [Layout("weight", shape, numbers.size)]
-    tensors = [Coded(numbers.astype(np.int64).reshape(-1), step=-20)]
+    shifts = {axis: generator.integers(-6, 6, shape[axis]) for axis in range(len(shape)) if len(shape) > 1}
+    tensors = [Coded(numbers.astype(np.int64).reshape(-1), step=-20, shifts=shifts)]
     fast = encode(layouts, tensors)
-    read_fast = decode(fast, layouts)[0]
+    codec = codec_number(tensors)
+    read_fast = decode(fast, layouts, codec)[0]
     monkeypatch.setattr(coder, "is_installed", lambda: False)
     slow = encode(layouts, tensors)
     assert fast == slow
-    assert np.array_equal(read_fast.numbers, decode(slow, layouts)[0].numbers)
+    read_slow = decode(slow, layouts, codec)[0]
+    assert np.array_equal(read_fast.numbers, read_slow.numbers)
+    assert all(np.array_equal(read_fast.shifts[axis], read_slow.shifts[axis]) for axis in shifts)
 
 
 def test_the_compiled_loops_are_made_of_the_plain_ones() -> None:

@@ -14,6 +14,7 @@ from tailcut.format.quantized.values import (
     LOG2,
     NONE,
     coded,
+    largest_step,
     nearest_step,
     quantize,
     step_size,
@@ -47,6 +48,29 @@ def test_transforms(transform: int, expected: np.ndarray) -> None:
     values = X.abs() if transform == LOG2 else X
     found = transform_of(values, LAYOUT, transform)
     np.testing.assert_allclose(found.numpy(), expected.reshape(-1), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("transform", [NONE, LOG2, DCT, KERNEL_DCT])
+@pytest.mark.parametrize("axes", [(0,), (1, 3), (0, 1, 2, 3)])
+def test_steps_differ_along_axes(transform: int, axes: tuple[int, ...]) -> None:
+    generator = np.random.default_rng(0)
+    shifts = {axis: generator.integers(-9, 9, X.shape[axis]) for axis in axes}
+    exponents = np.full(X.shape, -37 / 8)
+    for axis, shift in shifts.items():
+        exponents += (shift / 4).reshape(-1, *(1,) * (3 - axis))
+    numbers = generator.integers(-40, 40, X.numel())
+    expected = (numbers.reshape(X.shape) + 2) * 2**exponents
+    if transform == LOG2:
+        expected = 2**expected
+    elif transform != NONE:
+        expected = scipy.fft.idctn(expected, axes=(2, 3) if transform == KERNEL_DCT else None, norm="ortho")
+    found = dequantize(Coded(numbers, transform, -37, 2, shifts=shifts), LAYOUT)
+    np.testing.assert_allclose(found.numpy(), expected.reshape(-1), rtol=1e-6, atol=1e-6)
+
+
+def test_the_largest_step() -> None:
+    assert largest_step(Coded(np.zeros(6), step=-8)) == 0.5
+    assert largest_step(Coded(np.zeros(6), step=-8, shifts={0: np.array([0, 3]), 1: np.array([1, -2, 0])})) == 1.0
 
 
 @pytest.mark.parametrize("transform", [NONE, DCT, KERNEL_DCT, LOG2])

@@ -20,7 +20,7 @@ from tailcut.errors import (
 from tailcut.format import codecs
 from tailcut.format.container.level_blocks import join_blocks, split_blocks
 from tailcut.format.container.numbers import INTEGERS, QUANTIZED, number_type
-from tailcut.format.quantized import NUMBER as QUANTIZED_CODEC
+from tailcut.format.quantized import NUMBERS as QUANTIZED_CODECS
 from tailcut.limits import MAX_TENSORS
 from tailcut.structure import Reader, Writer
 from tailcut.structure.wire import Value
@@ -241,6 +241,9 @@ def _decode_level(reader: Reader, lowest: Contents) -> Level:
         raise CorruptFileError("the first byte of a level is neither 0 nor 1")
     kinds = list(_streams(lowest)) if has_others else list(_streams(lowest))[:1]
     streams = [_checked_stream(kind.type_number, reader.byte(), 3) for kind in kinds]
+    for kind, stream in zip(kinds, streams, strict=True):
+        if kind.type_number == QUANTIZED and stream.codec_number != kind.codec_number:
+            raise CorruptFileError(f"quantised numbers in codec {stream.codec_number} above {kind.codec_number}")
     lengths = [reader.uint(of="the length of a payload") for _ in streams[:-1]]
     payloads = [reader.raw(length) for length in lengths]
     payloads.append(reader.raw(reader.remaining))
@@ -351,7 +354,7 @@ def _read_stream(reader: Reader, version: int) -> Stream:
 
 def _checked_stream(number: int, codec: int, version: int) -> Stream:
     _check_type(number, version)
-    if version > 1 and (number == QUANTIZED) != (codec == QUANTIZED_CODEC):
+    if version > 1 and (number == QUANTIZED) != (codec in QUANTIZED_CODECS):
         raise CorruptFileError(f"a stream of number type {number} in codec {codec}")
     if version > 2 and number != QUANTIZED:
         codecs.check_known(codec)  # here: of several levels it would matter which payload is decoded first

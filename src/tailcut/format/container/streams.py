@@ -106,7 +106,7 @@ def decode_quantized(
     for level in contents.levels:
         for stream in level.other_streams:
             if stream.type_number == QUANTIZED:
-                found = list(zip(whole, quantized.decode(stream.payload, whole), strict=True))
+                found = list(zip(whole, quantized.decode(stream.payload, whole, stream.codec_number), strict=True))
     return found
 
 
@@ -116,7 +116,8 @@ def _decode_levels(
     """Return coefficients and other tensors, where one stream has them all."""
     sizes = counts_by_level(contents, [entry.num_kept for entry in kept])
     layouts = [[layout_of_kept(entry, size) for entry, size in zip(kept, row, strict=True)] for row in sizes]
-    decoder = quantized.Decoder([*layouts[-1], *whole])
+    codec = contents.coefficients.codec_number if contents.coefficients is not None else quantized.NUMBERS[0]
+    decoder = quantized.Decoder([*layouts[-1], *whole], codec)
     vectors: list[quantized.Coded] = []
     rest: list[quantized.Coded] = []
     for number, (level, row) in enumerate(zip(contents.levels, layouts, strict=True)):

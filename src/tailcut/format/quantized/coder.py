@@ -1,8 +1,8 @@
-"""Codec 3, `quantized`: integers on lattices to bytes and back, by an adaptive binary range coder."""
+"""Codecs 3 and 4, `quantized`: integers on lattices to bytes and back, by an adaptive binary range coder."""
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, MutableSequence, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -15,8 +15,8 @@ from tailcut.format.codecs.range_coder import closed, is_at_end, opened
 from tailcut.format.quantized import loops as plain
 from tailcut.format.quantized.levels import INITIAL_STOP, INITIAL_ZERO
 
-NUMBER = 3
-"""The codec's number in the file."""
+EVEN, ALONG_AXES = NUMBERS = (3, 4)
+"""The codecs' numbers in the file: each tensor has one step, or steps that differ along its axes."""
 
 MAX_MAGNITUDE = (1 << (plain.LAST_BUCKET + 1)) - 1
 """The largest number, and the smallest below 0."""
@@ -38,9 +38,12 @@ MAX_TRANSFORM = 3
 MAX_STEP = 400
 """Steps are 2^(-50) to 2^50."""
 
+SHIFT = 2
+"""Eighths of an octave that a shift of one is."""
+
 _CHUNK = 4096
 _BYTES_PER_NUMBER = 64  # never reached: 43 decisions of at most 10 bits
-_PARAMETERS, _WHOLE = plain.PARAMETER_SETS[:4], plain.PARAMETER_SETS[4]
+_PARAMETERS, (_WHOLE, _AXES, _SHIFT) = plain.PARAMETER_SETS[:4], plain.PARAMETER_SETS[4:]
 _TRANSFORM, _COUNT = _PARAMETERS[0], _PARAMETERS[3]
 
 
@@ -64,6 +67,11 @@ class Layout:
     order: Callable[[int], tuple[np.ndarray, tuple[int, ...]]] | None = None
     is_integer: bool = False
 
+    @property
+    def may_shift(self) -> bool:
+        """Whether steps may differ along the axes, in codec 4."""
+        return self.order is None and not self.is_integer and len(self.shape) > 1
+
 
 @dataclass
 class Coded:
@@ -75,6 +83,7 @@ class Coded:
         step: the quantisation step is 2^(step / 8).
         offset: added to each number.
         bits: what they take in the payload, filled in by `encode` and `decode`.
+        shifts: axis -> for each index along it by how many quarters of an octave the step is larger, int64.
     """
 
     numbers: np.ndarray
@@ -82,13 +91,15 @@ class Coded:
     step: int = 0
     offset: int = 0
     bits: float = 0.0
+    shifts: Mapping[int, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass
 class _Memory:
-    """Of the latest tensor of a key: transform, step, offset, count, and the mean magnitude in 1 / 256."""
+    """Of the latest tensor of a key: transform, step, offset, count; axes; and the mean magnitude in 1 / 256."""
 
     parameters: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
+    axes: int = 0
     mean: int = 4 * plain.ONE
 
 
@@ -96,6 +107,7 @@ class _Memory:
 class _State:
     """Everything that a coder has learnt, and the loops that it uses."""
 
+    codec: int
     loops: Any
     zeros: MutableSequence[int]
     seen: MutableSequence[int]
@@ -121,25 +133,35 @@ class _State:
         return self.keys.setdefault(key, _Memory())
 
 
+def codec_number(tensors: Iterable[Coded]) -> int:
+    """Return the codec of these tensors: 4 if the steps of any differ along its axes."""
+    return ALONG_AXES if any(len(tensor.shifts) for tensor in tensors) else EVEN
+
+
 def encode(layouts: Sequence[Layout], tensors: Sequence[Coded]) -> bytes:
-    """Return the payload of these tensors; sets the number of bits of each.
+    """Return the payload of these tensors in their `codec_number`; sets the number of bits of each.
 
     Args:
         layouts: of the tensors.
         tensors: at most `size` numbers each, of magnitudes up to `MAX_MAGNITUDE`.
     """
-    return Encoder(layouts).level(layouts, tensors)
+    return Encoder(layouts, codec_number(tensors)).level(layouts, tensors)
 
 
-def decode(payload: bytes, layouts: Sequence[Layout]) -> list[Coded]:
+def decode(payload: bytes, layouts: Sequence[Layout], codec: int = EVEN) -> list[Coded]:
     """Return the tensors of a payload.
+
+    Args:
+        payload: of the stream.
+        layouts: of its tensors.
+        codec: 3 or 4.
 
     Raises:
         CorruptFileError: it is not a payload of tensors of these layouts.
         LimitError: they have more whole numbers than are allowed.
         MissingExtraError: they have so many numbers that numba is needed.
     """
-    return Decoder(layouts).level(payload, layouts)
+    return Decoder(layouts, codec).level(payload, layouts)
 
 
 class Encoder:
@@ -147,10 +169,11 @@ class Encoder:
 
     Args:
         layouts: of the tensors of the highest level.
+        codec: of all levels, see `codec_number`.
     """
 
-    def __init__(self, layouts: Sequence[Layout]) -> None:
-        self._state = _state(layouts)
+    def __init__(self, layouts: Sequence[Layout], codec: int = EVEN) -> None:
+        self._state = _state(layouts, codec)
 
     def level(self, layouts: Sequence[Layout], tensors: Sequence[Coded], known: Sequence[int] = ()) -> bytes:
         """Return the payload of a level; sets the number of bits of each tensor, in this level.
@@ -176,14 +199,15 @@ class Decoder:
 
     Args:
         layouts: of the tensors of the highest level to be read.
+        codec: of all levels.
 
     Raises:
         LimitError: they have more whole numbers than are allowed.
         MissingExtraError: they have so many numbers that numba is needed.
     """
 
-    def __init__(self, layouts: Sequence[Layout]) -> None:
-        self._state = _state(layouts)
+    def __init__(self, layouts: Sequence[Layout], codec: int = EVEN) -> None:
+        self._state = _state(layouts, codec)
 
     def level(self, payload: bytes, layouts: Sequence[Layout], below: Sequence[Coded] = ()) -> list[Coded]:
         """Return the tensors of a level, with the numbers and bits of the levels below.
@@ -204,6 +228,7 @@ class Decoder:
             start = state.bits()
             tensor = _decode_tensor(state, source, layout, most, lower)
             most -= len(tensor.numbers) - (0 if lower is None else len(lower.numbers))
+            most -= sum(map(len, tensor.shifts.values()))
             tensor.bits = state.bits() - start + (0 if lower is None else lower.bits)
             tensors.append(tensor)
         if not is_at_end(state.coder, payload):
@@ -216,7 +241,7 @@ def corrupt(reason: str) -> CorruptFileError:
     return CorruptFileError(f"quantized payload: {reason}; the file is damaged, get a fresh copy of it")
 
 
-def _state(layouts: Sequence[Layout]) -> _State:
+def _state(layouts: Sequence[Layout], codec: int) -> _State:
     num_integers = sum(layout.size for layout in layouts if layout.is_integer)
     if num_integers > MAX_INTEGERS:
         raise LimitError(f"{num_integers} whole numbers in the quantised payload, at most {MAX_INTEGERS} are allowed")
@@ -224,7 +249,7 @@ def _state(layouts: Sequence[Layout]) -> _State:
     if num_numbers > MAX_UNCOMPILED and not is_installed():
         raise MissingExtraError(f"coding {num_numbers:,} quantised numbers", "numba", "fast")
     loops = _compiled_loops() if num_numbers >= COMPILED_FROM and is_installed() else plain
-    state = _State(loops, [], [], [])
+    state = _State(codec, loops, [], [], [])
     zeros = [1 << 15] * plain.NUM_CONTEXTS
     for level, (zero, start) in enumerate(_initial_sets()):
         base = plain.SET_SIZE * level
@@ -239,7 +264,7 @@ def _initial_sets() -> Iterator[tuple[int, int]]:
     """For each set the probability of zero, and the level whose buckets it begins with."""
     for level in range(plain.LEVELS):
         yield INITIAL_ZERO[level], level
-    for level in (6, 13, 6, 6, 6):  # the sets of parameters, and of whole numbers
+    for level in (6, 13, 6, 6, 6, 6, 10):  # the sets of parameters, of whole numbers, of axes and shifts
         yield INITIAL_ZERO[level], level
 
 
@@ -265,6 +290,8 @@ def _encode_tensor(state: _State, buffer: Any, layout: Layout, tensor: Coded, kn
         number = parameters[place - _TRANSFORM]
         buffer = _put(state, buffer, place, number - memory.parameters[place - _TRANSFORM])
         memory.parameters[place - _TRANSFORM] = number
+    if state.codec == ALONG_AXES and layout.may_shift:
+        buffer = _put_shifts(state, buffer, memory, tensor.shifts)
     index_of, model = _model(state, layout, len(numbers), memory.mean)
     _learn(state, numbers[:done], index_of, model)
     for start in range(done, len(numbers), _CHUNK):
@@ -291,7 +318,9 @@ def _decode_tensor(state: _State, payload: Any, layout: Layout, most: int, below
         raise corrupt(f"{num} numbers of a tensor of {layout.size}")
     if abs(step) > MAX_STEP or not 0 <= transform <= MAX_TRANSFORM:
         raise corrupt(f"transform {transform} and a step of 2^({step} / 8)")
-    _check_claim(num - done, most)
+    axes = _get_axes(state, payload, memory, layout)
+    _check_claim(num - done + sum(layout.shape[axis] for axis in axes), most)
+    shifts = _get_shifts(state, payload, layout, step, axes)
     numbers = np.zeros(num, np.int64)
     index_of, model = _model(state, layout, num, memory.mean)
     if below is not None:
@@ -302,7 +331,41 @@ def _decode_tensor(state: _State, payload: Any, layout: Layout, most: int, below
         state.loops.get_numbers(state.coder, payload, state.zeros, state.seen, part, index, *model)
         numbers[start : start + _CHUNK] = part
     memory.mean = _mean(model[-1], memory.mean)
-    return Coded(numbers, transform, step, offset)
+    return Coded(numbers, transform, step, offset, shifts=shifts)
+
+
+def _put_shifts(state: _State, buffer: Any, memory: _Memory, shifts: Mapping[int, np.ndarray]) -> Any:
+    axes = sum(1 << axis for axis in shifts)
+    buffer = _put(state, buffer, _AXES, axes - memory.axes)
+    memory.axes = axes
+    for axis in sorted(shifts):
+        buffer = _with_room(state, buffer, len(shifts[axis]))
+        state.loops.put_alike(state.coder, buffer, state.zeros, state.seen, _SHIFT, state.ints(shifts[axis]))
+    return buffer
+
+
+def _get_axes(state: _State, payload: Any, memory: _Memory, layout: Layout) -> list[int]:
+    """Read the axes along which the steps of a tensor differ."""
+    if state.codec != ALONG_AXES or not layout.may_shift:
+        return []
+    memory.axes += int(state.loops.get_number(state.coder, payload, state.zeros, state.seen, _AXES))
+    if not 0 <= memory.axes < 1 << len(layout.shape):
+        raise corrupt(f"steps along axes {memory.axes} of a tensor of {len(layout.shape)} axes")
+    return [axis for axis in range(len(layout.shape)) if memory.axes >> axis & 1]
+
+
+def _get_shifts(state: _State, payload: Any, layout: Layout, step: int, axes: Sequence[int]) -> dict[int, np.ndarray]:
+    """Read the shifts along axes; all steps must be within the range of a file."""
+    shifts, least, most = {}, step, step
+    for axis in axes:
+        found = state.ints([0] * layout.shape[axis])
+        state.loops.get_alike(state.coder, payload, state.zeros, state.seen, _SHIFT, found)
+        shifts[axis] = np.array(found, dtype=np.int64)
+        if len(found):
+            least, most = least + SHIFT * int(min(found)), most + SHIFT * int(max(found))
+    if least < -MAX_STEP or most > MAX_STEP:
+        raise corrupt(f"steps of 2^({least} / 8) to 2^({most} / 8)")
+    return shifts
 
 
 def _learn(state: _State, known: np.ndarray, index_of: Callable[[int], MutableSequence[int]], model: Any) -> None:

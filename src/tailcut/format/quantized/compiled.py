@@ -1,4 +1,4 @@
-"""Loops of codec 3 compiled by numba, for many numbers. Import this module only where numba is installed."""
+"""Loops of codecs 3 and 4 compiled by numba, for many numbers. Import this module only where numba is installed."""
 
 import importlib
 from types import FunctionType, SimpleNamespace
@@ -7,7 +7,7 @@ from typing import Any
 from tailcut.compiling import compile_loop
 from tailcut.format.quantized import loops as plain
 
-_OUTER = ("put_numbers", "get_numbers", "learn_numbers")
+_OUTER = ("put_numbers", "get_numbers", "learn_numbers", "put_alike", "get_alike")
 
 
 def _compiled() -> SimpleNamespace:

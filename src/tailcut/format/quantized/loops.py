@@ -1,8 +1,8 @@
-"""Arithmetic of codec 3 as plain Python loops, which `compiled` compiles unchanged with numba.
+"""Arithmetic of codecs 3 and 4 as plain Python loops, which `compiled` compiles unchanged with numba.
 
 All numbers are integers of at most 63 bits and all shifts round down, so that both ways and every machine agree.
 "Array" is a list of integers or a NumPy array of int64, "bytes" a bytearray or an array of uint8. SPEC.md, "Codec 3",
-has the same in words.
+and "Codec 4", have the same in words.
 """
 
 from collections.abc import MutableSequence, Sequence
@@ -19,10 +19,10 @@ LEVELS = 32
 SET_SIZE = 64
 """Contexts of a set: 0 for "is it 0", 1 + e for "is it in bucket e", 32 + e for the next bit below the highest."""
 
-PARAMETER_SETS = (32, 33, 34, 35, 36)
-"""Transform, step, offset and count of a tensor, and whole numbers."""
+PARAMETER_SETS = (32, 33, 34, 35, 36, 37, 38)
+"""Transform, step, offset and count of a tensor; whole numbers; axes of a tensor, and shifts along them."""
 
-SECOND_BITS = SET_SIZE * 37
+SECOND_BITS = SET_SIZE * 39
 """Return the first context of the second bit below the highest: 2 e + the bit above, for any context set."""
 
 NUM_CONTEXTS = SECOND_BITS + 40
@@ -181,6 +181,18 @@ def put_numbers(
         learn(abs(numbers[at]), places, num_axes, sums, counts, track)
         if is_whole:
             step_on(places, num_axes, first, last)
+
+
+def put_alike(coder: Array, buffer: Array, zeros: Array, seen: Array, level: int, numbers: Ints) -> None:
+    """Write numbers with one set of contexts; see `put_numbers`."""
+    for number in numbers:
+        put_number(coder, buffer, zeros, seen, level, number)
+
+
+def get_alike(coder: Array, payload: Ints, zeros: Array, seen: Array, level: int, numbers: Array) -> None:
+    """Read what `put_alike` wrote into `numbers`."""
+    for at in range(len(numbers)):
+        numbers[at] = get_number(coder, payload, zeros, seen, level)
 
 
 def learn_numbers(

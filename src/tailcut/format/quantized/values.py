@@ -1,13 +1,14 @@
 """Dequantisation: from the integers of a quantised tensor to its values and back, by steps and transforms."""
 
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tailcut.errors import ArgumentError
-from tailcut.format.quantized.coder import MAX_MAGNITUDE, MAX_STEP, Coded, Layout, corrupt
+from tailcut.format.quantized.coder import MAX_MAGNITUDE, MAX_STEP, SHIFT, Coded, Layout, corrupt
 from tailcut.transform import dct, idct
 
 NONE, LOG2, DCT, KERNEL_DCT = range(4)
@@ -42,6 +43,22 @@ def step_size(step: int) -> float:
     return math.ldexp(EIGHTHS[step % 8], step // 8)
 
 
+def step_sizes(step: int, shape: Sequence[int], shifts: Mapping[int, np.ndarray]) -> Tensor:
+    """Return the step at each number of a tensor, float64, flat; one number where they are all alike."""
+    if not shifts:
+        return torch.tensor(step_size(step), dtype=torch.float64)
+    eighths = np.full((1,) * len(shape), step)
+    for axis, shift in shifts.items():
+        eighths = eighths + SHIFT * shift.reshape(-1, *(1,) * (len(shape) - axis - 1))
+    sizes = np.ldexp(np.array(EIGHTHS)[eighths % 8], eighths // 8)
+    return torch.from_numpy(np.broadcast_to(sizes, tuple(shape)).reshape(-1).copy())
+
+
+def largest_step(tensor: Coded) -> float:
+    """Return the largest step of a tensor."""
+    return step_size(tensor.step + SHIFT * sum(int(shift.max()) for shift in tensor.shifts.values() if len(shift)))
+
+
 def nearest_step(size: float) -> int:
     """Return the step nearest to a size in octaves, within the range of a file."""
     return min(max(round(8 * math.log2(size)), -MAX_STEP), MAX_STEP) if size > 0 else -MAX_STEP
@@ -63,8 +80,17 @@ def quantize(values: Tensor, layout: Layout, transform: int, step: int) -> Coded
     return coded(transformed / step_size(step), transform, step, layout)
 
 
-def coded(multiples: Tensor, transform: int, step: int, layout: Layout) -> Coded:
+def coded(
+    multiples: Tensor, transform: int, step: int, layout: Layout, shifts: Mapping[int, np.ndarray] | None = None
+) -> Coded:
     """Return rounded multiples in the form that is coded: without their offset, if they have one, and trailing zeros.
+
+    Args:
+        multiples: of the step at each number, flat.
+        transform: see `quantize`.
+        step: likewise.
+        layout: of the tensor.
+        shifts: of the step along axes, see `Coded`.
 
     Raises:
         FineStepError: a number passes `MAX_MAGNITUDE`.
@@ -77,7 +103,7 @@ def coded(multiples: Tensor, transform: int, step: int, layout: Layout) -> Coded
         )
     numbers: np.ndarray = torch.round(multiples).to(torch.int64).numpy()
     offset = 0
-    if layout.order is None and transform in (NONE, LOG2) and len(numbers):
+    if layout.order is None and not shifts and transform in (NONE, LOG2) and len(numbers):
         middle = int(np.median(numbers))
         offset = middle if abs(middle) > 2 * int(np.abs(numbers - middle).mean()) else 0
     numbers = numbers - offset
@@ -85,7 +111,7 @@ def coded(multiples: Tensor, transform: int, step: int, layout: Layout) -> Coded
     num = int(used[-1]) + 1 if len(used) else 0
     if num < layout.size and num < MAX_MAGNITUDE:
         numbers = numbers[:num]
-    return Coded(numbers, transform, step, offset)
+    return Coded(numbers, transform, step, offset, shifts=shifts or {})
 
 
 def transform_of(values: Tensor, layout: Layout, transform: int) -> Tensor:
@@ -112,7 +138,7 @@ def dequantize(tensor: Coded, layout: Layout) -> Tensor:
         raise corrupt(f"a transform along the kernel of a tensor of {len(layout.shape)} axes")
     numbers = torch.zeros(layout.size, dtype=torch.float64)
     numbers[: len(tensor.numbers)] = torch.from_numpy(tensor.numbers).double()
-    values = numbers.add_(tensor.offset).mul_(step_size(tensor.step))
+    values = numbers.add_(tensor.offset).mul_(step_sizes(tensor.step, layout.shape, tensor.shifts))
     if tensor.transform == LOG2:
         values = torch.exp2(values)
     elif tensor.transform in (DCT, KERNEL_DCT) and layout.size:

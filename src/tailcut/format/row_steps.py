@@ -1,0 +1,161 @@
+"""Rounding of blocks of numbers with error feedback, and the steps that suit it, of tensors and along their axes."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tailcut.errors import ArgumentError
+from tailcut.format.quantized.coder import MAX_STEP, SHIFT
+from tailcut.format.quantized.values import nearest_step, step_sizes
+from tailcut.format.sensitivity import Block
+
+COLUMNS = 64
+"""So many columns are rounded before the errors reach those behind them, in one product."""
+
+SHIFT_BITS = 3.0
+"""About the bits of a shift in the file: an axis whose shifts save less has none."""
+
+MOST_SHIFT = 24
+"""The largest shift, six octaves: what has no curvature at all is not worth the coarsest step of a file."""
+
+
+@dataclass(frozen=True)
+class RowSteps:
+    """The steps of a weight whose rows are rounded with error feedback.
+
+    Attributes:
+        step: of the weight, in eighths of an octave.
+        shifts: axis -> shifts of the step along it, see `quantized.Coded`.
+    """
+
+    step: int
+    shifts: Mapping[int, np.ndarray] = field(default_factory=dict)
+
+    def sizes(self, shape: Sequence[int]) -> Tensor:
+        """Return the step at each number of the weight, float64, flat."""
+        return step_sizes(self.step, shape, self.shifts).expand(math.prod(shape))
+
+
+def row_steps(block: Block, shape: Sequence[int], size: float) -> RowSteps:
+    """Return the steps at which the errors of a weight do the harm that errors of one step would do without feedback.
+
+    What the error of a number costs when those behind it make it good is its conditional curvature, 1 / U_ii^2. With
+    steps in inverse proportion to its root all numbers would cost the same, which takes the fewest bits. It is
+    approached by a shift for each input channel and each place of the kernel.
+
+    Args:
+        block: of one weight.
+        shape: of the weight, its rows first.
+        size: the step without feedback.
+
+    Raises:
+        ArgumentError: the block was measured for other sizes.
+    """
+    size, shifts = fitted_size(block, shape, size)
+    reach = SHIFT * sum(int(np.abs(shift).max()) for shift in shifts.values())
+    step = min(max(nearest_step(size), reach - MAX_STEP), MAX_STEP - reach)
+    return RowSteps(step, shifts)
+
+
+def fitted_size(block: Block, shape: Sequence[int], size: float) -> tuple[float, dict[int, np.ndarray]]:
+    """Return the step of a weight, in any fraction of an octave, and its shifts; see `row_steps`."""
+    if math.prod(shape[1:]) != len(block.upper):
+        raise _other_size(block, math.prod(shape))
+    curvature = block.conditional.reshape(tuple(shape[1:]))
+    shifts = _shifts(curvature, shape[0])
+    sizes = RowSteps(0, shifts).sizes((1, *shape[1:])).reshape(curvature.shape)
+    return size / math.sqrt(float((curvature * sizes.square()).mean() / block.curvature.mean())), shifts
+
+
+def relative_costs(blocks: Sequence[Block], lengths: Mapping[str, int]) -> dict[str, float]:
+    """Return what an error costs with feedback over what it costs without, for each tensor of blocks of several.
+
+    The mean of their logarithms is 0: how much less all cost together is not known so well, since the matrix of many
+    numbers is measured by few gradients.
+
+    Args:
+        blocks: with one number for each of their tensors.
+        lengths: of these tensors, by name.
+
+    Raises:
+        ArgumentError: a block was measured for other sizes.
+    """
+    costs: dict[str, float] = {}
+    for block in blocks:
+        sizes = [lengths[name] for name in block.names]
+        if sum(sizes) != len(block.upper):
+            raise _other_size(block, sum(sizes))
+        parts = zip(block.names, block.conditional.split(sizes), block.curvature.split(sizes), strict=True)
+        costs |= {name: float(fed.mean() / alone.mean()) for name, fed, alone in parts if len(fed)}
+    total = sum(lengths[name] for name in costs)
+    middle = sum(lengths[name] * math.log(cost) for name, cost in costs.items()) / max(total, 1)
+    return {name: cost / math.exp(middle) for name, cost in costs.items()}
+
+
+def _shifts(curvature: Tensor, num_rows: int) -> dict[int, np.ndarray]:
+    """Return the shifts along the axes of a row, of those axes along which they save more bits than they take."""
+    quarters = -2 * curvature.log2()
+    quarters -= quarters.mean()
+    shifts: dict[int, np.ndarray] = {}
+    for axis in range(curvature.ndim):
+        rest = tuple(other for other in range(curvature.ndim) if other != axis)
+        along = (quarters.mean(rest) if rest else quarters).round().clamp(-MOST_SHIFT, MOST_SHIFT)
+        shaped = along.reshape(-1, *(1,) * (curvature.ndim - axis - 1))
+        saved = num_rows * curvature.numel() * (_waste(quarters) - _waste(quarters - shaped))
+        if saved > SHIFT_BITS * len(along):
+            shifts[axis + 1] = along.to(torch.int64).numpy()
+            quarters = quarters - shaped
+    return shifts
+
+
+def _waste(quarters: Tensor) -> float:
+    """Return the bits that each number takes too many where its step should be so many quarters of an octave larger."""
+    energies = torch.exp2(-quarters / 2)
+    return 0.5 * math.log2(float(energies.mean() / energies.log().mean().exp()))
+
+
+def rounded_with_feedback(block: Block, values: Mapping[str, Tensor], sizes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the numbers of a block as multiples of their steps, each after the errors of those before it.
+
+    Optimal Brain Quantization (Frantar and Alistarh, 2022) in a fixed order, as in GPTQ: the error of a number is made
+    good by those that follow, as far as their curvature says that they can.
+
+    Args:
+        block: its tensors must be among `values`, in these sizes.
+        values: name -> the numbers, flat, float64.
+        sizes: name -> the step of each number, flat, float64; the same in every row of a weight.
+
+    Returns:
+        name -> whole numbers, flat, float64.
+
+    Raises:
+        ArgumentError: the block was measured for other sizes.
+    """
+    lengths = [len(values[name]) for name in block.names]
+    if sum(lengths) % len(block.upper) or (len(lengths) > 1 and sum(lengths) > len(block.upper)):
+        raise _other_size(block, sum(lengths))
+    rest = torch.cat([values[name] for name in block.names]).reshape(-1, len(block.upper))
+    steps = torch.cat([sizes[name] for name in block.names])[: len(block.upper)]
+    upper = block.upper.double()
+    scaled = upper / upper.diagonal()[:, None]
+    result, errors = torch.empty_like(rest), torch.empty_like(rest)
+    for start in range(0, len(upper), COLUMNS):
+        stop = min(start + COLUMNS, len(upper))
+        for place in range(start, stop):
+            column = rest[:, place]
+            result[:, place] = torch.round(column / steps[place])
+            errors[:, place] = column - result[:, place] * steps[place]
+            rest[:, place + 1 : stop] -= errors[:, place, None] * scaled[place, place + 1 : stop]
+        rest[:, stop:] -= errors[:, start:stop] @ scaled[start:stop, stop:]
+    return dict(zip(block.names, result.reshape(-1).split(lengths), strict=True))
+
+
+def _other_size(block: Block, count: int) -> ArgumentError:
+    return ArgumentError(
+        f"the sensitivity was measured for {len(block.upper)} numbers of {block.names[0]} (and others), the "
+        f"network has {count}: measure it again"
+    )

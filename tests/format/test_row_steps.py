@@ -1,0 +1,115 @@
+"""Steps that differ along the axes of a weight's rows, against the theory of rates."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tailcut.errors import ArgumentError
+from tailcut.format.row_steps import MOST_SHIFT, RowSteps, relative_costs, rounded_with_feedback, row_steps
+from tailcut.format.sensitivity import Block, block_of
+
+
+def independent(curvature: Tensor) -> Block:
+    """The block of numbers whose errors do not make each other good."""
+    return block_of(("weight",), torch.diag(curvature.double().reshape(-1)))
+
+
+def separable() -> Tensor:
+    """Curvatures of 6 input channels and a kernel of 3 x 2 that are whole powers of a quarter of an octave's square."""
+    channels, rows, columns = torch.tensor([0, 3, -5, 8, -2, -4]), torch.tensor([2, 0, -2]), torch.tensor([1, -1])
+    quarters = channels[:, None, None] + rows[:, None] + columns
+    return torch.exp2(-quarters.double() / 2)
+
+
+def test_steps_are_in_inverse_proportion_to_the_root_of_the_curvature() -> None:
+    curvature = separable()
+    steps = row_steps(independent(curvature), (40, 6, 3, 2), 1.0)
+    assert {axis: shift.tolist() for axis, shift in steps.shifts.items()} == {
+        1: [0, 3, -5, 8, -2, -4],
+        2: [2, 0, -2],
+        3: [1, -1],
+    }
+    sizes = steps.sizes((40, 6, 3, 2)).reshape(40, 6, 3, 2)
+    costs = curvature * sizes.square()
+    # Each number costs what a step of 1 costs on average without shifts, to half an eighth of an octave.
+    torch.testing.assert_close(costs, costs[0, 0, 0, 0].expand_as(costs))
+    assert float(costs.mean()) == pytest.approx(float(curvature.mean()), rel=2 ** (1 / 8) - 1)
+
+
+def test_the_same_loss_takes_the_bits_that_theory_says_fewer() -> None:
+    """With equal costs it is the geometric mean of the curvatures that counts, not the arithmetic one."""
+    generator = torch.Generator().manual_seed(0)
+    curvature = separable().reshape(-1)
+    block, shape = independent(curvature), (500, 6, 3, 2)
+    values = torch.randn(500 * 36, generator=generator, dtype=torch.float64)
+    steps = row_steps(block, shape, 0.01 * float(curvature.mean()) ** -0.5)
+    sizes = {"even": torch.full_like(values, 0.01 * float(curvature.mean()) ** -0.5), "shifted": steps.sizes(shape)}
+    losses, bits = {}, {}
+    for name, size in sizes.items():
+        whole = rounded_with_feedback(block, {"weight": values}, {"weight": size})["weight"]
+        errors = (whole * size - values).reshape(-1, 36)
+        losses[name] = float((errors.square() * curvature).mean())
+        bits[name] = float(-(size.log2()).mean())  # those of fine steps, but for what all have
+    apart = 0.5 * math.log2(losses["shifted"] / losses["even"])
+    expected = 0.5 * math.log2(float(curvature.mean()) / float(curvature.log().mean().exp()))
+    assert bits["even"] - bits["shifted"] - apart == pytest.approx(expected, abs=0.02)
+
+
+def test_what_others_make_good_is_rounded_coarsely() -> None:
+    """Two inputs that are nearly one: the error of the first is made good by the second."""
+    curvature = torch.tensor([[1.0, 0.999, 0.0], [0.999, 1.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+    steps = row_steps(block_of(("weight",), curvature), (400, 3), 1.0)
+    first, second, third = steps.sizes((400, 3))[:3].log2().tolist()
+    assert first - second == pytest.approx(0.5 * -math.log2(1 - 0.999**2), abs=0.13)
+    assert second == third
+
+
+@pytest.mark.parametrize(
+    ("shape", "curvature"),
+    [
+        ((64, 8), torch.ones(8)),
+        ((64, 8), torch.exp2(torch.linspace(-0.1, 0.1, 8))),  # hardly any difference
+        ((1, 8), torch.exp2(torch.linspace(-1, 1, 8))),  # too few rows to pay for it
+        ((5, 1, 1), torch.ones(1)),
+    ],
+)
+def test_shifts_that_save_nothing_are_left_out(shape: tuple[int, ...], curvature: Tensor) -> None:
+    steps = row_steps(independent(curvature), shape, 0.5)
+    assert steps.shifts == {}
+    assert steps.sizes(shape).tolist() == [0.5] * math.prod(shape)
+
+
+def test_inputs_that_are_always_zero_keep_the_steps_within_those_of_a_file() -> None:
+    curvature = torch.tensor([1.0, 1.0, 1e-30, 4.0])
+    steps = row_steps(independent(curvature), (100, 4), 2.0**50)
+    assert int(np.abs(steps.shifts[1]).max()) == MOST_SHIFT
+    sizes = steps.sizes((100, 4))
+    assert 2.0**-50 <= float(sizes.min()) <= float(sizes.max()) <= 2.0**50
+
+
+def test_a_block_of_another_size() -> None:
+    with pytest.raises(ArgumentError, match="measured for 4 numbers of weight"):
+        row_steps(independent(torch.ones(4)), (3, 5), 1.0)
+
+
+def test_one_step_has_a_size_for_each_number() -> None:
+    assert RowSteps(-8).sizes((2, 3)).tolist() == [0.5] * 6
+
+
+def test_costs_of_tensors_with_feedback_by_hand() -> None:
+    """The last tensor has nobody who makes its errors good; the others are the square root of a thousandth apart."""
+    correlated = torch.tensor([[1.0, 0.9995], [0.9995, 1.0]], dtype=torch.float64)
+    block = block_of(("a", "b"), correlated)
+    costs = relative_costs([block], {"a": 1, "b": 1})
+    alone = 1 - 0.9995**2
+    assert costs["b"] / costs["a"] == pytest.approx(1 / alone, rel=1e-3)
+    assert costs["a"] * costs["b"] == pytest.approx(1.0)
+
+
+def test_costs_of_no_blocks_and_of_other_sizes() -> None:
+    assert relative_costs([], {"a": 3}) == {}
+    with pytest.raises(ArgumentError, match="measured for 4 numbers of weight"):
+        relative_costs([independent(torch.ones(4))], {"weight": 5})
