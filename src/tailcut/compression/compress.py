@@ -208,8 +208,7 @@ class _Work:
         if names:
             refit = Refit(self.model, names, lambda name, weight: rounding.values_of_rows(name, weight, step))
         moved = corrected(self.model, rounding.values(step), self.inputs, refit)
-        calibration = self.inputs if len(self.settings["levels"]) else None
-        content = self._pack(moved, step, self.sensitivity, calibration)
+        content = self._pack(moved, step, self.sensitivity)
         self._read_back(moved, content)
         return content, moved
 
@@ -269,9 +268,9 @@ class _Work:
                 coarse = middle
         return best
 
-    def _pack(
-        self, model: nn.Module, step: float, sensitivity: Sensitivity, calibration: Sequence[ModelInputs] | None = None
-    ) -> bytes:
+    def _pack(self, model: nn.Module, step: float, sensitivity: Sensitivity) -> bytes:
+        # A calibrated level has biases and statistics of its own, which count for the size.
+        calibration = self.inputs if len(self.settings["levels"]) else None
         return pack(
             model, dtype="quantized", step=step, sensitivity=sensitivity, calibration=calibration, **self.settings
         )[0]
