@@ -22,6 +22,7 @@ PARTS: tuple[Callable[[], Iterator[Named]], ...] = (
     invalid_numbers.range_payloads,
     invalid_numbers.odd_payloads,
     invalid_numbers.quantized,
+    invalid_numbers.along_axes,
     invalid_edits.regularize,
     invalid_edits.regularize_counts,
     invalid_edits.regularize_fits,

@@ -174,6 +174,7 @@ def streams() -> Iterator[Named]:
     yield "stream-other-type", "stream-types", replace(plain, streams=b"\x10")
     yield "stream-unknown-type", "stream-type-known", replace(plain, streams=b"\xa0")
     yield "codec-3", "codec-known", replace(plain, streams=b"\x03")
+    yield "codec-4", "codec-known", replace(plain, streams=b"\x04")
     yield "codec-15", "codec-known", replace(plain, streams=b"\x0f")
     yield "streams-cut", "cut-off", _header(replace(plain, streams=b"").header())
     yield "lengths-too-long", "cut-off", replace(kept, lengths=[100])

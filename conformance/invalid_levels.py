@@ -1,5 +1,6 @@
 """The invalid files with levels: each breaks one rule, of "Levels" in SPEC.md or another one in a further level."""
 
+import itertools
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -9,8 +10,9 @@ from conformance.networks import registered
 from conformance.reference.decoder import Kept, apply, digest_of, list_others
 from conformance.reference.items import Items
 from conformance.valid import CHAIN, LINEAR, own, regularize
+from conformance.valid_axes import shifts_below
 from conformance.valid_levels import infinite_below
-from conformance.writer import base_of, items, varint
+from conformance.writer import Shifts, base_of, items, shape, varint
 
 Named = tuple[str, str, bytes, str | None]
 ALL = regularize(LINEAR, 0, b"\1", 1.0)
@@ -83,7 +85,8 @@ def contents() -> Iterator[tuple[str, str, Levels]]:
     yield "codecs-cut", "cut-off", _with(plain, 0, Further(1, b"\0", []))
     yield "length-too-long", "cut-off", _with(plain, 0, replace(second, lengths=[100]))
     yield "length-largest", "cut-off", _with(plain, 0, replace(second, lengths=[2**63 - 1]))
-    yield "codec-4", "codec-known", _with(plain, 1, replace(third, codecs=b"\4"))
+    yield "codec-4", "quantized-codec", _with(plain, 1, replace(third, codecs=b"\4"))
+    yield "codec-5", "codec-known", _with(plain, 1, replace(third, codecs=b"\5"))
     yield "codec-of-others-15", "codec-known", _with(plain, 0, replace(second, codecs=b"\0\x0f"))
     yield "codec-3", "quantized-codec", _with(plain, 1, replace(third, codecs=b"\3"))
     yield "codec-0-of-quantized", "quantized-codec", _with(rounded, 1, replace(rounded.further[1], codecs=b"\0"))
@@ -92,7 +95,9 @@ def contents() -> Iterator[tuple[str, str, Levels]]:
     yield "raw-long", "payload-raw", _with(plain, 1, replace(third, payloads=[numbers + b"\0"]))
     others = replace(second, payloads=[second.payloads[0], second.payloads[1] + b"\0"])
     yield "raw-long-others", "payload-raw", _with(plain, 0, others)
-    yield "codec-4-above-raw-long", "codec-known", _with(_with(plain, 0, others), 1, replace(third, codecs=b"\4"))
+    above = _with(plain, 0, others)
+    yield "codec-4-above-raw-long", "quantized-codec", _with(above, 1, replace(third, codecs=b"\4"))
+    yield "codec-5-above-raw-long", "codec-known", _with(above, 1, replace(third, codecs=b"\5"))
     infinite = replace(third, payloads=[numbers[:-4] + b"\0\0\x80\x7f"])
     yield "infinite", "coefficients-finite", _with(plain, 1, infinite)
     ranged = in_levels("linear", [ALL], [100, 150], codecs=("range",))
@@ -147,6 +152,49 @@ def contents() -> Iterator[tuple[str, str, Levels]]:
     yield "quantized-claims", "quantized-claims", _with(wide, 0, short)
 
 
+def along_axes() -> Iterator[tuple[str, str, Levels]]:
+    """Codec 4, in one level and not in another; and what codec 4 asks of the levels."""
+    for codec in (3, 4):
+        every = _along_axes(10, codec)
+        second = every.further[0]
+        other = bytes([7 - codec])
+        yield f"axes-{codec}-below", "level-quantized-codec", _with(every, 0, replace(second, codecs=other))
+        plain = _along_axes(0, codec)
+        second = plain.further[0]
+        yield (
+            f"axes-{codec}-below-others",
+            "level-quantized-codec",
+            _with(plain, 0, replace(second, codecs=second.codecs[:1] + other)),
+        )
+    every = _along_axes(10, 4)
+    yield "axes-raw", "quantized-codec", _with(every, 0, replace(every.further[0], codecs=b"\0"))
+    (content,) = every.further[0].payloads
+    level = replace(every.further[0], payloads=[content + b"\0"])
+    yield "axes-followed", "payload-quantized-end", _with(every, 0, level)
+    yield "axes-above", "quantized-axes", _along_axes(10, 4, axes=4)
+    yield "axes-shifts", "quantized-shifts", _along_axes(10, 4, shifts={"weight": {1: [0, 0, 500]}})
+    for name, coefficients in (("", 10), ("-alone", 0)):
+        unsound = shifts_below(coefficients)
+        yield f"axes-shifts-below{name}", "quantized-shifts", replace(unsound, there=1)
+
+
+def _along_axes(coefficients: int, codec: int, shifts: Shifts | None = None, axes: int | None = None) -> Levels:
+    """Return a file of two levels whose second one has the quantised weight of a layer anew."""
+    bias = regularize(items(1, "bias", shape(2)), 0, b"\1", 1.0)
+    parameters = (0, -32, 0, 0) if axes is None else (0, -32, 0, 0, axes)
+    return in_levels(
+        "linear",
+        [bias],
+        [128],
+        coefficients=coefficients,
+        types={"weight": 10},
+        quantized_codec=codec,
+        anew={2: {}},
+        anew_parameters={2: {"weight": parameters}},
+        anew_shifts={2: shifts or {}},
+    )
+
+
 def too_much_work() -> Levels:
     """Return a file whose levels repeat more than is allowed; it is refused before its few numbers are looked at.
 
@@ -168,5 +216,5 @@ def cases() -> Iterator[Named]:
         yield f"levels-{name}", rule, content, "linear"
     nothing = joined([own("nothing").body()], [128])
     yield "levels-of-nothing", "level-coefficients", nothing, "nothing"
-    for name, rule, made in contents():
+    for name, rule, made in itertools.chain(contents(), along_axes()):
         yield f"levels-{name}", rule, made.file(), made.own

@@ -4,6 +4,8 @@ import struct
 from collections.abc import Iterator
 from dataclasses import replace
 
+from conformance.quantized_writer import Writer
+from conformance.reference.quantized import Tensor
 from conformance.valid import (
     CHAIN,
     LINEAR,
@@ -135,3 +137,64 @@ def quantized() -> Iterator[Named]:
     small = own("own", types={"kept.small": 11}, numbers={"kept.small": [-129, 0, 0]})
     yield "fit-whole-number", "tensor-range", small
     yield "fit-whole-of-float", "tensor-type", own("linear", types={"bias": 11}, numbers={"bias": [1, 2]})
+
+
+def along_axes() -> Iterator[Named]:
+    """Codec 4."""
+
+    def linear(shifts: dict[int, list[int]], step: int = -32, axes: int | None = None) -> Draft:
+        parameters = (0, step, 0, 0) if axes is None else (0, step, 0, 0, axes)
+        return own(
+            "linear",
+            types={"weight": 10, "bias": 10},
+            numbers={"weight": [1, -2, 3, 0, 0, 9], "bias": [4, 5]},
+            parameters={"weight": parameters},
+            quantized_codec=4,
+            shifts={"weight": shifts},
+        )
+
+    sound = linear({1: [0, 4, -7]})
+    (payload,) = sound.payloads
+    yield "axes-version-1", "type-known", replace(sound, version=1)
+    coefficients = own("linear", [(1, items(LINEAR, 0, b"\0", 3))], coefficients=10, quantized_codec=4)
+    yield "axes-coefficients-version-1", "stream-type-known", replace(coefficients, version=1)
+    bias = own("linear", types={"bias": 10, "weight": 0})
+    yield "axes-float", "quantized-codec", replace(bias, streams=bytes([bias.streams[0] | 4, bias.streams[1]]))
+    for name, content in {"cut": payload[:-1], "followed": payload + b"\0"}.items():
+        yield f"axes-{name}", "payload-quantized-end", replace(sound, payloads=[content])
+    for name, axes in {"negative": -1, "above": 4, "far-above": 1 << 16}.items():
+        yield f"axes-{name}", "quantized-axes", linear({}, axes=axes)
+    for name, wrong in {
+        "above": linear({0: [0, 200]}, 1),
+        "below": linear({1: [-200, 0, 0]}, -1),
+        "above-together": linear({0: [0, 120], 1: [0, 0, 97]}),
+        "below-together": linear({0: [-190, 120], 1: [5, 0, 5]}, -21),
+        "16-bits": linear({0: [1 << 16, 0]}),
+        "16-bits-below": linear({0: [0, 0], 1: [-(1 << 16), 1 << 16, 0]}),
+        "largest": linear({0: [(1 << 20) - 1] * 2, 1: [(1 << 20) - 1] * 3}),
+    }.items():
+        yield f"axes-shifts-{name}", "quantized-shifts", wrong
+    empty = own("empty", types={"weight": 10}, quantized_codec=4, shifts={"weight": {0: [0, 300, 0]}})
+    yield "axes-shifts-of-nothing", "quantized-shifts", empty
+    infinite = own("linear", types={"weight": 10}, parameters={"weight": (1, 80, 0, 0)}, quantized_codec=4)
+    yield "axes-infinite", "quantized-finite", infinite
+    coded = own("linear", types={"weight": 10}, parameters={"weight": (3, 0, 0, 0)}, quantized_codec=4)
+    yield "axes-kernel", "quantized-transform", coded
+    yield "axes-claims", "quantized-claims", _claims(1)
+
+
+def _claims(too_many: int) -> Draft:
+    """Return a file whose first tensor claims so many numbers and shifts more than its payload may hold."""
+    length, sizes = 24, (400, 512)
+    claimed = 6144 * length + 49_152 - sum(sizes) + too_many
+    tensor = Tensor("weight", sizes, [], parameters=[0, -32, 0, claimed + 1, 3])
+    payload = Writer(codec=4).payload([tensor])
+    assert len(payload) <= length
+    made = named(
+        CHAIN,
+        arguments=[(0, [512, 400, 2]), (1, False)],
+        types={"layer0.weight": 10, "layer1.weight": 10},
+        quantized_codec=4,
+        parameters=dict.fromkeys(("layer0.weight", "layer1.weight"), (0, -32, 0, 1)),
+    )
+    return replace(made, payloads=[payload.ljust(length, b"\0"), *made.payloads[1:]])

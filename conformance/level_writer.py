@@ -1,5 +1,6 @@
 """Writes files of version 3, level by level, so that each piece can be made wrong. From SPEC.md, "Levels"."""
 
+import math
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -13,23 +14,26 @@ from conformance.reference.codecs import QUANTIZED, TYPES
 from conformance.reference.decoder import Kept, Other, apply, order_of
 from conformance.reference.items import Items
 from conformance.reference.levels import Blocks
-from conformance.reference.quantized import Tensor, row_major
+from conformance.reference.quantized import Tensor
 from conformance.writer import (
     CODECS,
     MAGIC,
     PARAMETERS,
     Draft,
+    Parameters,
+    Shifts,
     base_of,
     draft,
+    fill_in,
     formula,
     number_bytes,
     range_payload,
+    rounded_tensors,
     values_of,
     varint,
 )
 
 Numbers = Mapping[str, Sequence[Any]]
-Parameters = Mapping[str, Sequence[int]]
 
 
 @dataclass
@@ -108,6 +112,7 @@ class _Made:
     below: bytes = b""
     writer: Writer | None = None
     tensors: list[Tensor] = field(default_factory=list)
+    codec: int = 3
 
 
 def in_levels(
@@ -124,6 +129,9 @@ def in_levels(
     types: dict[str, int] | None = None,
     numbers: Numbers | None = None,
     parameters: Parameters | None = None,
+    quantized_codec: int = 3,
+    shifts: Shifts | None = None,
+    anew_shifts: Mapping[int, Shifts] | None = None,
     arguments: Sequence[tuple[int, Any]] = (),
     metadata: bytes = b"",
 ) -> Levels:
@@ -143,10 +151,13 @@ def in_levels(
         types: the number type of other tensors by name, where it is not the network's own.
         numbers: of tensors by name, where they are not `formula`.
         parameters: of quantised tensors of the lowest level.
+        quantized_codec: of the stream of quantised tensors, 3 or 4.
+        shifts: as for `draft`, of the lowest level.
+        anew_shifts: by level, shifts of other quantised tensors where they are not those of the level below.
         arguments: of a registered network.
         metadata: JSON.
     """
-    types, numbers, parameters = types or {}, dict(numbers or {}), dict(parameters or {})
+    types, numbers, parameters, shifts = types or {}, dict(numbers or {}), dict(parameters or {}), dict(shifts or {})
     is_registered = name in registered()
     if is_registered:
         entry = registered()[name]
@@ -175,17 +186,19 @@ def in_levels(
         types=types,
         numbers={name: list(each) for name, each in {**numbers, **first}.items()},
         parameters=parameters,
+        quantized_codec=quantized_codec,
+        shifts=shifts,
     )
     lowest = replace(lowest, own=None if is_registered else name, version=3)
-    made = _Made(lowest, counts, given)
+    made = _Made(lowest, counts, given, codec=quantized_codec)
     kept, others = deepcopy(lowest.kept), deepcopy(lowest.tensors)
     if coefficients == QUANTIZED:
-        made.writer = Writer()
+        made.writer = Writer(codec=quantized_codec)
         made.tensors = [Tensor("", entry.shape, order_of(entry), is_coefficients=True) for entry in kept]
         for tensor, each in zip(made.tensors, first.values(), strict=True):
             tensor.numbers = list(each)
         _cut(made.tensors, [parameters.get(entry.name, PARAMETERS) for entry in kept])
-        extra = _others(others, {**numbers}, parameters)
+        extra = _others(others, numbers, parameters, shifts)
         lowest.payloads[0] = made.writer.payload([*made.tensors, *extra])
     else:
         made.below = b"".join(entry.raw for entry in kept)
@@ -196,7 +209,8 @@ def in_levels(
         new = (anew or {}).get(level)
         numbers = {**numbers, **(new or {})}
         parameters = {**parameters, **(anew_parameters or {}).get(level, {})}
-        settings = (numbers if new is not None else None), parameters, (cuts or {}).get(level, {})
+        shifts = {**shifts, **(anew_shifts or {}).get(level, {})}
+        settings = (numbers if new is not None else None), parameters, (cuts or {}).get(level, {}), shifts
         further.append(_further(made, level, kept, others, coefficients, codec, other_codecs, settings))
         found.append((kept, others))
     return Levels(lowest, list(parts), further, found, len(found))
@@ -210,21 +224,15 @@ def _cut(tensors: Sequence[Tensor], parameters: Sequence[Sequence[int]]) -> None
             tensor.numbers = tensor.numbers[: max(0, tensor.known + each[3] - 1)]
 
 
-def _others(others: Sequence[Other], numbers: Numbers, parameters: Parameters) -> list[Tensor]:
+def _others(others: Sequence[Other], numbers: Numbers, parameters: Parameters, shifts: Shifts) -> list[Tensor]:
     """Return the other tensors of the quantised stream; `others` get the values that a reader finds."""
-    tensors = []
     for place, other in enumerate(others):
-        if other.type not in ("quantized", "integers"):
-            continue
-        indices = row_major(other.shape)
-        tensor = Tensor(other.name.rpartition(".")[2], other.shape, indices, is_whole=other.type == "integers")
-        type_ = QUANTIZED + tensor.is_whole
-        tensor.numbers = [int(n) for n in numbers.get(other.name, formula(len(indices), type_, 11 * place))]
-        _cut([tensor], [parameters.get(other.name, PARAMETERS)])
-        found: list[Any] = list(tensor.numbers) if tensor.is_whole else values_of(tensor)
-        other.numbers, other.raw = found, struct.pack(f"<{len(found)}{'q' if tensor.is_whole else 'f'}", *found)
-        tensors.append(tensor)
-    return tensors
+        if other.type in ("quantized", "integers"):
+            type_ = QUANTIZED + (other.type == "integers")
+            other.numbers = list(numbers.get(other.name, formula(math.prod(other.shape), type_, 11 * place)))
+    tensors = rounded_tensors([], others, parameters, shifts)
+    fill_in(tensors)
+    return [tensor for _, tensor in tensors]
 
 
 def _further(
@@ -235,11 +243,11 @@ def _further(
     coefficients: int,
     codec: str,
     other_codecs: Sequence[str],
-    settings: tuple[Numbers | None, Parameters, Mapping[str, int]],
+    settings: tuple[Numbers | None, Parameters, Mapping[str, int], Shifts],
 ) -> Further:
     """Return a level; `kept` and `others` become what a reader of it finds."""
-    numbers, parameters, cuts = settings
-    extra = [] if numbers is None else _others(others, numbers, parameters)
+    numbers, parameters, cuts, shifts = settings
+    extra = [] if numbers is None else _others(others, numbers, parameters, shifts)
     if made.writer is not None:
         for tensor, entry, each, counts in zip(made.tensors, kept, made.numbers, made.counts, strict=True):
             entry.count = counts[level - 1]
@@ -247,7 +255,7 @@ def _further(
             tensor.numbers = [*tensor.numbers, *each[tensor.known : entry.count]]
             _cut([tensor], [[*tensor.parameters[:3], cuts.get(entry.name, 0)]])
         made.writer = Writer(made.writer)
-        codecs, payloads = b"\3", [made.writer.payload([*made.tensors, *extra])]
+        codecs, payloads = bytes([made.codec]), [made.writer.payload([*made.tensors, *extra])]
         for tensor, entry in zip(made.tensors, kept, strict=True):
             entry.numbers = values_of(tensor)
             entry.raw = struct.pack(f"<{len(entry.numbers)}f", *entry.numbers)
@@ -266,7 +274,7 @@ def _further(
         return Further(0, codecs, payloads)
     for place, kind in enumerate(made.draft.streams[1:]):
         if kind // 16 == QUANTIZED:
-            codecs, payloads = codecs + b"\3", [*payloads, Writer().payload(extra)]
+            codecs, payloads = codecs + bytes([made.codec]), [*payloads, Writer(codec=made.codec).payload(extra)]
             continue
         members = [other for other in others if other.type == TYPES[kind // 16][0]]
         for other in members:

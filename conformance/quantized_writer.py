@@ -1,4 +1,4 @@
-"""Writes payloads of codec 3, from SPEC.md, with whatever parameters they are given."""
+"""Writes payloads of codecs 3 and 4, from SPEC.md, with whatever parameters they are given."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,10 @@ from conformance.reference.quantized import WHOLE, Coder, Tensor
 
 
 class Writer(Coder):
-    """The encoder of codec 2 with the contexts of codec 3."""
+    """The encoder of codec 2 with the contexts of codec 3 or 4."""
 
-    def __init__(self, below: Coder | None = None) -> None:
-        super().__init__(below)
+    def __init__(self, below: Coder | None = None, codec: int = 3) -> None:
+        super().__init__(below, codec)
         self.low, self.written, self.length = 0, 0, 0
 
     def decide(self, bound: int, bit: int) -> int:
@@ -36,7 +36,8 @@ class Writer(Coder):
                 if tensor.known:
                     self.count(tensor, tensor.parameters[3])
                 else:
-                    self.parameters(tensor.key, tensor.parameters)
+                    self.parameters(tensor)
+                    self.run_shifts(tensor)
                 numbers = list(tensor.numbers)
                 self.run(tensor)
                 tensor.numbers = numbers

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from conformance import valid_axes
 from conformance.level_writer import Levels, in_levels
 from conformance.networks import own_class
 from conformance.reference.decoder import apply
@@ -136,7 +137,7 @@ def _stem() -> list[Edit]:
 def cases() -> dict[str, Callable[[], Levels]]:
     """Name -> what makes the file, cut ones before what they were cut from."""
     made: dict[str, Callable[[], Levels]] = {}
-    for name, case in whole().items():
+    for name, case in {**whole(), **valid_axes.levels()}.items():
         for there in beginnings(name, len(case().parts)):
             made[beginning(name, there)] = partial(_cut, case, there)
         made[name] = case
@@ -149,7 +150,8 @@ def _cut(case: Callable[[], Levels], there: int) -> Levels:
 
 def beginnings(name: str, num_parts: int) -> range:
     """Return the levels at which the file can be cut: all but those whose network is refused."""
-    return range(1, 1 if "infinite-below" in name else num_parts + 1)
+    is_refused = "infinite-below" in name or "shifts-below" in name
+    return range(1, 1 if is_refused else num_parts + 1)
 
 
 def beginning(name: str, there: int) -> str:

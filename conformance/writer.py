@@ -2,7 +2,7 @@
 
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,9 @@ from conformance.reference.refusal import RefusedError
 
 MAGIC = b"\x89TCT"
 PARAMETERS = (0, -32, 0, 0)
+
+Parameters = Mapping[str, Sequence[int]]
+Shifts = Mapping[str, Mapping[int, Sequence[int]]]
 
 
 def varint(number: int) -> bytes:
@@ -60,7 +63,7 @@ def number_bytes(numbers: Sequence[Any], type_: int) -> bytes:
     """Little-endian numbers of a type; bfloat16 is the upper half of a float32 (which must hold it)."""
     if type_ == 2:
         return b"".join(struct.pack("<f", number)[2:] for number in numbers)
-    if type_ == QUANTIZED:  # its bytes follow from its parameters, see `quantized_payload`
+    if type_ == QUANTIZED:  # its bytes follow from its parameters, see `fill_in`
         return b""
     return struct.pack(f"<{len(numbers)}{TYPES[type_][2]}", *numbers)
 
@@ -264,7 +267,9 @@ def draft(
     types: dict[str, int] | None = None,
     numbers: dict[str, list[Any]] | None = None,
     packing: Callable[[bytes], bytes] | None = None,
-    parameters: dict[str, Sequence[int]] | None = None,
+    parameters: Parameters | None = None,
+    quantized_codec: int = 3,
+    shifts: Shifts | None = None,
 ) -> Draft:
     """Return a sound file.
 
@@ -281,6 +286,9 @@ def draft(
         packing: of the header.
         parameters: transform, step, offset and count of quantised tensors by name, where they are not `PARAMETERS`.
             Their `numbers` are those that are coded.
+        quantized_codec: 3 or 4.
+        shifts: with codec 4, of quantised tensors by name: axis -> the shifts along it. A fifth parameter says which
+            axes these are; where it is given in `parameters`, it is written as it is.
     """
     types, numbers = types or {}, numbers or {}
     by_name = {name: number for number, (name, _, _) in TYPES.items()}
@@ -294,13 +302,15 @@ def draft(
         other.numbers = numbers.get(other.name, formula(_size(other.shape), number, 11 * place))
         other.raw, other.type = number_bytes(other.numbers, number), TYPES[number][0]
     streams = [(coefficients, b"".join(entry.raw for entry in kept))] if kept else []
-    for number in stream_types(own, [0xA3] if kept and coefficients == QUANTIZED else []):
+    for number in stream_types(own, [16 * QUANTIZED] if kept and coefficients == QUANTIZED else []):
         streams.append((number, b"".join(o.raw for o, t in zip(others, own, strict=True) if t == number)))
     kinds, payloads = b"", []
     for place, (number, content) in enumerate(streams):
         if number == QUANTIZED:
-            kinds += b"\xa3"
-            payloads.append(quantized_payload(kept if kept and place == 0 else [], others, parameters or {}))
+            kinds += bytes([16 * QUANTIZED + quantized_codec])
+            tensors = rounded_tensors(kept if kept and place == 0 else [], others, parameters or {}, shifts or {})
+            payloads.append(Writer(codec=quantized_codec).payload([tensor for _, tensor in tensors]))
+            fill_in(tensors)
             continue
         codec, encode = CODECS[codecs[min(place, len(codecs) - 1)]]
         kinds += bytes([16 * number + codec])
@@ -317,12 +327,14 @@ def draft(
         kept,
         others,
         packing=packing,
-        version=2 if 0xA3 in kinds else 1,
+        version=2 if QUANTIZED in (kind // 16 for kind in kinds) else 1,
     )
 
 
-def quantized_payload(kept: Sequence[Kept], others: Sequence[Other], parameters: dict[str, Sequence[int]]) -> bytes:
-    """Codec 3 of the numbers of tensors; writes on each the values that a reader finds, where there are such."""
+def rounded_tensors(
+    kept: Sequence[Kept], others: Sequence[Other], parameters: Parameters, shifts: Shifts
+) -> list[tuple[Kept | Other, Tensor]]:
+    """Return the tensors of the quantised stream, with what is coded of each."""
     tensors: list[tuple[Kept | Other, Tensor]] = []
     for entry in kept:
         tensors.append((entry, Tensor("", entry.shape, order_of(entry), is_coefficients=True)))
@@ -332,15 +344,20 @@ def quantized_payload(kept: Sequence[Kept], others: Sequence[Other], parameters:
             tensors.append((other, Tensor(key, other.shape, row_major(other.shape), is_whole=whole)))
     for told, tensor in tensors:
         tensor.numbers = [int(number) for number in told.numbers]
-        tensor.parameters = list(parameters.get(told.name, PARAMETERS))
+        tensor.shifts = {axis: list(along) for axis, along in shifts.get(told.name, {}).items()}
+        axes = sum(1 << axis for axis in tensor.shifts)
+        tensor.parameters = [*parameters.get(told.name, PARAMETERS), axes][:5]
         if tensor.parameters[3]:
             tensor.numbers = tensor.numbers[: max(0, tensor.parameters[3] - 1)]
-    payload = Writer().payload([tensor for _, tensor in tensors])
+    return tensors
+
+
+def fill_in(tensors: Sequence[tuple[Kept | Other, Tensor]]) -> None:
+    """Write on each tensor the values that a reader finds, where there are such."""
     for told, tensor in tensors:
         found: list[Any] = list(tensor.numbers) if tensor.is_whole else values_of(tensor)
         told.numbers = found
         told.raw = struct.pack(f"<{len(found)}{'q' if tensor.is_whole else 'f'}", *found)
-    return payload
 
 
 def values_of(tensor: Tensor) -> list[float]:

@@ -177,15 +177,17 @@ def read_header(header: Items, version: int) -> _Header:
 def read_stream(header: Items, version: int) -> int:
     kind = header.byte()
     require(kind // 16 in TYPES and (version > 1 or kind // 16 < QUANTIZED), "stream-type-known")
-    require(version == 1 or (kind // 16 == QUANTIZED) == (kind % 16 == 3), "quantized-codec")
-    require(version < 3 or kind % 16 <= 3, "codec-known")
+    require(version == 1 or (kind // 16 == QUANTIZED) == (kind % 16 in (3, 4)), "quantized-codec")
+    require(version < 3 or kind % 16 <= 4, "codec-known")
     return kind
 
 
 def stream_types(types: list[int], coefficients: list[int]) -> list[int]:
     """Of the streams of other tensors: 10 stands for 11 too, and is not there if the coefficients' stream is."""
     found = dict.fromkeys(min(number, QUANTIZED) for number in types)
-    return [number for number in found if not (number == QUANTIZED and coefficients and coefficients[0] == 0xA3)]
+    return [
+        number for number in found if not (number == QUANTIZED and coefficients and coefficients[0] // 16 == number)
+    ]
 
 
 def read_base(header: Items) -> tuple[str, dict[int, Any]]:
@@ -396,7 +398,7 @@ class _Reader:
             is_coefficients = header.has_coefficients and place == 0
             require(not is_coefficients or number in (0, 1, 2, 3, 10), "coefficients-type")
             if number == QUANTIZED:
-                self.read_quantized(payload, is_coefficients, has_others)
+                self.read_quantized(payload, codec, is_coefficients, has_others)
                 continue
             require(codec <= 2, "codec-known")
             if is_coefficients:
@@ -422,7 +424,7 @@ class _Reader:
             entry.numbers, numbers = entry.numbers + numbers[:count], numbers[count:]
             entry.raw, raw = entry.raw + raw[: count * size], raw[count * size :]
 
-    def read_quantized(self, payload: bytes, is_coefficients: bool, has_others: bool) -> None:
+    def read_quantized(self, payload: bytes, codec: int, is_coefficients: bool, has_others: bool) -> None:
         """The stream of quantised and whole numbers."""
         tensors: list[quantized.Tensor] = []
         every: list[Kept | Other] = []
@@ -437,7 +439,7 @@ class _Reader:
                 key = other.name.rpartition(".")[2]
                 tensors.append(quantized.Tensor(key, other.shape, quantized.row_major(other.shape), is_whole=whole))
                 every.append(other)
-        reader = quantized.Reader(payload, self.coder if is_coefficients else None)
+        reader = quantized.Reader(payload, self.coder if is_coefficients else None, codec)
         reader.tensors(tensors)
         self.coder = reader
         self.rounded |= {entry.name: (entry, tensor) for entry, tensor in zip(every, tensors, strict=True)}

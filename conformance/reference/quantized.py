@@ -1,4 +1,4 @@
-"""SPEC.md, "Codec 3": numbers rounded to steps, from the payload to float32."""
+"""SPEC.md, "Codec 3" and "Codec 4": numbers rounded to steps, from the payload to float32."""
 
 import itertools
 import math
@@ -16,7 +16,8 @@ STOP = [
     *(63490, 62645, 61456, 59788, 57468, 54292, 50065, 44706, 38390, 31612, 25033, 19195, 14367, 10569, 7682, 5537),
     *(3968, 2832, 2016, 1432, 1016, 720, 510, 361, 256, 181, 128, 90, 64, 64, 64, 64),
 ]
-TRANSFORM, STEP, OFFSET, COUNT, WHOLE = range(32, 37)
+TRANSFORM, STEP, OFFSET, COUNT, WHOLE, AXES, SHIFT = range(32, 39)
+ALONG_AXES = 4
 MAX_WHOLE = 65_536
 
 Index = tuple[int, ...]
@@ -34,6 +35,8 @@ class Tensor:
         is_whole: of type 11.
         is_coefficients: kept as coefficients.
         known: how many of the first numbers the levels below have; they have transform, step and offset too.
+        parameters: transform, step, offset and count; with codec 4 axes, where the tensor has such.
+        shifts: of each axis that the step differs along.
     """
 
     key: str
@@ -44,6 +47,13 @@ class Tensor:
     known: int = 0
     parameters: list[int] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
+    shifts: dict[int, list[int]] = field(default_factory=dict)
+
+    @property
+    def shifted(self) -> list[int]:
+        """The axes that the step differs along."""
+        axes = sum(self.parameters[4:])
+        return [axis for axis in range(len(self.shape)) if axes >> axis & 1]
 
     def go_on(self, indices: list[Index]) -> None:
         """Take in the next level: these are the indices of all its numbers."""
@@ -58,8 +68,9 @@ def row_major(shape: Index) -> list[Index]:
 class Coder:
     """What reading and writing share: contexts, sets, tensors. `decide` reads a bit, or writes the one given."""
 
-    def __init__(self, below: "Coder | None" = None) -> None:
-        """Begin anew, or with what the stream of the level below has learnt."""
+    def __init__(self, below: "Coder | None" = None, codec: int = 3) -> None:
+        """Begin anew, or with what the stream of the level below has learnt, and in its codec."""
+        self.codec: int = below.codec if below else codec
         self.contexts: dict[Context, list[int]] = below.contexts if below else {}
         self.range = 2**32
         self.last: dict[str, list[int]] = below.last if below else {}
@@ -74,7 +85,7 @@ class Coder:
 
     def bit(self, context: Context, bit: int) -> int:
         kind, number, e = context
-        level = number if number < 32 else (6, 13, 6, 6, 6)[number - 32]
+        level = number if number < 32 else (6, 13, 6, 6, 6, 6, 10)[number - 32]
         start = {"Z": ZERO[level], "B": STOP[max(level - 2 * e, 0)]} if kind in "ZB" else {}
         state = self.contexts.setdefault(context, [start.get(kind, 32768), 8])
         zero, seen = state
@@ -146,19 +157,27 @@ class Coder:
         last[3] += self.number(COUNT, given - last[3])
         return [*tensor.parameters[:3], last[3]]
 
-    def parameters(self, key: str, given: Sequence[int] = (0, 0, 0, 0)) -> list[int]:
-        last = self.last.get(key, [0, 0, 0, 0])
-        sets = (TRANSFORM, STEP, OFFSET, COUNT)
-        found = [old + self.number(s, new - old) for s, old, new in zip(sets, last, given, strict=True)]
-        self.last[key] = list(found)
-        return found
+    def parameters(self, tensor: Tensor) -> list[int]:
+        """Read those of a tensor, or write those that it has."""
+        last = self.last.setdefault(tensor.key, [0] * 5)
+        has_axes = self.codec == ALONG_AXES and not tensor.is_coefficients and len(tensor.shape) >= 2
+        sets = (TRANSFORM, STEP, OFFSET, COUNT, AXES) if has_axes else (TRANSFORM, STEP, OFFSET, COUNT)
+        given = [*tensor.parameters, *[0] * len(sets)]
+        for place, number_set in enumerate(sets):
+            last[place] += self.number(number_set, given[place] - last[place])
+        return last[: len(sets)]
+
+    def run_shifts(self, tensor: Tensor) -> None:
+        """The shifts along the axes that the parameters name: read them, or write those that the tensor has."""
+        given = {axis: tensor.shifts.get(axis, [0] * tensor.shape[axis]) for axis in tensor.shifted}
+        tensor.shifts = {axis: [self.number(SHIFT, shift) for shift in shifts] for axis, shifts in given.items()}
 
 
 class Reader(Coder):
     """Reads a payload."""
 
-    def __init__(self, payload: bytes, below: Coder | None = None) -> None:
-        super().__init__(below)
+    def __init__(self, payload: bytes, below: Coder | None = None, codec: int = 3) -> None:
+        super().__init__(below, codec)
         self.payload, self.read, self.offset = payload, 0, 0
         for _ in range(4):
             self.offset = self.offset * 256 + self.next_byte()
@@ -186,12 +205,13 @@ class Reader(Coder):
         most = 6144 * len(self.payload) + 49_152
         for tensor in tensors:
             if not tensor.is_whole:
-                tensor.parameters = self.count(tensor) if tensor.known else self.parameters(tensor.key)
-                t, s, _, c = tensor.parameters
+                tensor.parameters = self.count(tensor) if tensor.known else self.parameters(tensor)
+                t, s, _, c, *axes = tensor.parameters
                 require(0 <= t <= 3 and -400 <= s <= 400, "quantized-parameters", str(tensor.parameters))
                 rule = "level-count" if tensor.known else "quantized-parameters"
                 require(0 <= c <= len(tensor.indices) - tensor.known, rule, f"count {c}")
-                most -= self.claimed(tensor)
+                require(all(0 <= a < 2 ** len(tensor.shape) for a in axes), "quantized-axes", str(axes))
+                most -= self.claimed(tensor) + sum(tensor.shape[axis] for axis in tensor.shifted)
             else:
                 most -= len(tensor.indices)
             require(most >= 0, "quantized-claims")
@@ -200,6 +220,7 @@ class Reader(Coder):
                     self.whole += self.number(WHOLE)
                     tensor.numbers.append(self.whole)
             else:
+                self.run_shifts(tensor)
                 self.run(tensor)
         require(self.read == len(self.payload) + 3 and self.offset < 2**24, "payload-quantized-end")
 
@@ -211,11 +232,17 @@ def logarithm(y: int) -> int:
 
 def values(tensor: Tensor) -> list[float]:
     """Return the numbers of a tensor of type 10, as float32."""
-    t, s, o, _ = tensor.parameters
+    t, s, o = tensor.parameters[:3]
     require(not (tensor.is_coefficients and t), "quantized-transform")
     require(t != 3 or len(tensor.shape) >= 3, "quantized-transform")
+    for extreme in (min, max):
+        furthest = s + 2 * sum(extreme(shifts, default=0) for shifts in tensor.shifts.values())
+        require(-400 <= furthest <= 400, "quantized-shifts", str(furthest))
     numbers = tensor.numbers + [0] * (len(tensor.indices) - len(tensor.numbers))
-    found = [(number + o) * 2.0 ** (s / 8) for number in numbers]
+    found = []
+    for number, index in zip(numbers, tensor.indices, strict=True):
+        shift = sum(shifts[index[axis]] for axis, shifts in tensor.shifts.items())
+        found.append((number + o) * 2.0 ** ((s + 2 * shift) / 8))
     if t == 1:
         found = [2.0**y if y < 1024 else math.inf for y in found]
     elif t > 1:
