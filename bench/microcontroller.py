@@ -33,9 +33,9 @@ STRICT = ("-std=gnu99", "-Wall", "-Wextra", "-Werror", "-ffunction-sections", "-
 # Loops of startup.c are the library's functions themselves.
 LINK = ("-nostdlib", "-ffreestanding", "-fno-tree-loop-distribute-patterns", "-Wl,--gc-sections", "-lgcc")
 # Parts of the reader that firmware for one registered network does not need, and those that some files need: the
-# number of their codec.
+# numbers of their codecs.
 ALWAYS_LEFT_OUT = ("OWN_CLASSES", "METADATA")
-CODEC_PARTS = {"DEFLATE": 1, "RANGE": 2, "QUANTIZED": 3}
+CODEC_PARTS = {"DEFLATE": {1}, "RANGE": {2}, "QUANTIZED": {3, 4}, "ALONG_AXES": {4}}
 # The emulated timer counts at 25 MHz, one instruction takes a nanosecond.
 INSTRUCTIONS_PER_TICK = 40
 NETWORKS: tuple[tuple[str, tuple[int, int] | None], ...] = (
@@ -192,8 +192,8 @@ def unneeded_parts(path: str | Path) -> tuple[str, ...]:
     ]
     used = {stream.codec_number for stream in streams}
     if contents.parts or content[HEAD_BYTES + len(contents.digest)] & 1:
-        used.add(CODEC_PARTS["DEFLATE"])  # a packed header
-    codecs = tuple(part for part, codec in CODEC_PARTS.items() if codec not in used)
+        used |= CODEC_PARTS["DEFLATE"]  # a packed header
+    codecs = tuple(part for part, numbers in CODEC_PARTS.items() if not numbers & used)
     return (*ALWAYS_LEFT_OUT, *codecs, *(() if contents.parts else ("LEVELS",)))
 
 

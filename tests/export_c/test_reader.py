@@ -18,12 +18,22 @@ import torch
 from conformance.networks import FOLDER
 from conformance.torch_networks import Chain, Image, build
 from tests.export_c.compiling import C_FOLDER, SANITIZED, compile_c
-from tests.export_c.oracle import Numbers, damage, is_described, metadata_of, read_alone, read_into, refusal
+from tests.export_c.oracle import (
+    Numbers,
+    damage,
+    is_described,
+    metadata_of,
+    read_alone,
+    read_into,
+    refusal,
+    with_checksum,
+)
 from tests.export_c.reader import Answer, ReadTensor, Request, read_all
 from tests.format.networks import OwnNet, registered
 from torch import nn
 
 import tailcut
+from conformance import reference
 from tailcut.export_c import describe, reader_sources
 from tailcut.format.container.contents import Contents, Stream, decode, encode
 from tailcut.structure import Writer
@@ -33,6 +43,7 @@ from tailcut.weights import truncated_tensors
 VALID: dict[str, Any] = json.loads((FOLDER / "valid.json").read_text(encoding="utf-8"))
 INVALID: dict[str, Any] = json.loads((FOLDER / "invalid.json").read_text(encoding="utf-8"))
 IN_LEVELS = {name: entry for name, entry in VALID.items() if "levels" in entry}
+ALONG_AXES = {name: entry for name, entry in VALID.items() if name.removeprefix("levels-").startswith("axes")}
 GOLDEN = sorted((Path(__file__).parents[1] / "format" / "golden").rglob("*.tailcut"))
 ZOO = sorted((Path(tailcut.__file__).parent / "format" / "zoo").glob("*.tailcut"))
 OWN_CLASSES: dict[str, Callable[[], nn.Module]] = {
@@ -187,8 +198,61 @@ def test_golden_and_zoo_files(program: Path, path: Path) -> None:
     assert (first.error, second.error) == ("", "arena too small")
 
 
+def test_steps_along_axes(program: Path) -> None:
+    """Codec 4: the numbers that the corpus tells, of the whole files and of each of their levels."""
+    wanted = [
+        (Request(content_of(name), arena=WIDE, level=level), VALID[found])
+        for name, entry in ALONG_AXES.items()
+        if not entry["base"]
+        for level, found in enumerate([name, *entry.get("below", ())])
+    ]
+    assert len(wanted) > 40
+    for (request, entry), answer in zip(wanted, read_all(program, [request for request, _ in wanted]), strict=True):
+        assert answer.error == "", request.content.hex()
+        for told, tensor in zip([*entry["coefficients"], *entry["tensors"]], answer.kept + answer.others, strict=True):
+            numbers = torch.frombuffer(bytearray.fromhex(told["numbers"] or "00" * 8), dtype=tensor.type)
+            assert (tensor.name, [*tensor.shape]) == (told["name"], told["shape"])
+            _check_same(tensor, numbers if told["numbers"] else numbers[:0], told["name"])
+
+
+def test_damaged_files_with_steps_along_axes(program: Path) -> None:
+    """The verdict of the reference reader, and its numbers."""
+    draw = random.Random(41)
+    names = [name for name, entry in ALONG_AXES.items() if not entry["base"]]
+    contents = [_damaged_payload(content_of(draw.choice(names)), draw) for _ in range(1_000)]
+    taken = 0
+    answers = read_all(program, [Request(content, arena=1 << 18) for content in contents])
+    for content, answer in zip(contents, answers, strict=True):
+        try:
+            found = reference.read(content)
+        except reference.RefusedError:
+            assert answer.error not in ("", "arena too small"), content.hex()
+            continue
+        assert answer.error == "", content.hex()
+        every: list[reference.Kept | reference.Other] = [*found.kept, *found.others]
+        for told, tensor in zip(every, answer.kept + answer.others, strict=True):
+            numbers = torch.tensor(told.numbers, dtype=torch.float64).float()
+            torch.testing.assert_close(tensor.values, numbers, rtol=1e-6, atol=1e-30, equal_nan=True)
+        taken += 1
+    assert 50 < taken < 900
+
+
+def _damaged_payload(content: bytes, draw: random.Random) -> bytes:
+    """The file with bits of its end flipped, where the payloads are, and with the checksums that it then has."""
+    made = bytearray(content)
+    for _ in range(draw.choice((1, 1, 2, 8))):
+        made[draw.randrange(max(13, len(made) - draw.choice((8, 40, 400))), len(made))] ^= 1 << draw.randrange(8)
+    return with_checksum(bytes(made))
+
+
 def test_every_smaller_arena_is_reported(program: Path) -> None:
-    for name in ("quantized-coefficients", "packed-fixed", "levels-quantized-many", "levels-half-mixed"):
+    for name in (
+        "quantized-coefficients",
+        "packed-fixed",
+        "levels-quantized-many",
+        "levels-half-mixed",
+        "axes-columns",
+    ):
         content = content_of(name)
         (whole,) = read_all(program, [Request(content, arena=WIDE)])
         requests = [Request(content, arena=size) for size in range(0, whole.peak + 64, 8)]
@@ -276,7 +340,7 @@ def test_the_fuzz_entry_point(tmp_path: Path) -> None:
 
 
 def test_what_is_left_out_is_refused_by_its_name(tmp_path: Path) -> None:
-    parts = ("OWN_CLASSES", "DEFLATE", "RANGE", "QUANTIZED", "METADATA", "LEVELS")
+    parts = ("OWN_CLASSES", "DEFLATE", "RANGE", "QUANTIZED", "ALONG_AXES", "METADATA", "LEVELS")
     options = ["-DREAD_LEVELS=0", *(f"-DTAILCUT_READ_{part}=0" for part in parts)]
     sources = [*reader_sources(), C_FOLDER / "reader_batch.c"]
     small = compile_c(tmp_path / "small", sources, "-Os", *options)
@@ -302,13 +366,21 @@ def test_what_is_left_out_is_refused_by_its_name(tmp_path: Path) -> None:
     assert answer.error == "UnsupportedVersionError"
 
 
-def test_a_reader_without_levels_reads_all_else(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "refused"),
+    [
+        (["-DREAD_LEVELS=0", "-DTAILCUT_READ_LEVELS=0"], IN_LEVELS),
+        (["-DTAILCUT_READ_ALONG_AXES=0"], ALONG_AXES),
+    ],
+    ids=["levels", "along axes"],
+)
+def test_a_reader_without_a_part_reads_all_else(tmp_path: Path, options: list[str], refused: dict[str, Any]) -> None:
     sources = [*reader_sources(), C_FOLDER / "reader_batch.c"]
-    program = compile_c(tmp_path / "plain", sources, "-O1", "-DREAD_LEVELS=0", "-DTAILCUT_READ_LEVELS=0", *SANITIZED)
+    program = compile_c(tmp_path / "plain", sources, "-O1", *options, *SANITIZED)
     names = [name for name, entry in VALID.items() if not entry["base"]]
     requests = [Request(content_of(name), arena=WIDE) for name in names]
     for name, request, answer in zip(names, requests, read_all(program, requests), strict=True):
-        assert answer.error == ("UnsupportedVersionError" if name in IN_LEVELS else ""), name
+        assert answer.error == ("UnsupportedVersionError" if name in refused else ""), name
         if not answer.error:
             check_numbers(answer, read_alone(request.content), name)
 

@@ -16,7 +16,10 @@
 #define TAILCUT_READ_RANGE 1 /* codec 2 */
 #endif
 #ifndef TAILCUT_READ_QUANTIZED
-#define TAILCUT_READ_QUANTIZED 1 /* codec 3 */
+#define TAILCUT_READ_QUANTIZED 1 /* codecs 3 and 4 */
+#endif
+#ifndef TAILCUT_READ_ALONG_AXES
+#define TAILCUT_READ_ALONG_AXES 1 /* codec 4 */
 #endif
 #ifndef TAILCUT_READ_LEVELS
 #define TAILCUT_READ_LEVELS 1 /* version 3: files with levels */

@@ -1,13 +1,19 @@
-/* Codec 3: numbers rounded to steps. SPEC.md: "Codec 3, quantized". */
+/* Codecs 3 and 4: numbers rounded to steps. SPEC.md: "Codec 3, quantized", "Codec 4, quantized along axes". */
 #include "tailcut_codecs.h"
 
 #include <string.h>
 
 #define NUM_SETS 37
+#define NUM_SETS_ALONG_AXES 39
 #define MAX_BUCKET 19
-#define PER_SET (2 * MAX_BUCKET + 1) /* Z, then B(0) to B(18), then M(1) to M(19) */
-#define NUM_CONTEXTS (NUM_SETS * PER_SET + 2 * (MAX_BUCKET - 1))
+#define PER_SET (2 * MAX_BUCKET + 1)      /* Z, then B(0) to B(18), then M(1) to M(19) */
+#define NUM_SHARED (2 * (MAX_BUCKET - 1)) /* N, before those of the sets */
+#define SET_OF_TRANSFORM 32
+#define SET_OF_COUNT 35
 #define SET_OF_WHOLE 36
+#define SET_OF_AXES 37
+#define SET_OF_SHIFTS 38
+#define MAX_STEP 400
 #define MAX_WHOLE 65536
 #define QUANTIZED 10
 #define WHOLE 11
@@ -26,6 +32,7 @@ static const uint16_t bucket_bit[32] = {
 /* What the tensors of one key hand on. */
 struct tailcut_key {
     const char *name;
+    int32_t axes;    /* the last ones, of codec 4 */
     int64_t last[4]; /* transform, step, offset, count */
     uint32_t mean;
     uint32_t name_bytes;
@@ -51,25 +58,31 @@ typedef struct {
     uint32_t count;   /* those that it has so far */
     uint32_t known;   /* of them in the levels below */
     int is_last;      /* no level follows */
+    uint32_t axes;    /* a bit for each that the step differs along */
+    int32_t *shifts;  /* what comes twice to the step, by the index along each of these */
 } span;
 
-static void start_contexts(tailcut_context *contexts) {
+static uint32_t num_contexts(const tailcut_unquantizer *from) {
+    uint32_t num_sets = TAILCUT_READ_ALONG_AXES && from->is_along_axes ? NUM_SETS_ALONG_AXES : NUM_SETS;
+    return NUM_SHARED + num_sets * PER_SET;
+}
+
+static void start_contexts(tailcut_context *contexts, uint32_t number) {
     uint32_t set, e;
-    for (e = 0; e < NUM_CONTEXTS; e++) {
+    for (e = 0; e < number; e++) {
         contexts[e].zero = 32768;
         contexts[e].seen = 8;
     }
-    for (set = 0; set < NUM_SETS; set++) {
-        uint32_t level = set < 32 ? set : set == 33 ? 13 : 6;
-        contexts[set * PER_SET].zero = zero_bit[level];
-        for (e = 0; e < MAX_BUCKET; e++) {
-            contexts[set * PER_SET + 1 + e].zero = bucket_bit[level > 2 * e ? level - 2 * e : 0];
-        }
+    for (set = 0; NUM_SHARED + set * PER_SET < number; set++) {
+        tailcut_context *own = contexts + NUM_SHARED + set * PER_SET;
+        uint32_t level = set < 32 ? set : set == 33 ? 13 : set == SET_OF_SHIFTS ? 10 : 6;
+        own->zero = zero_bit[level];
+        for (e = 0; e < MAX_BUCKET; e++) own[1 + e].zero = bucket_bit[level > 2 * e ? level - 2 * e : 0];
     }
 }
 
 static int32_t read_number(tailcut_unquantizer *from, uint32_t set) {
-    tailcut_context *own = from->contexts + set * PER_SET, *shared = from->contexts + NUM_SETS * PER_SET;
+    tailcut_context *shared = from->contexts, *own = shared + NUM_SHARED + set * PER_SET;
     uint32_t is_negative, e = 0, magnitude = 1, place;
     if (!tailcut_coded_bit(&from->coder, own, 64)) return 0;
     is_negative = tailcut_plain_bit(&from->coder);
@@ -143,6 +156,21 @@ static double power_of_two(int32_t exponent) {
     double value;
     memcpy(&value, &word, sizeof value);
     return value;
+}
+
+/* 2^(step / 8), the same bits everywhere. */
+static double step_size(int32_t step) {
+    static const double eighths[8] = {
+        1.0,
+        1.0905077326652577, /* 0x1.172b83c7d517bp+0 */
+        1.189207115002721,  /* 0x1.306fe0a31b715p+0 */
+        1.2968395546510096, /* 0x1.4bfdad5362a27p+0 */
+        1.4142135623730951, /* 0x1.6a09e667f3bcdp+0 */
+        1.5422108254079407, /* 0x1.8ace5422aa0dbp+0 */
+        1.681792830507429,  /* 0x1.ae89f995ad3adp+0 */
+        1.8340080864093424, /* 0x1.d5818dcfba487p+0 */
+    };
+    return eighths[step & 7] * power_of_two(shifted(step, 3));
 }
 
 /* 2^y for y up to 128; 0 far below. */
@@ -270,6 +298,18 @@ static tailcut_status start_surroundings(surroundings *around, const tailcut_ten
     return TAILCUT_OK;
 }
 
+/* The step of the number at an index. */
+static double step_at(const span *all, const tailcut_tensor *tensor, const uint32_t *index, int32_t step) {
+    const int32_t *shifts = all->shifts;
+    uint32_t axis;
+    for (axis = 0; TAILCUT_READ_ALONG_AXES && axis < tensor->num_axes; axis++) {
+        if (!(all->axes >> axis & 1)) continue;
+        step += 2 * shifts[index[axis]];
+        shifts += tensor->sizes[axis];
+    }
+    return step_size(step);
+}
+
 static tailcut_status read_numbers(tailcut_unquantizer *from, const tailcut_tensor *tensor, tailcut_key *key,
                                    const tailcut_scaling *scaling, const span *all) {
     size_t top = from->arena->top;
@@ -277,14 +317,19 @@ static tailcut_status read_numbers(tailcut_unquantizer *from, const tailcut_tens
     tailcut_order order;
     uint64_t sum = 0, count = 0;
     uint32_t recent = key->mean;
-    double step = exp2_of((double)scaling->step / 8.0), offset = (double)scaling->offset;
+    double step, offset = (double)scaling->offset;
     uint32_t place, n, followed = all->known + all->claimed;
-    tailcut_status status = start_surroundings(&around, tensor, all->count, from->arena);
+    tailcut_status status;
+    if (all->count == 0) return TAILCUT_OK;
+    status = start_surroundings(&around, tensor, all->count, from->arena);
     if (status != TAILCUT_OK) return status;
     tailcut_order_start(&order, tensor);
+    step = step_at(all, tensor, order.index, scaling->step);
     for (place = 0; place < all->count; place++) {
+        int has_shifts = TAILCUT_READ_ALONG_AXES && all->axes != 0;
         int32_t number = 0;
         double value;
+        if (place > 0 && (place < followed || has_shifts)) tailcut_order_next(&order);
         if (place < followed) {
             uint32_t g = quotient(256 * sum + 4 * (uint64_t)key->mean, count + 4), magnitude;
             int32_t u = logarithm((around.num_axes == 1 ? recent : g) + 8), v = 0, level;
@@ -307,13 +352,13 @@ static tailcut_status read_numbers(tailcut_unquantizer *from, const tailcut_tens
                 at->sum += magnitude;
                 at->count++;
             }
-            if (place + 1 < followed) tailcut_order_next(&order);
         }
         if (TAILCUT_READ_LEVELS && !all->is_last) {
             /* A higher level goes on from the numbers themselves. */
             if (all->into != NULL) put_word(all->into + 4 * (size_t)place, (uint32_t)number);
             continue;
         }
+        if (has_shifts) step = step_at(all, tensor, order.index, scaling->step);
         value = (number + offset) * step;
         if (all->values != NULL) {
             all->values[place] = value;
@@ -330,7 +375,6 @@ static tailcut_status read_numbers(tailcut_unquantizer *from, const tailcut_tens
 
 static tailcut_status read_quantized(tailcut_unquantizer *from, tailcut_tensor *tensor, tailcut_key *key,
                                      const tailcut_scaling *scaling, span *all, int is_taken) {
-    size_t top = from->arena->top;
     uint32_t n, axis, stride = 1;
     int64_t transform = tensor->is_kept ? 0 : key->last[0];
     tailcut_status status;
@@ -357,7 +401,6 @@ static tailcut_status read_quantized(tailcut_unquantizer *from, tailcut_tensor *
         if (!(all->values[n] < OVERFLOWS && all->values[n] > -OVERFLOWS)) return TAILCUT_CORRUPT;
         put_float(all->into + 4 * (size_t)n, all->values[n]);
     }
-    from->arena->top = top;
     return TAILCUT_OK;
 }
 
@@ -367,12 +410,36 @@ static tailcut_status claim(tailcut_unquantizer *from, uint64_t count) {
     return TAILCUT_OK;
 }
 
+/* The shifts along the axes of a tensor, so many in all. Those of one that is not taken may be any. */
+static tailcut_status read_shifts(tailcut_unquantizer *from, const tailcut_tensor *tensor, int32_t step, span *all,
+                                  uint64_t count, int is_taken) {
+    int32_t *into = tailcut_borrow(from->arena, count * sizeof *into), least = step, most = step;
+    uint32_t axis, n;
+    if (into == NULL) return TAILCUT_ARENA_TOO_SMALL;
+    all->shifts = into;
+    for (axis = 0; axis < tensor->num_axes; axis++) {
+        int32_t low = 0, high = 0;
+        if (!(all->axes >> axis & 1)) continue;
+        for (n = 0; n < tensor->sizes[axis]; n++) {
+            int32_t shift = read_number(from, SET_OF_SHIFTS);
+            if (n == 0 || shift < low) low = shift;
+            if (n == 0 || shift > high) high = shift;
+            *into++ = shift;
+        }
+        least += 2 * low;
+        most += 2 * high;
+    }
+    return is_taken && (least < -MAX_STEP || most > MAX_STEP) ? TAILCUT_CORRUPT : TAILCUT_OK;
+}
+
 static tailcut_status read_tensor(tailcut_unquantizer *from, tailcut_tensor *tensor, uint32_t place, int others) {
     tailcut_key *key;
     tailcut_scaling scaling;
     tailcut_status status;
     span all;
+    uint64_t shifts = 0;
     uint32_t n;
+    size_t top;
     int is_taken = others == TAILCUT_TAKE || tensor->is_kept;
     if (tensor->stored_type == WHOLE) {
         status = claim(from, tensor->count);
@@ -389,11 +456,12 @@ static tailcut_status read_tensor(tailcut_unquantizer *from, tailcut_tensor *ten
         if (from->level > 1) all.known = tailcut_count_below(tensor->count, from->parts, from->taken, from->level - 1);
     }
     if (TAILCUT_READ_LEVELS && all.known > 0) {
-        key->last[3] += read_number(from, 35);
+        key->last[3] += read_number(from, SET_OF_COUNT);
         scaling = from->scalings[place];
     } else {
-        for (n = 0; n < 4; n++) key->last[n] += read_number(from, 32 + n);
-        if (key->last[0] < 0 || key->last[0] > (tensor->is_kept ? 0 : 3) || key->last[1] < -400 || key->last[1] > 400) {
+        for (n = 0; n < 4; n++) key->last[n] += read_number(from, SET_OF_TRANSFORM + n);
+        if (key->last[0] < 0 || key->last[0] > (tensor->is_kept ? 0 : 3) || key->last[1] < -MAX_STEP ||
+            key->last[1] > MAX_STEP) {
             return TAILCUT_CORRUPT;
         }
         scaling.step = (int32_t)key->last[1];
@@ -402,15 +470,29 @@ static tailcut_status read_tensor(tailcut_unquantizer *from, tailcut_tensor *ten
     }
     if (key->last[3] < 0 || key->last[3] > (int64_t)(all.count - all.known)) return TAILCUT_CORRUPT;
     all.claimed = key->last[3] ? (uint32_t)key->last[3] - 1 : all.count - all.known;
-    status = claim(from, all.claimed);
-    return status == TAILCUT_OK ? read_quantized(from, tensor, key, &scaling, &all, is_taken) : status;
+    if (TAILCUT_READ_ALONG_AXES && from->is_along_axes && !tensor->is_kept && tensor->num_axes > 1) {
+        key->axes += read_number(from, SET_OF_AXES);
+        if (key->axes < 0 || key->axes >> tensor->num_axes) return TAILCUT_CORRUPT;
+        all.axes = (uint32_t)key->axes;
+        for (n = 0; n < tensor->num_axes; n++) {
+            if (all.axes >> n & 1) shifts += tensor->sizes[n];
+        }
+    }
+    status = claim(from, all.claimed + shifts);
+    top = from->arena->top;
+    if (TAILCUT_READ_ALONG_AXES && status == TAILCUT_OK && all.axes != 0) {
+        status = read_shifts(from, tensor, scaling.step, &all, shifts, is_taken);
+    }
+    if (status == TAILCUT_OK) status = read_quantized(from, tensor, key, &scaling, &all, is_taken);
+    from->arena->top = top;
+    return status;
 }
 
 static tailcut_status start(tailcut_unquantizer *from, const tailcut_tensor *tensors, uint32_t num_tensors) {
     uint32_t n;
-    from->contexts = tailcut_borrow(from->arena, NUM_CONTEXTS * sizeof *from->contexts);
+    from->contexts = tailcut_borrow(from->arena, num_contexts(from) * sizeof *from->contexts);
     if (from->contexts == NULL) return TAILCUT_ARENA_TOO_SMALL;
-    start_contexts(from->contexts);
+    start_contexts(from->contexts, num_contexts(from));
     if (TAILCUT_READ_LEVELS && from->taken > 1) {
         for (n = 0; n < num_tensors && tensors[n].is_kept; n++) continue;
         from->scalings = tailcut_borrow(from->arena, n * (uint64_t)sizeof *from->scalings);

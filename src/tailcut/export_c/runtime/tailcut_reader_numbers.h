@@ -51,13 +51,14 @@ static void check_types(const reading *from, tailcut_items *items) {
 static int is_known_codec(const reading *from, uint32_t codec) {
     if (codec == 1) return TAILCUT_READ_DEFLATE;
     if (codec == 2) return TAILCUT_READ_RANGE;
-    return codec == 0 || (TAILCUT_READ_QUANTIZED && codec == 3 && from->file->version >= 2);
+    if (codec == 4 && !TAILCUT_READ_ALONG_AXES) return 0;
+    return codec == 0 || (TAILCUT_READ_QUANTIZED && codec <= 4 && from->file->version >= 2);
 }
 
 static void check_codec(const reading *from, tailcut_items *items, const payload *stream) {
     if (!is_known_codec(from, stream->codec)) {
         tailcut_fail(items, TAILCUT_UNSUPPORTED_VERSION);
-    } else if ((stream->type == QUANTIZED) != (stream->codec == 3)) {
+    } else if ((stream->type == QUANTIZED) != (stream->codec >= 3)) {
         tailcut_fail(items, TAILCUT_CORRUPT);
     }
 }
@@ -106,8 +107,10 @@ static uint32_t read_level_head(const reading *from, tailcut_items *items, paylo
     if (mark > 1) tailcut_fail(items, TAILCUT_CORRUPT);
     if (mark == 0) number = 1;
     for (n = 0; n < number && items->status == TAILCUT_OK; n++) {
+        uint32_t lowest = streams[n].codec;
         streams[n].codec = tailcut_byte(items);
         check_codec(from, items, streams + n);
+        if (streams[n].type == QUANTIZED && streams[n].codec != lowest) tailcut_fail(items, TAILCUT_CORRUPT);
     }
     for (n = 0; n + 1 < number; n++) streams[n].bytes = tailcut_varint(items);
     return number;
@@ -305,7 +308,7 @@ static tailcut_status read_payloads(reading *from, tailcut_unquantizer *rounded,
         tailcut_status status = TAILCUT_OK;
         if (n + 1 == number) streams[n].bytes = rest;
         if (streams[n].bytes > rest) return TAILCUT_TRUNCATED;
-        if (TAILCUT_READ_QUANTIZED && streams[n].codec == 3) {
+        if (TAILCUT_READ_QUANTIZED && streams[n].codec >= 3) {
             size_t top = from->arena.top;
             int others = is_last(from, level, 0) ? TAILCUT_TAKE : TAILCUT_CHECK;
             if (!has_others(from, level)) others = TAILCUT_SKIP;
@@ -314,6 +317,7 @@ static tailcut_status read_payloads(reading *from, tailcut_unquantizer *rounded,
                 rounded->arena = &from->arena;
                 rounded->parts = from->parts;
                 rounded->taken = of_kept ? file->level : 1;
+                rounded->is_along_axes = streams[n].codec == 4;
             }
             status =
                 tailcut_unquantize(rounded, at, (size_t)streams[n].bytes, file->tensors, file->num_tensors, others);
