@@ -163,19 +163,10 @@ def shifted(*along: list[int], step: int = 0) -> Coded:
     return Coded(np.arange(6), step=step, shifts={axis: np.array(shift) for axis, shift in enumerate(along)})
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        (shifted([0, 201], [0, 0, 0]), r"steps of 2\^\(0 / 8\) to 2\^\(402 / 8\)"),
-        (shifted([0, 100], [0, 0, 101]), "steps of"),
-        (shifted([0, 0], [-1, 0, 0], step=-399), "steps of"),
-        (Coded(np.arange(6), shifts={2: np.array([1])}), "steps along axes 4 of a tensor of 2 axes"),
-    ],
-)
-def test_shifts_out_of_range(wrong: Coded, message: str) -> None:
+def test_axes_that_the_tensor_has_not() -> None:
     layout = Layout("weight", (2, 3), 6)
-    with pytest.raises(CorruptFileError, match=message):
-        decode(encode([layout], [wrong]), [layout], 4)
+    with pytest.raises(CorruptFileError, match="steps along axes 4 of a tensor of 2 axes"):
+        decode(encode([layout], [Coded(np.arange(6), shifts={2: np.array([1])})]), [layout], 4)
 
 
 def test_claims_of_many_shifts_are_refused_at_once() -> None:

@@ -68,6 +68,27 @@ def test_steps_differ_along_axes(transform: int, axes: tuple[int, ...]) -> None:
     np.testing.assert_allclose(found.numpy(), expected.reshape(-1), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("step", "rows", "columns", "message"),
+    [
+        (0, [0, 201], [0, 0, 0], r"steps of 2\^\(0 / 8\) to 2\^\(402 / 8\)"),
+        (0, [0, 100], [0, 0, 101], "steps of"),
+        (-399, [0, 0], [-1, 0, 0], "steps of"),
+        (0, [1 << 19, 0], [0, 0, 0], "steps of"),
+    ],
+)
+def test_steps_out_of_range(step: int, rows: list[int], columns: list[int], message: str) -> None:
+    tensor = Coded(np.arange(6), step=step, shifts={0: np.array(rows), 1: np.array(columns)})
+    for call in (lambda: dequantize(tensor, Layout("weight", (2, 3), 6)), lambda: largest_step(tensor)):
+        with pytest.raises(CorruptFileError, match=message):
+            call()
+
+
+def test_shifts_that_cancel() -> None:
+    tensor = Coded(np.arange(6), shifts={0: np.array([1000, 1000]), 1: np.array([-1000, -1000, -1000])})
+    assert dequantize(tensor, Layout("weight", (2, 3), 6)).tolist() == [0, 1, 2, 3, 4, 5]
+
+
 def test_the_largest_step() -> None:
     assert largest_step(Coded(np.zeros(6), step=-8)) == 0.5
     assert largest_step(Coded(np.zeros(6), step=-8, shifts={0: np.array([0, 3]), 1: np.array([1, -2, 0])})) == 1.0

@@ -320,7 +320,7 @@ def _decode_tensor(state: _State, payload: Any, layout: Layout, most: int, below
         raise corrupt(f"transform {transform} and a step of 2^({step} / 8)")
     axes = _get_axes(state, payload, memory, layout)
     _check_claim(num - done + sum(layout.shape[axis] for axis in axes), most)
-    shifts = _get_shifts(state, payload, layout, step, axes)
+    shifts = _get_shifts(state, payload, layout, axes)
     numbers = np.zeros(num, np.int64)
     index_of, model = _model(state, layout, num, memory.mean)
     if below is not None:
@@ -354,17 +354,12 @@ def _get_axes(state: _State, payload: Any, memory: _Memory, layout: Layout) -> l
     return [axis for axis in range(len(layout.shape)) if memory.axes >> axis & 1]
 
 
-def _get_shifts(state: _State, payload: Any, layout: Layout, step: int, axes: Sequence[int]) -> dict[int, np.ndarray]:
-    """Read the shifts along axes; all steps must be within the range of a file."""
-    shifts, least, most = {}, step, step
+def _get_shifts(state: _State, payload: Any, layout: Layout, axes: Sequence[int]) -> dict[int, np.ndarray]:
+    shifts = {}
     for axis in axes:
         found = state.ints([0] * layout.shape[axis])
         state.loops.get_alike(state.coder, payload, state.zeros, state.seen, _SHIFT, found)
         shifts[axis] = np.array(found, dtype=np.int64)
-        if len(found):
-            least, most = least + SHIFT * int(min(found)), most + SHIFT * int(max(found))
-    if least < -MAX_STEP or most > MAX_STEP:
-        raise corrupt(f"steps of 2^({least} / 8) to 2^({most} / 8)")
     return shifts
 
 

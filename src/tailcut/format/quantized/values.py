@@ -55,8 +55,16 @@ def step_sizes(step: int, shape: Sequence[int], shifts: Mapping[int, np.ndarray]
 
 
 def largest_step(tensor: Coded) -> float:
-    """Return the largest step of a tensor."""
-    return step_size(tensor.step + SHIFT * sum(int(shift.max()) for shift in tensor.shifts.values() if len(shift)))
+    """Return the largest step of a tensor.
+
+    Raises:
+        CorruptFileError: its steps are out of the range of a file.
+    """
+    found = [shift for shift in tensor.shifts.values() if len(shift)]
+    least, most = (tensor.step + SHIFT * sum(int(end(shift)) for shift in found) for end in (np.min, np.max))
+    if least < -MAX_STEP or most > MAX_STEP:
+        raise corrupt(f"steps of 2^({least} / 8) to 2^({most} / 8)")
+    return step_size(most)
 
 
 def nearest_step(size: float) -> int:
@@ -128,7 +136,8 @@ def dequantize(tensor: Coded, layout: Layout) -> Tensor:
     """Return the values, flat: float32, int64 for whole numbers.
 
     Raises:
-        CorruptFileError: the transform does not fit the tensor, or a value is not finite.
+        CorruptFileError: the transform does not fit the tensor, its steps are out of the range of a file, or a value is
+            not finite.
     """
     if layout.is_integer:
         return torch.from_numpy(tensor.numbers)
@@ -136,6 +145,7 @@ def dequantize(tensor: Coded, layout: Layout) -> Tensor:
         raise corrupt(f"transform {tensor.transform} of coefficients")
     if tensor.transform == KERNEL_DCT and len(layout.shape) < 3:
         raise corrupt(f"a transform along the kernel of a tensor of {len(layout.shape)} axes")
+    largest_step(tensor)
     numbers = torch.zeros(layout.size, dtype=torch.float64)
     numbers[: len(tensor.numbers)] = torch.from_numpy(tensor.numbers).double()
     values = numbers.add_(tensor.offset).mul_(step_sizes(tensor.step, layout.shape, tensor.shifts))
