@@ -112,7 +112,7 @@ def _quantized_zeros(
         layouts = [layout_of_kept(entry, count) for entry, count in zip(tensors.coefficients, counts, strict=True)]
         layouts += others if has_others or number == 0 else []
         coded = [quantized.Coded(np.zeros(each.size, np.int64)) for each in layouts]
-        streams.append(Stream(QUANTIZED, quantized.NUMBER, encoder.level(layouts, coded, known)))
+        streams.append(Stream(QUANTIZED, quantized.NUMBERS[0], encoder.level(layouts, coded, known)))
         known = counts
     with_coefficients = bool(tensors.coefficients)
     return encode(

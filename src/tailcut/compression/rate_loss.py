@@ -1,7 +1,7 @@
 """`RateLoss`: training for bytes, in the user's own loop."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,12 +17,12 @@ from tailcut.compression.fisher import Drawn, measure_sensitivity
 from tailcut.compression.laplace import laplace_bits
 from tailcut.compression.lattices import (
     Lattices,
-    TrainedTensor,
     cut_empty_tails,
     cut_to,
     trained_tensors,
     with_shifts,
 )
+from tailcut.compression.scaled_sensitivity import LEAST_STEP, codable, fitted, times
 from tailcut.errors import ArgumentError
 from tailcut.format.container.numbers import QUANTIZED, QUANTIZED_DTYPE
 from tailcut.format.network.tensors import current_tensors
@@ -35,7 +35,6 @@ from tailcut.format.quantization import (
     finest_step,
     types_of_others,
 )
-from tailcut.format.row_steps import fitted_size
 from tailcut.format.save import SaveReport, pack, save
 from tailcut.format.sensitivity import Sensitivity
 from tailcut.structure import check_module, without_views
@@ -50,12 +49,6 @@ SEEDS = 1 << 32
 
 MAX_COARSER = 6
 """Octaves by which the curvature of what is not trained may fall where a file is a little too large; steps by half."""
-
-LEAST_STEP = 2.0**-17
-"""The finest step of a tensor, in parts of its largest number: one that is four times as fine could not be coded."""
-
-LARGEST_LOG = 128
-"""Base-2 logarithms of variances are smaller than this."""
 
 LEARNED = 0.7
 """The part of the run in which the steps are learned, between the eighths too: where a step jumped from one eighth to
@@ -128,7 +121,7 @@ class RateLoss(nn.Module):
         transforms = {tensor.name: tensor.transform for tensor in self.trained}
         usual = default_sensitivity(tensors)
         found = completed(usual if sensitivity is None else sensitivity, tensors)
-        found = _fitted(replace(found, transforms=transforms), self.trained)
+        found = fitted(replace(found, transforms=transforms), self.trained)
         self.trained = with_shifts(self.trained, found.shifts)
         check_least(lambda step: self._packed_bytes(step, found), target_bytes)
         if start_bytes is None:
@@ -139,7 +132,7 @@ class RateLoss(nn.Module):
         finest = finest_eighth(found, tensors)
         step = finest_step(lambda size: self._packed_bytes(size, found), start_bytes, finest=finest)
         # In units of the network's first step, so that a step of 1 is the first.
-        found = _times(found, 1 / step**2)
+        found = times(found, 1 / step**2)
         sizes = [found.curvature.get(tensor.name, 1.0) ** -0.5 for tensor in self.trained]
         self.log_steps = nn.Parameter(torch.tensor(sizes, dtype=torch.float32).log2().to(self._lattices.owner.device))
         start = float(self._packed_bytes(1.0, found))
@@ -265,11 +258,11 @@ class RateLoss(nn.Module):
             known = torch.tensor(curvature, dtype=torch.float64).to(now.device)
             counts, wider = counts * (known > 0), now + known.clamp(min=1e-300).log2() / 2
         mean = float((wider.double() * counts).sum() / counts.sum()) if float(counts.sum()) else 0.0
-        found = _times(measured, 4**-mean)
+        found = times(measured, 4**-mean)
         sizes = self._file_steps().tolist()
         learned = {tensor.name: size**-2 for tensor, size in zip(self.trained, sizes, strict=True)}
         start = self._reference.sensitivity
-        found = _codable(found, {other.name: other.tensor for other in current_tensors(self._model).others})
+        found = codable(found, {other.name: other.tensor for other in current_tensors(self._model).others})
         found = replace(found, transforms=start.transforms, shifts=start.shifts)
         return replace(found, curvature={**found.curvature, **learned})
 
@@ -446,7 +439,7 @@ class RateLoss(nn.Module):
 
     def _with_coarser_others(self, sensitivity: Sensitivity, factor: float) -> Sensitivity:
         """Return the sensitivity with that factor on the curvature of what is not trained."""
-        scaled = _times(sensitivity, factor)
+        scaled = times(sensitivity, factor)
         learned = {tensor.name: sensitivity.curvature[tensor.name] for tensor in self.trained}
         return replace(scaled, curvature={**scaled.curvature, **learned})
 
@@ -486,36 +479,3 @@ class _Reference:
         found = replace(self.sensitivity, curvature=state["curvature"], log_curvature=state["log_curvature"])
         log_steps, log_sizes = (state[name].to(self.log_steps.device) for name in ("log_steps", "log_sizes"))
         return _Reference(found, state["usual"], log_steps, log_sizes)
-
-
-def _fitted(sensitivity: Sensitivity, trained: Sequence[TrainedTensor]) -> Sensitivity:
-    """Return the sensitivity without blocks: in their place steps that suit them, along the axes of plain weights."""
-    blocks = {block.names[0]: block for block in sensitivity.blocks if len(block.names) == 1}
-    curvature = dict(sensitivity.curvature)
-    shifts: dict[str, Mapping[int, np.ndarray]] = {}
-    for tensor in trained:
-        if tensor.name in blocks and not tensor.is_kept and curvature.get(tensor.name, 0.0) > 0:
-            size, found = fitted_size(blocks[tensor.name], tensor.shape, curvature[tensor.name] ** -0.5)
-            curvature[tensor.name] = size**-2
-            shifts |= {tensor.name: found} if found else {}
-    return replace(sensitivity, curvature=curvature, shifts=shifts, blocks=())
-
-
-def _codable(sensitivity: Sensitivity, values: Mapping[str, Tensor]) -> Sensitivity:
-    """Return the sensitivity without steps that are too fine to be coded, whatever the transform of the values."""
-    curvature = dict(sensitivity.curvature)
-    for name in curvature.keys() & values.keys():
-        norm = float(values[name].detach().double().norm())
-        if norm > 0:
-            curvature[name] = min(curvature[name], (LEAST_STEP * norm) ** -2)
-    most = (LEAST_STEP * LARGEST_LOG) ** -2
-    logs = {name: min(size, most) for name, size in sensitivity.log_curvature.items()}
-    return replace(sensitivity, curvature=curvature, log_curvature=logs)
-
-
-def _times(sensitivity: Sensitivity, factor: float) -> Sensitivity:
-    return replace(
-        sensitivity,
-        curvature={name: factor * size for name, size in sensitivity.curvature.items()},
-        log_curvature={name: factor * size for name, size in sensitivity.log_curvature.items()},
-    )
