@@ -168,11 +168,11 @@ class Rounding:
             values: flat.
             step: of the network.
         """
-        ((other, block),) = (pair for pair in self._others_with_blocks() if pair[0].name == name)
-        if block is None:
-            raise KeyError(name)
-        layout, rounded = self._rounded_rows(other, block, values, step)
-        return quantized.dequantize(rounded, layout)
+        for other, block in self._others_with_blocks():
+            if other.name == name and block is not None:
+                layout, rounded = self._rounded_rows(other, block, values, step)
+                return quantized.dequantize(rounded, layout)
+        raise KeyError(f"{name} is none of the weights that are rounded by rows")
 
     def rounded(self, step: float) -> Iterator[tuple[Layout, Coded]]:
         """Yield the layout and the whole numbers of each tensor, in the order of the payload.
@@ -236,7 +236,7 @@ class Rounding:
         numbers = transform_of(values, layout, transform)
         size = self._step_of(other.name, self.sensitivity.curvature, step)
         if block is None or other.name in self.sensitivity.transforms:
-            steps = RowSteps(nearest_step(size), self.sensitivity.shifts.get(other.name, {}))
+            steps = RowSteps.nearest(size, self.sensitivity.shifts.get(other.name, {}))
         else:
             steps = row_steps(block, other.shape, size)
         sizes = steps.sizes(other.shape)

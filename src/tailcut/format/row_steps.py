@@ -35,6 +35,12 @@ class RowSteps:
     step: int
     shifts: Mapping[int, np.ndarray] = field(default_factory=dict)
 
+    @classmethod
+    def nearest(cls, size: float, shifts: Mapping[int, np.ndarray]) -> "RowSteps":
+        """Return the steps nearest to a size in octaves, all of them within the range of a file."""
+        reach = SHIFT * sum(int(np.abs(shift).max()) for shift in shifts.values())
+        return cls(min(max(nearest_step(size), reach - MAX_STEP), MAX_STEP - reach), shifts)
+
     def sizes(self, shape: Sequence[int]) -> Tensor:
         """Return the step at each number of the weight, float64, flat."""
         return step_sizes(self.step, shape, self.shifts).expand(math.prod(shape))
@@ -55,10 +61,7 @@ def row_steps(block: Block, shape: Sequence[int], size: float) -> RowSteps:
     Raises:
         ArgumentError: the block was measured for other sizes.
     """
-    size, shifts = fitted_size(block, shape, size)
-    reach = SHIFT * sum(int(np.abs(shift).max()) for shift in shifts.values())
-    step = min(max(nearest_step(size), reach - MAX_STEP), MAX_STEP - reach)
-    return RowSteps(step, shifts)
+    return RowSteps.nearest(*fitted_size(block, shape, size))
 
 
 def fitted_size(block: Block, shape: Sequence[int], size: float) -> tuple[float, dict[int, np.ndarray]]:
