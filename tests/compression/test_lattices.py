@@ -3,7 +3,6 @@
 import math
 from itertools import product
 
-import numpy as np
 import pytest
 import torch
 from scipy import fft
@@ -11,7 +10,7 @@ from torch import nn
 
 import tailcut
 from tailcut.compression.laplace import LEAST_MEAN
-from tailcut.compression.lattices import Lattices, TrainedTensor, trained_tensors, with_shifts
+from tailcut.compression.lattices import Lattices, TrainedTensor, trained_tensors
 from tailcut.format.network.tensors import network_tensors
 from tailcut.format.quantized import Layout
 from tailcut.format.quantized.values import KERNEL_DCT, NONE, coded
@@ -45,28 +44,6 @@ def test_kernels_are_their_dct_and_back() -> None:
     wanted = fft.dctn(weight.numpy(), axes=(2, 3), norm="ortho").reshape(-1)
     torch.testing.assert_close(numbers, torch.from_numpy(wanted))
     torch.testing.assert_close(kernel.values(numbers), weight)
-
-
-def test_steps_that_differ_along_axes() -> None:
-    """Numbers are in units of their own steps; gradients take the way back, as autograd does."""
-    model = network()
-    shifts = {1: np.array([3, -2]), 3: np.array([0, 1, -4])}
-    kernel = next(tensor for tensor in with_shifts(trained_of(model), {"0.weight": shifts}) if tensor.scale is not None)
-    weight = model.get_parameter("0.weight").detach().double()
-    scales = np.exp2((shifts[1].reshape(-1, 1, 1) + shifts[3]) / 4)
-    wanted = fft.dctn(weight.numpy(), axes=(2, 3), norm="ortho") / scales
-    numbers = kernel.numbers(weight)
-    torch.testing.assert_close(numbers, torch.from_numpy(wanted).reshape(-1))
-    torch.testing.assert_close(kernel.values(numbers), weight)
-    generator = torch.Generator().manual_seed(0)
-    by_weight = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
-    leaf = numbers.clone().requires_grad_()
-    kernel.values(leaf).backward(by_weight)
-    torch.testing.assert_close(kernel.by_numbers(by_weight), leaf.grad)
-    by_number = torch.randn(108, generator=generator, dtype=torch.float64)
-    leaf = weight.clone().requires_grad_()
-    kernel.numbers(leaf).backward(by_number)
-    torch.testing.assert_close(kernel.by_values(by_number), leaf.grad)
 
 
 def test_behind_the_kept_coefficients_all_is_zero() -> None:

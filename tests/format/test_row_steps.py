@@ -113,11 +113,3 @@ def test_costs_of_no_blocks_and_of_other_sizes() -> None:
     assert relative_costs([], {"a": 3}) == {}
     with pytest.raises(ArgumentError, match="measured for 4 numbers of weight"):
         relative_costs([independent(torch.ones(4))], {"weight": 5})
-
-
-def test_steps_and_shifts_stay_within_the_range_of_a_file() -> None:
-    shifts = {0: np.array([0, -7]), 1: np.array([3, 0, 5])}
-    for size, ends in ((1e-30, (-400, -352)), (1e30, (352, 400))):
-        steps = RowSteps.nearest(size, shifts)
-        eighths = (8 * steps.sizes((2, 3)).log2()).round()
-        assert ends[0] <= int(eighths.min()) <= int(eighths.max()) <= ends[1]

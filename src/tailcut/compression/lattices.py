@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -12,7 +11,6 @@ from tailcut.compression.laplace import LEAST_MEAN
 from tailcut.format.container.streams import Kept
 from tailcut.format.network.tensors import NetworkTensors
 from tailcut.format.quantized.values import KERNEL_DCT, NONE
-from tailcut.format.row_steps import RowSteps
 from tailcut.transform import dct, idct
 from tailcut.transform.order import l1_order_index
 from tailcut.weights import truncated_tensors
@@ -40,7 +38,6 @@ class TrainedTensor:
         index: the places of its numbers along the axes longer than 1, int64 (count, axes).
         transform: `NONE`, or `KERNEL_DCT` where the DCT along the kernel is rounded.
         is_kept: whether it is a vector of coefficients.
-        scale: of plain tensors whose steps differ along their axes: the step at each number, of a step of 1, (count,).
     """
 
     name: str
@@ -50,32 +47,15 @@ class TrainedTensor:
     index: Tensor
     transform: int
     is_kept: bool
-    scale: Tensor | None = None
 
     def numbers(self, values: Tensor) -> Tensor:
         """Return the numbers that are rounded, (count,), of a tensor shaped like the parameter."""
-        transformed = self._transformed(values)
-        return transformed if self.scale is None else transformed / self.scale.to(transformed)
-
-    def values(self, numbers: Tensor) -> Tensor:
-        """Return the tensor, shaped like the parameter, of numbers as `numbers` gives them; the rest is 0."""
-        return self._restored(numbers if self.scale is None else numbers * self.scale.to(numbers))
-
-    def by_numbers(self, gradient: Tensor) -> Tensor:
-        """Return a gradient by the numbers, (count,), of the gradient by the tensor."""
-        transformed = self._transformed(gradient)
-        return transformed if self.scale is None else transformed * self.scale.to(transformed)
-
-    def by_values(self, gradient: Tensor) -> Tensor:
-        """Return a gradient by the tensor, shaped like the parameter, of the gradient by the numbers."""
-        return self._restored(gradient if self.scale is None else gradient / self.scale.to(gradient))
-
-    def _transformed(self, values: Tensor) -> Tensor:
         if self.transform == KERNEL_DCT:
             return dct(values, tuple(range(2, values.ndim))).reshape(-1)
         return values.reshape(-1)[: self.count]
 
-    def _restored(self, numbers: Tensor) -> Tensor:
+    def values(self, numbers: Tensor) -> Tensor:
+        """Return the tensor, shaped like the parameter, of numbers as `numbers` gives them; the rest is 0."""
         if self.transform == KERNEL_DCT:
             return idct(numbers.reshape(self.shape), tuple(range(2, len(self.shape))))
         missing = self.parameter.numel() - self.count
@@ -107,16 +87,6 @@ def trained_tensors(tensors: NetworkTensors) -> list[TrainedTensor]:
             index = _whole_index(shape)
             found.append(TrainedTensor(other.name, tensor, tensor.numel(), shape, index, transform, is_kept=False))
     return found
-
-
-def with_shifts(
-    tensors: Sequence[TrainedTensor], shifts: Mapping[str, Mapping[int, np.ndarray]]
-) -> list[TrainedTensor]:
-    """Return the tensors, of which some have steps that differ along their axes, by name; see `RowSteps`."""
-    return [
-        replace(tensor, scale=RowSteps(0, shifts[tensor.name]).sizes(tensor.shape) if tensor.name in shifts else None)
-        for tensor in tensors
-    ]
 
 
 def _kept_index(entry: Kept) -> Tensor:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,14 +14,7 @@ from tailcut.compression.batches import Batches
 from tailcut.compression.byte_target import ByteTarget
 from tailcut.compression.fisher import Drawn, measure_sensitivity
 from tailcut.compression.laplace import laplace_bits
-from tailcut.compression.lattices import (
-    Lattices,
-    cut_empty_tails,
-    cut_to,
-    trained_tensors,
-    with_shifts,
-)
-from tailcut.compression.scaled_sensitivity import LEAST_STEP, codable, fitted, times
+from tailcut.compression.lattices import Lattices, cut_empty_tails, cut_to, trained_tensors
 from tailcut.errors import ArgumentError
 from tailcut.format.container.numbers import QUANTIZED, QUANTIZED_DTYPE
 from tailcut.format.network.tensors import current_tensors
@@ -49,6 +41,12 @@ SEEDS = 1 << 32
 
 MAX_COARSER = 6
 """Octaves by which the curvature of what is not trained may fall where a file is a little too large; steps by half."""
+
+LEAST_STEP = 2.0**-17
+"""The finest step of a tensor, in parts of its largest number: one that is four times as fine could not be coded."""
+
+LARGEST_LOG = 128
+"""Base-2 logarithms of variances are smaller than this."""
 
 LEARNED = 0.7
 """The part of the run in which the steps are learned, between the eighths too: where a step jumped from one eighth to
@@ -121,8 +119,7 @@ class RateLoss(nn.Module):
         transforms = {tensor.name: tensor.transform for tensor in self.trained}
         usual = default_sensitivity(tensors)
         found = completed(usual if sensitivity is None else sensitivity, tensors)
-        found = fitted(replace(found, transforms=transforms), self.trained)
-        self.trained = with_shifts(self.trained, found.shifts)
+        found = replace(found, blocks=(), transforms=transforms)
         check_least(lambda step: self._packed_bytes(step, found), target_bytes)
         if start_bytes is None:
             start_bytes = START_BYTES * target_bytes
@@ -132,7 +129,7 @@ class RateLoss(nn.Module):
         finest = finest_eighth(found, tensors)
         step = finest_step(lambda size: self._packed_bytes(size, found), start_bytes, finest=finest)
         # In units of the network's first step, so that a step of 1 is the first.
-        found = times(found, 1 / step**2)
+        found = _times(found, 1 / step**2)
         sizes = [found.curvature.get(tensor.name, 1.0) ** -0.5 for tensor in self.trained]
         self.log_steps = nn.Parameter(torch.tensor(sizes, dtype=torch.float32).log2().to(self._lattices.owner.device))
         start = float(self._packed_bytes(1.0, found))
@@ -258,13 +255,12 @@ class RateLoss(nn.Module):
             known = torch.tensor(curvature, dtype=torch.float64).to(now.device)
             counts, wider = counts * (known > 0), now + known.clamp(min=1e-300).log2() / 2
         mean = float((wider.double() * counts).sum() / counts.sum()) if float(counts.sum()) else 0.0
-        found = times(measured, 4**-mean)
+        found = _times(measured, 4**-mean)
         sizes = self._file_steps().tolist()
         learned = {tensor.name: size**-2 for tensor, size in zip(self.trained, sizes, strict=True)}
-        start = self._reference.sensitivity
-        found = codable(found, {other.name: other.tensor for other in current_tensors(self._model).others})
-        found = replace(found, transforms=start.transforms, shifts=start.shifts)
-        return replace(found, curvature={**found.curvature, **learned})
+        transforms = self._reference.sensitivity.transforms
+        found = _codable(found, {other.name: other.tensor for other in current_tensors(self._model).others})
+        return replace(found, curvature={**found.curvature, **learned}, transforms=transforms)
 
     def _rescaled(self) -> tuple[Sensitivity, Tensor]:
         """Return the latest sensitivity, for statistics as large as they are now, and the growth of the steps since.
@@ -360,23 +356,12 @@ class RateLoss(nn.Module):
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the progress of the run, for `state_dict`."""
-        shifts = self._reference.sensitivity.shifts
-        return {
-            "target": self.target.state_dict(),
-            "reference": self._reference.state_dict(),
-            "shifts": {name: {axis: shift.tolist() for axis, shift in of.items()} for name, of in shifts.items()},
-        }
+        return {"target": self.target.state_dict(), "reference": self._reference.state_dict()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore the progress of the run, for `load_state_dict`."""
         self.target.load_state_dict(state["target"])
-        reference = self._reference.restored(state["reference"])
-        shifts = {
-            name: {axis: np.array(shift, dtype=np.int64) for axis, shift in of.items()}
-            for name, of in state.get("shifts", {}).items()  # none in checkpoints of steps that are alike
-        }
-        self._reference = replace(reference, sensitivity=replace(reference.sensitivity, shifts=shifts))
-        self.trained = with_shifts(self.trained, shifts)
+        self._reference = self._reference.restored(state["reference"])
 
     def _rounded_copy(self) -> nn.Module:
         """Return a copy of the network, with the numbers of its file."""
@@ -412,7 +397,7 @@ class RateLoss(nn.Module):
         with torch.no_grad():
             zeros = torch.zeros_like(errors)
             found = [
-                part if t.parameter.grad is None else t.by_numbers(t.parameter.grad)
+                part if t.parameter.grad is None else t.numbers(t.parameter.grad)
                 for t, part in zip(self.trained, self._parts(zeros), strict=True)
             ]
             # A rounded number is step * round(number / step), whose derivative by log2(step) is, straight through the
@@ -428,7 +413,7 @@ class RateLoss(nn.Module):
             if self._numbers is None or self._numbers.grad is None:
                 return
             for tensor, part in zip(self.trained, self._parts(self._numbers.grad), strict=True):
-                by_bytes, parameter = tensor.by_values(part), tensor.parameter
+                by_bytes, parameter = tensor.values(part), tensor.parameter
                 parameter.grad = by_bytes if parameter.grad is None else parameter.grad.add_(by_bytes)
 
     def _flat(self, values: list[Tensor]) -> Tensor:
@@ -439,7 +424,7 @@ class RateLoss(nn.Module):
 
     def _with_coarser_others(self, sensitivity: Sensitivity, factor: float) -> Sensitivity:
         """Return the sensitivity with that factor on the curvature of what is not trained."""
-        scaled = times(sensitivity, factor)
+        scaled = _times(sensitivity, factor)
         learned = {tensor.name: sensitivity.curvature[tensor.name] for tensor in self.trained}
         return replace(scaled, curvature={**scaled.curvature, **learned})
 
@@ -479,3 +464,23 @@ class _Reference:
         found = replace(self.sensitivity, curvature=state["curvature"], log_curvature=state["log_curvature"])
         log_steps, log_sizes = (state[name].to(self.log_steps.device) for name in ("log_steps", "log_sizes"))
         return _Reference(found, state["usual"], log_steps, log_sizes)
+
+
+def _codable(sensitivity: Sensitivity, values: Mapping[str, Tensor]) -> Sensitivity:
+    """Return the sensitivity without steps that are too fine to be coded, whatever the transform of the values."""
+    curvature = dict(sensitivity.curvature)
+    for name in curvature.keys() & values.keys():
+        norm = float(values[name].detach().double().norm())
+        if norm > 0:
+            curvature[name] = min(curvature[name], (LEAST_STEP * norm) ** -2)
+    most = (LEAST_STEP * LARGEST_LOG) ** -2
+    logs = {name: min(size, most) for name, size in sensitivity.log_curvature.items()}
+    return replace(sensitivity, curvature=curvature, log_curvature=logs)
+
+
+def _times(sensitivity: Sensitivity, factor: float) -> Sensitivity:
+    return replace(
+        sensitivity,
+        curvature={name: factor * size for name, size in sensitivity.curvature.items()},
+        log_curvature={name: factor * size for name, size in sensitivity.log_curvature.items()},
+    )

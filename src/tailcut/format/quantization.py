@@ -190,7 +190,7 @@ class Rounding:
             layout = layout_of_other(other.name, other.shape, is_integer=number == INTEGERS)
             if number == INTEGERS:
                 yield layout, Coded(other.tensor.detach().reshape(-1).cpu().to(torch.int64).numpy())
-            elif block is not None or other.name in self.sensitivity.shifts:
+            elif block is not None:
                 yield self._rounded_rows(other, block, values[other.name], step)
             elif number == QUANTIZED:
                 candidates = list(self._candidates(other, step))
@@ -227,21 +227,17 @@ class Rounding:
         curvature = {name: size * costs.get(name, 1.0) for name, size in self.sensitivity.curvature.items()}
         return [self._step_of(entry.name, curvature, step) for entry in entries]
 
-    def _rounded_rows(
-        self, other: OtherTensor, block: Block | None, values: Tensor, step: float
-    ) -> tuple[Layout, Coded]:
+    def _rounded_rows(self, other: OtherTensor, block: Block, values: Tensor, step: float) -> tuple[Layout, Coded]:
         """Round a plain weight: with a kernel, the DCT along it."""
         layout = layout_of_other(other.name, other.shape, is_integer=False)
         transform = KERNEL_DCT if len(other.shape) > 2 else NONE
         numbers = transform_of(values, layout, transform)
         size = self._step_of(other.name, self.sensitivity.curvature, step)
-        if block is None or other.name in self.sensitivity.transforms:
-            steps = RowSteps.nearest(size, self.sensitivity.shifts.get(other.name, {}))
-        else:
-            steps = row_steps(block, other.shape, size)
+        is_learned = other.name in self.sensitivity.transforms
+        steps = RowSteps(nearest_step(size)) if is_learned else row_steps(block, other.shape, size)
         sizes = steps.sizes(other.shape)
         multiples = numbers / sizes
-        if block is not None and self.sensitivity.has_feedback:
+        if self.sensitivity.has_feedback:
             multiples = rounded_with_feedback(block, {other.name: numbers}, {other.name: sizes})[other.name]
         return layout, coded(multiples, transform, steps.step, layout, steps.shifts)
 

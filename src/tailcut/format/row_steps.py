@@ -35,12 +35,6 @@ class RowSteps:
     step: int
     shifts: Mapping[int, np.ndarray] = field(default_factory=dict)
 
-    @classmethod
-    def nearest(cls, size: float, shifts: Mapping[int, np.ndarray]) -> "RowSteps":
-        """Return the steps nearest to a size in octaves, all of them within the range of a file."""
-        reach = SHIFT * sum(int(np.abs(shift).max()) for shift in shifts.values())
-        return cls(min(max(nearest_step(size), reach - MAX_STEP), MAX_STEP - reach), shifts)
-
     def sizes(self, shape: Sequence[int]) -> Tensor:
         """Return the step at each number of the weight, float64, flat."""
         return step_sizes(self.step, shape, self.shifts).expand(math.prod(shape))
@@ -61,17 +55,14 @@ def row_steps(block: Block, shape: Sequence[int], size: float) -> RowSteps:
     Raises:
         ArgumentError: the block was measured for other sizes.
     """
-    return RowSteps.nearest(*fitted_size(block, shape, size))
-
-
-def fitted_size(block: Block, shape: Sequence[int], size: float) -> tuple[float, dict[int, np.ndarray]]:
-    """Return the step of a weight, in any fraction of an octave, and its shifts; see `row_steps`."""
     if math.prod(shape[1:]) != len(block.upper):
         raise _other_size(block, math.prod(shape))
     curvature = block.conditional.reshape(tuple(shape[1:]))
     shifts = _shifts(curvature, shape[0])
     sizes = RowSteps(0, shifts).sizes((1, *shape[1:])).reshape(curvature.shape)
-    return size / math.sqrt(float((curvature * sizes.square()).mean() / block.curvature.mean())), shifts
+    size /= math.sqrt(float((curvature * sizes.square()).mean() / block.curvature.mean()))
+    reach = SHIFT * sum(int(np.abs(shift).max()) for shift in shifts.values())  # no step leaves the range of a file
+    return RowSteps(min(max(nearest_step(size), reach - MAX_STEP), MAX_STEP - reach), shifts)
 
 
 def relative_costs(blocks: Sequence[Block], lengths: Mapping[str, int]) -> dict[str, float]:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,8 +55,6 @@ class Sensitivity:
         transforms: name of a plain tensor -> the transform whose numbers are rounded (see `format.quantized.values`);
             of those without an entry the cheapest is taken. Tensors with one, also of coefficients, have just the step
             of their curvature.
-        shifts: name of a plain tensor that has an entry there -> the shifts of its step along axes, see
-            `format.quantized.Coded`.
         has_feedback: False rounds numbers of blocks to the nearest step, which is much faster.
     """
 
@@ -65,5 +62,4 @@ class Sensitivity:
     log_curvature: Mapping[str, float]
     blocks: tuple[Block, ...] = ()
     transforms: Mapping[str, int] = field(default_factory=dict)
-    shifts: Mapping[str, Mapping[int, np.ndarray]] = field(default_factory=dict)
     has_feedback: bool = True
