@@ -68,6 +68,12 @@ def test_a_small_file_that_still_works(trained: nn.Module, images: torch.Tensor,
     assert all(torch.equal(state[name], value) for name, value in trained.state_dict().items())
 
 
+@pytest.mark.parametrize("max_bytes", [1800, 2500, 4000])
+def test_the_bytes_are_used(trained: nn.Module, images: torch.Tensor, max_bytes: int, tmp_path: Path) -> None:
+    report = compress(trained, tmp_path / "small.tailcut", [images], max_bytes=max_bytes)
+    assert 0.985 * max_bytes < report.file_bytes <= max_bytes
+
+
 def test_the_file_holds_the_network_that_was_measured(trained: nn.Module, images: torch.Tensor, tmp_path: Path) -> None:
     path = tmp_path / "small.tailcut"
     report = compress(trained, path, [images], step=0.05, evaluate=accuracy)

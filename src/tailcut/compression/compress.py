@@ -39,6 +39,9 @@ from tailcut.weights.access import deepcopied
 
 MAX_GRADIENTS = 4000
 
+MAX_FINER = 2
+"""So many times a finer step is tried where fitted weights leave some of the bytes that were asked for."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -220,14 +223,30 @@ class _Work:
         write_numbers(network, dict(zip(names, vectors + values, strict=True)))
 
     def content_within(self, step: float, max_bytes: int | None) -> tuple[float, bytes, nn.Module]:
-        """Return the step, the file and its network; steps are coarser where a fit makes the file a little too long."""
+        """Return the step, the file and its network; a fit makes the file a little longer or shorter than it was."""
         content, network = self.content(step)
         coarser = 1
         while max_bytes is not None and len(content) > max_bytes:
             step *= 2.0 ** (coarser / (8 * REFINEMENT))
             coarser *= 2
             content, network = self.content(step)
+        for _ in range(MAX_FINER if max_bytes is not None else 0):
+            finer = self._finer(step, (max_bytes or 0) - len(content))
+            if finer is None:
+                break
+            longer, other = self.content(finer)
+            if len(longer) > (max_bytes or 0):
+                break
+            step, content, network = finer, longer, other
         return step, content, network
+
+    def _finer(self, step: float, room: int) -> float | None:
+        """Return a step that is finer by what so many bytes are enough for: a bit of each number halves it."""
+        parts = 8 * REFINEMENT
+        numbers = sum(entry.num_kept for entry in self.tensors.coefficients)
+        numbers += sum(other.tensor.numel() for other in self.tensors.others)
+        finer = int(8 * room * parts / max(1, numbers))
+        return step * 2.0 ** (-finer / parts) if finer > 0 else None
 
     def step_within(self, max_bytes: int) -> float:
         """Return the finest step for at most so many bytes."""

@@ -176,6 +176,21 @@ def test_claims_of_many_shifts_are_refused_at_once() -> None:
         decode(encode([narrow], [numbers]), [wide], 4)
 
 
+def test_shifts_of_a_long_axis_take_no_more_than_as_many_numbers() -> None:
+    """Also where there are no numbers: a tensor may be empty along another axis."""
+    layout = Layout("weight", (0, 1 << 18), 0)
+    tensor = Coded(np.zeros(0, np.int64), shifts={1: np.zeros(1 << 18, np.int64)})
+    payload = encode([layout], [tensor])
+    start = time.process_time()
+    tracemalloc.start()
+    found = decode(payload, [layout], 4)[0]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(found.shifts[1]) == 1 << 18
+    assert peak < 12 * (1 << 18)
+    assert within(time.process_time() - start, seconds=5)
+
+
 def test_a_payload_with_shifts_is_none_of_codec_3() -> None:
     layout = Layout("weight", (2, 3), 6)
     payload = encode([layout], [shifted([0, 3], [1, 0, 0])])

@@ -246,6 +246,8 @@ def _state(layouts: Sequence[Layout], codec: int) -> _State:
     if num_integers > MAX_INTEGERS:
         raise LimitError(f"{num_integers} whole numbers in the quantised payload, at most {MAX_INTEGERS} are allowed")
     num_numbers = sum(layout.size for layout in layouts)
+    if codec == ALONG_AXES:
+        num_numbers += sum(sum(layout.shape) for layout in layouts if layout.may_shift)
     if num_numbers > MAX_UNCOMPILED and not is_installed():
         raise MissingExtraError(f"coding {num_numbers:,} quantised numbers", "numba", "fast")
     loops = _compiled_loops() if num_numbers >= COMPILED_FROM and is_installed() else plain
@@ -339,8 +341,10 @@ def _put_shifts(state: _State, buffer: Any, memory: _Memory, shifts: Mapping[int
     buffer = _put(state, buffer, _AXES, axes - memory.axes)
     memory.axes = axes
     for axis in sorted(shifts):
-        buffer = _with_room(state, buffer, len(shifts[axis]))
-        state.loops.put_alike(state.coder, buffer, state.zeros, state.seen, _SHIFT, state.ints(shifts[axis]))
+        for start in range(0, len(shifts[axis]), _CHUNK):
+            buffer = _with_room(state, buffer, _CHUNK)
+            part = state.ints(shifts[axis][start : start + _CHUNK])
+            state.loops.put_alike(state.coder, buffer, state.zeros, state.seen, _SHIFT, part)
     return buffer
 
 
@@ -357,9 +361,9 @@ def _get_axes(state: _State, payload: Any, memory: _Memory, layout: Layout) -> l
 def _get_shifts(state: _State, payload: Any, layout: Layout, axes: Sequence[int]) -> dict[int, np.ndarray]:
     shifts = {}
     for axis in axes:
-        found = state.ints([0] * layout.shape[axis])
+        found = state.ints(np.zeros(layout.shape[axis], np.int64))
         state.loops.get_alike(state.coder, payload, state.zeros, state.seen, _SHIFT, found)
-        shifts[axis] = np.array(found, dtype=np.int64)
+        shifts[axis] = np.asarray(found, dtype=np.int64)
     return shifts
 
 

@@ -44,14 +44,23 @@ def step_size(step: int) -> float:
 
 
 def step_sizes(step: int, shape: Sequence[int], shifts: Mapping[int, np.ndarray]) -> Tensor:
-    """Return the step at each number of a tensor, float64, flat; one number where they are all alike."""
+    """Return the step at each number of a tensor, float64, flat; one number where they are all alike.
+
+    Args:
+        step: in eighths of an octave.
+        shape: of the tensor.
+        shifts: along its axes, see `Coded`; with them all steps must be within the range of a file.
+    """
     if not shifts:
         return torch.tensor(step_size(step), dtype=torch.float64)
-    eighths = np.full((1,) * len(shape), step)
+    places = np.full((1,) * len(shape), step + MAX_STEP, np.int32)  # of half the memory of the sizes
     for axis, shift in shifts.items():
-        eighths = eighths + SHIFT * shift.reshape(-1, *(1,) * (len(shape) - axis - 1))
-    sizes = np.ldexp(np.array(EIGHTHS)[eighths % 8], eighths // 8)
-    return torch.from_numpy(np.broadcast_to(sizes, tuple(shape)).reshape(-1).copy())
+        places = places + (SHIFT * shift).astype(np.int32).reshape(-1, *(1,) * (len(shape) - axis - 1))
+    sizes = _STEP_SIZES[places]
+    return torch.from_numpy(sizes).expand(tuple(shape)).reshape(-1)
+
+
+_STEP_SIZES = np.array([step_size(step) for step in range(-MAX_STEP, MAX_STEP + 1)])
 
 
 def largest_step(tensor: Coded) -> float:
