@@ -45,6 +45,7 @@ def blind(name: str, corpus: Path, findings: Path, seconds: str, seed: int) -> N
 
     target, rng = TARGETS[name], random.Random(seed)
     contents = [path.read_bytes() for path in (*target.seeds(), *sorted(corpus.glob("*")))]
+    prime(target)
     end, tried = time.monotonic() + float(seconds), 0
     while time.monotonic() < end:
         content = rng.choice(contents)

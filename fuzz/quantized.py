@@ -1,12 +1,12 @@
-"""The target of codec 3: descriptions of tensors and payloads, read by the library and by the reference reader.
+"""The target of codecs 3 and 4: descriptions of tensors and payloads, read by the library and by the reference reader.
 
-A content is a byte with the number of tensors and of levels, four bytes for each level above the lowest (`_Step`), six
-for each tensor (`_described`), and the payloads of the levels, the lowest first.
+A content is a byte with the number of tensors, of levels and of the codec, four bytes for each level above the lowest
+(`_Step`), six for each tensor (`_described`), and the payloads of the levels, the lowest first.
 """
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -23,6 +23,7 @@ from tailcut.errors import CorruptFileError, LimitError
 from tailcut.format import quantized
 from tailcut.format.container.streams import padded
 from tailcut.format.quantized import Coded, Layout, coder
+from tailcut.format.quantized.coder import ALONG_AXES, EVEN
 from tailcut.transform.order import corner_positions
 
 COEFFICIENTS, WHOLE_TENSOR, INTEGERS = range(3)
@@ -32,6 +33,7 @@ STEP_BYTES = 4
 MAX_TENSORS = 4
 MAX_LEVELS = 4
 LONGEST = 12
+CODEC_4 = MAX_TENSORS * MAX_LEVELS  # the bit of a content's first byte
 
 Entry = TypeVar("Entry")  # a layout, numbers, or a tensor of the reference reader
 
@@ -48,11 +50,13 @@ class Level:
         layouts: of its tensors.
         tensors: the same; those that go on with the level below know how many numbers that has.
         payload: of the level.
+        codec: of the payload, the same in all levels.
     """
 
     layouts: list[Layout] = field(default_factory=list)
     tensors: list[reference.Tensor] = field(default_factory=list)
     payload: bytes = b""
+    codec: int = EVEN
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,7 @@ def parse(content: bytes) -> list[Level]:
     """The levels of a content: layouts, tensors without numbers, and payloads."""
     content = content or b"\0"
     count, num_steps = 1 + content[0] % MAX_TENSORS, content[0] // MAX_TENSORS % MAX_LEVELS
+    codec = ALONG_AXES if content[0] & CODEC_4 else EVEN
     rest = content[1:]
     steps = [_Step.of(rest[STEP_BYTES * place :][:STEP_BYTES]) for place in range(num_steps)]
     rest = rest[STEP_BYTES * num_steps :]
@@ -111,7 +116,7 @@ def parse(content: bytes) -> list[Level]:
     counts = [blocks.counts(layout.size) for layout, _ in pairs]
     levels = []
     for place, step in enumerate([_Step(1, True, 0), *steps]):
-        level = Level()
+        level = Level(codec=codec)
         for (layout, tensor), each in zip(pairs, counts, strict=True):
             if tensor.is_coefficients:
                 level.layouts.append(Layout("", layout.shape, each[place], order=layout.order))
@@ -164,7 +169,7 @@ def _read(levels: Sequence[Level]) -> None:
     reader: reference.Reader | None = None
     for place, level in enumerate(levels):
         _take_in(level, levels[place - 1] if place else None)
-        reader = reference.Reader(level.payload, reader)
+        reader = reference.Reader(level.payload, reader, level.codec)
         reader.tensors(level.tensors)
 
 
@@ -189,7 +194,7 @@ def _top(levels: Sequence[Level], found: Sequence[Sequence[Coded]]) -> Iterator[
 
 def _decode(levels: Sequence[Level]) -> list[list[Coded]]:
     """The integers of each level, as the library reads them."""
-    decoder = quantized.Decoder(_highest([level.layouts for level in levels]))
+    decoder = quantized.Decoder(_highest([level.layouts for level in levels]), levels[0].codec)
     found: list[list[Coded]] = []
     for level in levels:
         sizes = [tensor.known for tensor in level.tensors if tensor.known]
@@ -200,7 +205,7 @@ def _decode(levels: Sequence[Level]) -> list[list[Coded]]:
 
 def _encode(levels: Sequence[Level], found: Sequence[Sequence[Coded]]) -> list[bytes]:
     """The payload of each level, as the library writes it."""
-    encoder = quantized.Encoder(_highest([level.layouts for level in levels]))
+    encoder = quantized.Encoder(_highest([level.layouts for level in levels]), levels[0].codec)
     return [
         encoder.level(level.layouts, tensors, [tensor.known for tensor in level.tensors if tensor.known])
         for level, tensors in zip(levels, found, strict=True)
@@ -230,14 +235,16 @@ def _check_compiled(levels: Sequence[Level], plain: Sequence[Sequence[Coded]]) -
         raise WrongNumbersError("the compiled loops differ from the plain ones")
 
 
-def _told(tensor: Coded) -> tuple[list[int], int, int, int]:
-    return tensor.numbers.tolist(), tensor.transform, tensor.step, tensor.offset
+def _told(tensor: Coded) -> tuple[list[int], int, int, int, dict[int, list[int]]]:
+    shifts = {axis: shift.tolist() for axis, shift in tensor.shifts.items()}
+    return tensor.numbers.tolist(), tensor.transform, tensor.step, tensor.offset, shifts
 
 
 def mutate(content: bytes, rng: random.Random, change: Havoc = havoc) -> bytes:
-    """Change the bytes, or the levels, numbers and parameters, which are then coded again."""
+    """Change the bytes, or the levels, codec, numbers, parameters and shifts, which are then coded again."""
     if rng.random() < 0.4:
         return change(content, rng)
+    content = content or b"\0"
     levels = parse(content)
     try:
         _read(levels)
@@ -249,6 +256,9 @@ def mutate(content: bytes, rng: random.Random, change: Havoc = havoc) -> bytes:
         place = 1 + STEP_BYTES * rng.randrange(len(levels) - 1) + rng.randrange(2)
         head[place : place + 1] = [rng.choice((0, 1, 2, 128, 255, rng.randrange(256)))]
         levels = _numbers_moved(levels, parse(bytes(head)))
+    if rng.random() < 0.1:
+        head[0] ^= CODEC_4
+        _change_codec(levels)
     for _ in range(rng.choice((1, 1, 2, 5))):
         _change_tensor(rng.choice(rng.choice(levels).tensors), rng)
     return _written(bytes(head), levels)
@@ -260,13 +270,30 @@ def _numbers_moved(levels: Sequence[Level], others: list[Level]) -> list[Level]:
         for place, tensor in enumerate(other.tensors):
             source = (level if place < len(level.tensors) else levels[0]).tensors[place]
             tensor.numbers, tensor.parameters = list(source.numbers), list(source.parameters)
+            tensor.shifts = {axis: list(shifts) for axis, shifts in source.shifts.items()}
             if tensor.known:
                 tensor.parameters[3:] = [0]
     return others
 
 
+def _may_shift(tensor: reference.Tensor) -> bool:
+    return not tensor.is_whole and not tensor.is_coefficients and len(tensor.shape) > 1
+
+
+def _change_codec(levels: Sequence[Level]) -> None:
+    """From one to the other: without shifts."""
+    for level in levels:
+        level.codec = EVEN if level.codec == ALONG_AXES else ALONG_AXES
+        for tensor in level.tensors:
+            tensor.parameters[4:] = [0] if level.codec == ALONG_AXES and _may_shift(tensor) else []
+            tensor.shifts = {}
+
+
 def _change_tensor(tensor: reference.Tensor, rng: random.Random) -> None:
-    """One number or one parameter becomes another; of those that a level below has only the count."""
+    """One number, parameter or shift becomes another; of those that a level below has only the count."""
+    if len(tensor.parameters) > 4 and rng.random() < 0.4:
+        _change_shifts(tensor, rng)
+        return
     numbers = (0, 1, -1, 2, 7, 400, 401, -400, 2**19, 2**20 - 1, 1 - 2**20, rng.randrange(-50, 50))
     if len(tensor.numbers) > tensor.known and (tensor.is_whole or rng.random() < 0.5):
         tensor.numbers[rng.randrange(tensor.known, len(tensor.numbers))] = rng.choice(numbers)
@@ -277,13 +304,27 @@ def _change_tensor(tensor: reference.Tensor, rng: random.Random) -> None:
             tensor.parameters[3] = rng.randrange(len(tensor.indices) - tensor.known + 2)
 
 
+def _change_shifts(tensor: reference.Tensor, rng: random.Random) -> None:
+    """The steps differ along other axes, or one shift becomes another, some at the end of what steps may be."""
+    most, step = 2 ** len(tensor.shape), tensor.parameters[1]
+    if not tensor.shifted or rng.random() < 0.3:
+        wrong = -1, most, most + 1, 2**20 - 1
+        tensor.parameters[4] = rng.randrange(most) if rng.random() < 0.8 else rng.choice(wrong)
+        return
+    axis = rng.choice(tensor.shifted)
+    shifts = tensor.shifts.setdefault(axis, [0] * tensor.shape[axis])
+    if shifts:
+        ends = (400 - step) // 2 + rng.randrange(2), (-400 - step) // 2 - rng.randrange(2)
+        shifts[rng.randrange(len(shifts))] = rng.choice((0, 1, -1, 3, -9, 30, 1 - 2**20, 2**20 - 1, *ends))
+
+
 def _written(head: bytes, levels: Sequence[Level]) -> bytes:
     """The content with these numbers, as many as the counts say. `head` is what comes before the payloads."""
     writer: Writer | None = None
     payloads = []
     for place, level in enumerate(levels):
         _take_in(level, levels[place - 1] if place else None)
-        writer = Writer(writer)
+        writer = Writer(writer, level.codec)
         for tensor in level.tensors:
             more = len(tensor.indices) - tensor.known
             if not tensor.is_whole and tensor.parameters[3]:
@@ -321,6 +362,25 @@ def seeds() -> Iterator[tuple[str, bytes]]:
     yield "levels-others", _seed(some, 0, rng, [(100, 1), (100, 0), (180, 1)])
     yield "levels-smallest", _seed([some[0], some[0], kinds["variance"]], 0, rng, [(1, 1)])
     yield "levels-short", _seed(some, 0, rng, [(90, 1), (128, 0)], short=True)
+    yield from _axes_seeds(kinds)
+
+
+def _axes_seeds(kinds: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
+    """The same of codec 4: along every axis and some, of tensors that have shifts and beside those that have none."""
+    rng = random.Random(4)
+    matrix, row, empty = (bytes((WHOLE_TENSOR, 4, *sizes, 1, 0)) for sizes in ((5, 7), (1, 12), (0, 3)))
+    for axes in range(8):
+        yield f"axes-kernel-{axes}", _seed([kinds["kernel"]], axes % 4, rng, axes=axes)
+    for name, part in {"matrix": matrix, "row": row, "empty": empty, **kinds}.items():
+        if name != "kernel":
+            yield f"axes-{name}", _seed([part], 0, rng, axes=3)
+    yield "axes-log2", _seed([matrix], 1, rng, axes=2)
+    yield "axes-short", _seed([matrix, kinds["kernel"]], 0, rng, axes=1, short=True)
+    yield "axes-others", _seed([matrix, kinds["kernel"], kinds["bias"], row], 0, rng, axes=2)
+    some = [kinds["coefficients"], matrix, kinds["kernel"], kinds["counts"]]
+    yield "axes-levels-once", _seed(some, 0, rng, [(100, 0), (100, 0)], axes=3)
+    yield "axes-levels-others", _seed(some, 0, rng, [(100, 1), (100, 0), (180, 1)], axes=2)
+    yield "axes-levels-coefficients", _seed(some[:1], 0, rng, [(128, 0)], axes=3)
 
 
 def _seed(
@@ -329,10 +389,20 @@ def _seed(
     rng: random.Random,
     steps: Sequence[tuple[int, int]] = (),
     *,
+    axes: int | None = None,
     short: bool = False,
 ) -> bytes:
-    """Return a content; `short` with zeros at the end of each tensor, which are not coded."""
-    head = bytes([len(parts) - 1 + MAX_TENSORS * len(steps)])
+    """Return a content.
+
+    Args:
+        parts: the tensors, see `_described`.
+        transform: of all.
+        rng: draws the numbers and shifts.
+        steps: of the levels above the lowest, the part and whether others are there anew.
+        axes: along which the steps of tensors that may have shifts differ, in codec 4; None for codec 3.
+        short: with zeros at the end of each tensor, which are not coded.
+    """
+    head = bytes([len(parts) - 1 + MAX_TENSORS * len(steps) + (0 if axes is None else CODEC_4)])
     head += b"".join(bytes((*step, 0, 0)) for step in steps) + b"".join(parts)
     levels = parse(head)
     for level in levels:
@@ -340,4 +410,8 @@ def _seed(
             tensor.numbers = [rng.randrange(-9, 10) for _ in tensor.indices]
             count = (len(tensor.indices) - tensor.known) // 2 + 1 if short else 0
             tensor.parameters = [transform, -16, 3 if transform < 2 else 0, count]
+            if axes is not None and _may_shift(tensor):
+                tensor.parameters.append(axes)
+                sizes = {axis: tensor.shape[axis] for axis in tensor.shifted}
+                tensor.shifts = {axis: [rng.randrange(-9, 10) for _ in range(n)] for axis, n in sizes.items()}
     return _written(head, levels)

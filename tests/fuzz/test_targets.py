@@ -2,10 +2,15 @@
 
 import random
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from conformance.reference import RefusedError
+from conformance.reference import quantized as reference
 from fuzz.targets import CORPORA, TARGETS, FindingError, Target
 from torch import nn
 
@@ -14,7 +19,7 @@ from fuzz import __main__ as runner
 from fuzz import engine, mutators, quantized, seeds, targets
 from tailcut.errors import FormatError
 from tailcut.format.container.streams import padded
-from tailcut.format.quantized import coder
+from tailcut.format.quantized import Layout, coder, loops, values
 
 MUTANTS = {"inspect": 60, "load": 60, "recipes": 60} | dict.fromkeys(("agreement", "read_jpeg", "codecs"), 120)
 MUTANTS["quantized"] = 200
@@ -54,6 +59,78 @@ def test_mutants_of_payloads_get_into_the_levels() -> None:
     assert len(accepted) > 90
 
 
+def test_mutants_of_payloads_have_other_shifts_and_codecs() -> None:
+    rng, found, codecs = random.Random(4), Counter[str](), Counter[int]()
+    contents = [content for name, content in quantized.seeds() if name.startswith("axes-")]
+    for _ in range(400):
+        levels = quantized.parse(quantized.mutate(rng.choice(contents), rng))
+        codecs[levels[0].codec] += 1
+        try:
+            quantized._read(levels)
+            tensors = quantized._highest([level.tensors for level in levels])
+            for tensor in tensors:
+                if not tensor.is_whole:
+                    reference.values(tensor)
+            found["shifted" if any(any(shifts) for tensor in tensors for shifts in tensor.shifts.values()) else ""] += 1
+        except RefusedError as error:
+            found[error.rule] += 1
+    assert codecs[3] > 20
+    assert codecs[4] > 300
+    assert found["shifted"] > 60
+    assert found["quantized-axes"] > 5
+    assert found["quantized-shifts"] > 5
+
+
+def test_short_contents_are_changed_too() -> None:
+    content = dict(quantized.seeds())["axes-levels-others"]
+    for length in range(45):  # a byte, twelve of levels, 24 of tensors, and some of a payload
+        made = {quantized.mutate(content[:length], random.Random(seed)) for seed in range(40)}
+        assert len(made) > 10
+
+
+def test_no_content_of_codec_3_has_shifts() -> None:
+    for name, content in quantized.seeds():
+        levels = quantized.parse(content)
+        quantized._read(levels)
+        assert levels[0].codec == (4 if name.startswith("axes-") else 3)
+        assert levels[0].codec == 4 or not any(tensor.shifts for level in levels for tensor in level.tensors)
+
+
+@pytest.mark.parametrize("name", ["values", "range", "axes", "memory", "writer", "compiled"])
+def test_a_reader_that_gets_shifts_wrong_is_a_finding(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = dict(quantized.seeds())["axes-others"]
+    if name == "values":
+        sizes = values.step_sizes
+        monkeypatch.setattr(values, "step_sizes", lambda step, shape, shifts: sizes(step, shape, {}))
+    elif name == "range":
+        monkeypatch.setattr(values, "MAX_STEP", 9)
+    elif name == "axes":
+        monkeypatch.setattr(Layout, "may_shift", False)
+    elif name == "memory":
+        get_axes = coder._get_axes
+
+        def forgetful(state: Any, payload: Any, memory: Any, layout: Layout) -> list[int]:
+            memory.axes = 0
+            return get_axes(state, payload, memory, layout)
+
+        monkeypatch.setattr(coder, "_get_axes", forgetful)
+    elif name == "writer":
+        monkeypatch.setattr(coder, "_put_shifts", lambda state, buffer, memory, shifts: buffer)
+    else:
+        monkeypatch.setattr(quantized, "is_installed", lambda: True)
+        monkeypatch.setattr(coder, "is_installed", lambda: True)
+        wrong = SimpleNamespace(**vars(loops) | {"get_alike": _get_negated})
+        monkeypatch.setattr(coder, "_compiled_loops", lambda: wrong)
+    with pytest.raises(quantized.WrongNumbersError):
+        quantized.run(content)
+
+
+def _get_negated(*arguments: Any) -> None:
+    """Read shifts with the wrong sign."""
+    loops.get_alike(*arguments)
+    arguments[-1][:] = -arguments[-1]
+
+
 @pytest.mark.parametrize("name", ["learn", "parameters"])
 def test_a_reader_that_forgets_the_level_below_is_a_finding(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if name == "learn":
@@ -83,8 +160,12 @@ def test_slow_and_large_answers_are_findings() -> None:
 
 
 def test_a_blind_run_writes_what_it_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = {path.read_bytes() for path in TARGETS["codecs"].seeds()}
+    tried = []
+
     def fall(content: bytes) -> None:
-        if content[:1] != b"\0":
+        tried.append(content)
+        if content not in sound:
             raise KeyError("foreign")
 
     monkeypatch.setitem(targets.TARGETS, "own", own(fall))
@@ -94,7 +175,8 @@ def test_a_blind_run_writes_what_it_finds(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(SystemExit):
         engine.blind("own", corpus, findings, "30", 1)
     (found,) = findings.iterdir()
-    assert found.read_bytes()[:1] != b"\0"
+    assert found.read_bytes() not in sound
+    assert set(tried[: len(sound)]) == sound  # first all that is stored, so that no import counts for a mutant
 
 
 def test_new_lines_are_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
