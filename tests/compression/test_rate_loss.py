@@ -183,7 +183,8 @@ def test_learned_steps_stay_where_numbers_are_rounded_with_feedback(trained: nn.
     assert {name for block in measured.blocks for name in block.names} >= {"0.weight", "3.weight", "8.weight"}
     tailcut.save(model, tmp_path / "a.tailcut", dtype="quantized", step=1.0, sensitivity=rate.sensitivity(measured))
     report = tailcut.inspect(tmp_path / "a.tailcut")
-    errors = {entry.name: entry.worst_error for entry in (*report.tensors, *report.other_tensors)}
+    errors = {entry.name: entry.worst_error for entry in report.tensors}
+    errors |= {entry.name: entry.worst_error for entry in report.other_tensors}
     for tensor, step in zip(rate.trained, torch.exp2(torch.round(8 * rate.log_steps.detach()) / 8), strict=True):
         assert errors[tensor.name] == pytest.approx(float(step) / 2)
 

@@ -4,6 +4,7 @@ import itertools
 import math
 import time
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,7 +148,7 @@ def test_zeros_take_their_least() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"transform": 4}, {"transform": -1}, {"step": 401}, {"step": -401}])
-def test_parameters_out_of_range(wrong: dict[str, int]) -> None:
+def test_parameters_out_of_range(wrong: dict[str, Any]) -> None:
     layout = Layout("weight", (2,), 2)
     with pytest.raises(CorruptFileError, match=r"transform .* and a step of"):
         decode(encode([layout], [Coded(np.array([1, 2]), **wrong)]), [layout])

@@ -1,5 +1,7 @@
 """Steps and transforms, against SciPy."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import scipy.fft
@@ -127,7 +129,7 @@ def test_a_step_too_fine_is_an_error() -> None:
         quantize(torch.tensor([1.0]), Layout("weight", (1,), 1), NONE, -400)
 
 
-def of(numbers: list[int], shape: tuple[int, ...], **settings: int) -> Tensor:
+def of(numbers: list[int], shape: tuple[int, ...], **settings: Any) -> Tensor:
     layout = Layout("weight", shape, len(numbers))
     return dequantize(Coded(np.array(numbers), **settings), layout)
 
