@@ -234,7 +234,10 @@ class _Work:
             finer = self._finer(step, (max_bytes or 0) - len(content))
             if finer is None:
                 break
-            longer, other = self.content(finer)
+            try:
+                longer, other = self.content(finer)
+            except FineStepError:
+                break
             if len(longer) > (max_bytes or 0):
                 break
             step, content, network = finer, longer, other
