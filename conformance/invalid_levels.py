@@ -9,13 +9,12 @@ from conformance.level_writer import Further, Levels, in_levels, joined
 from conformance.networks import registered
 from conformance.reference.decoder import Kept, apply, digest_of, list_others
 from conformance.reference.items import Items
-from conformance.valid import CHAIN, LINEAR, own, regularize
+from conformance.valid import ALL, CHAIN, own, regularize
 from conformance.valid_axes import shifts_below
 from conformance.valid_levels import infinite_below
 from conformance.writer import Shifts, base_of, items, shape, varint
 
 Named = tuple[str, str, bytes, str | None]
-ALL = regularize(LINEAR, 0, b"\1", 1.0)
 
 
 def _plain(parts: Sequence[int] = (100, 150)) -> Levels:

@@ -65,6 +65,7 @@ def _image() -> Module:
 # Selections of kind 1: weights of the own class, and of the image network.
 OWN_WEIGHTS = items(3, "line.weight", shape(3, 2, 3), "plane.weight", shape(3, 2, 3, 3), "linear.weight", shape(5, 6))
 LINEAR = items(1, "weight", shape(2, 3))
+ALL = regularize(LINEAR, 0, b"\1", 1.0)
 
 
 def linear() -> Draft:
@@ -328,10 +329,12 @@ def _last_selected() -> bytes:
     return selected(network, "conv1.mix.weight", "grouped.weight")
 
 
+OWN_TYPES = dict.fromkeys(("line.weight", "plane.weight", "plane.bias", "space.weight", "linear.weight"), 10)
+OWN_TYPES |= dict.fromkeys(("gain", "linear.bias", "table.weight"), 10)
+
+
 def quantized() -> dict[str, Callable[[], Draft]]:
     """Version 2: numbers rounded to steps, whole numbers, and plain ones between them."""
-    own_types = dict.fromkeys(("line.weight", "plane.weight", "plane.bias", "space.weight", "linear.weight"), 10)
-    own_types |= dict.fromkeys(("gain", "linear.bias", "table.weight"), 10)
     wholes = dict.fromkeys(("kept.bits", "kept.bytes", "kept.table", "kept.small", "kept.middle", "kept.steps"), 11)
     transforms = {
         "line.weight": (3, -40, 0, 0),
@@ -369,14 +372,14 @@ def quantized() -> dict[str, Callable[[], Draft]]:
             parameters={"weight": (0, -100, 1 << 19, 0)},
         ),
         "quantized-zeros": lambda: own("wide", wide, coefficients=10, numbers=zeros),
-        "quantized-transforms": lambda: own("own", types=own_types, parameters=transforms),
-        "quantized-integers": lambda: own("own", types=own_types | wholes, numbers=whole_numbers),
+        "quantized-transforms": lambda: own("own", types=OWN_TYPES, parameters=transforms),
+        "quantized-integers": lambda: own("own", types=OWN_TYPES | wholes, numbers=whole_numbers),
         "quantized-wholes-alone": lambda: own("own", types=wholes, numbers=whole_numbers),
         "quantized-four-axes": lambda: own(
             "own",
             [regularize(items(1, "plane.weight", shape(3, 2, 3, 3)), 0, b"\0", 31)],
             coefficients=10,
-            types={name: number for name, number in own_types.items() if name != "plane.weight"},
+            types={name: number for name, number in OWN_TYPES.items() if name != "plane.weight"},
         ),
         "quantized-order-weights": lambda: own(
             "linear", [regularize(LINEAR, 1, 0, 2, 3, 1, b"\0", 5)], coefficients=10, types={"bias": 10}

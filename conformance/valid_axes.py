@@ -4,16 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from conformance.level_writer import Levels, in_levels
-from conformance.valid import CHAIN, LINEAR, PRUNE, named, own, regularize
+from conformance.valid import ALL, CHAIN, OWN_TYPES, PRUNE, named, own, regularize
 from conformance.writer import Draft, items, shape
 
 Along = dict[int, list[int]]
 KERNEL: Along = {0: [3, 0, -2], 1: [0, 5], 2: [-1, 0, 1], 3: [2, 0, -4]}
 SPACE: Along = {0: [0, 1], 1: [7], 2: [-3, 0, 3], 3: [0, 0, 2], 4: [1, -1, 0]}
 PLANE = regularize(items(1, "plane.weight", shape(3, 2, 3, 3)), 0, b"\0", 31)
-ALL = regularize(LINEAR, 0, b"\1", 1.0)
-OWN_TYPES = dict.fromkeys(("line.weight", "plane.weight", "plane.bias", "space.weight", "linear.weight"), 10)
-OWN_TYPES |= dict.fromkeys(("gain", "linear.bias", "table.weight"), 10)
 
 linear = partial(own, "linear", types={"weight": 10}, quantized_codec=4)
 

@@ -10,6 +10,7 @@ from conformance.networks import own_class
 from conformance.reference.decoder import apply
 from conformance.reference.items import Items
 from conformance.valid import (
+    ALL,
     CHAIN,
     IMAGE,
     LINEAR,
@@ -23,7 +24,6 @@ from conformance.valid import (
 )
 from conformance.writer import fixed_block, items, shape
 
-ALL = regularize(LINEAR, 0, b"\1", 1.0)
 CHAIN_WEIGHTS = regularize(b"\x05", 0, b"\2", 9, 6)  # layer0.weight and layer1.weight; biases lie between
 
 

@@ -225,20 +225,22 @@ class _Work:
     def content_within(self, step: float, max_bytes: int | None) -> tuple[float, bytes, nn.Module]:
         """Return the step, the file and its network; a fit makes the file a little longer or shorter than it was."""
         content, network = self.content(step)
+        if max_bytes is None:
+            return step, content, network
         coarser = 1
-        while max_bytes is not None and len(content) > max_bytes:
+        while len(content) > max_bytes:
             step *= 2.0 ** (coarser / (8 * REFINEMENT))
             coarser *= 2
             content, network = self.content(step)
-        for _ in range(MAX_FINER if max_bytes is not None else 0):
-            finer = self._finer(step, (max_bytes or 0) - len(content))
+        for _ in range(MAX_FINER):
+            finer = self._finer(step, max_bytes - len(content))
             if finer is None:
                 break
             try:
                 longer, other = self.content(finer)
             except FineStepError:
                 break
-            if len(longer) > (max_bytes or 0):
+            if len(longer) > max_bytes:
                 break
             step, content, network = finer, longer, other
         return step, content, network

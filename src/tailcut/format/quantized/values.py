@@ -69,11 +69,16 @@ def largest_step(tensor: Coded) -> float:
     Raises:
         CorruptFileError: its steps are out of the range of a file.
     """
+    return step_size(_checked_ends(tensor)[1])
+
+
+def _checked_ends(tensor: Coded) -> tuple[int, int]:
+    """Return the least and the largest step of a tensor, in eighths of an octave, within the range of a file."""
     found = [shift for shift in tensor.shifts.values() if len(shift)]
     least, most = (tensor.step + SHIFT * sum(int(end(shift)) for shift in found) for end in (np.min, np.max))
     if least < -MAX_STEP or most > MAX_STEP:
         raise corrupt(f"steps of 2^({least} / 8) to 2^({most} / 8)")
-    return step_size(most)
+    return least, most
 
 
 def nearest_step(size: float) -> int:
@@ -154,7 +159,7 @@ def dequantize(tensor: Coded, layout: Layout) -> Tensor:
         raise corrupt(f"transform {tensor.transform} of coefficients")
     if tensor.transform == KERNEL_DCT and len(layout.shape) < 3:
         raise corrupt(f"a transform along the kernel of a tensor of {len(layout.shape)} axes")
-    largest_step(tensor)
+    _checked_ends(tensor)
     numbers = torch.zeros(layout.size, dtype=torch.float64)
     numbers[: len(tensor.numbers)] = torch.from_numpy(tensor.numbers).double()
     values = numbers.add_(tensor.offset).mul_(step_sizes(tensor.step, layout.shape, tensor.shifts))
