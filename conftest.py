@@ -1,7 +1,10 @@
 """What all tests share: hypothesis without deadlines; Python blocks of README.md and docs/ run as tests."""
 
 import contextlib
+import sys
 import tempfile
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import hypothesis
@@ -12,6 +15,9 @@ from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 # hypothesis's own profile "ci", whose examples are the same in every run.
 hypothesis.settings.register_profile("tailcut", parent=hypothesis.settings(), deadline=None)
 hypothesis.settings.load_profile("tailcut")
+
+# A page that is run alone imports from tests/ too; a dependency installs a package of the same name.
+sys.modules.setdefault("tests", ModuleType("tests")).__path__ = [str(Path(__file__).parent / "tests")]
 
 
 def _enter_scratch_folder(namespace: dict[str, Any]) -> None:

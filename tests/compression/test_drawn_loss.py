@@ -80,6 +80,19 @@ def test_whole_numbers_have_no_gradient() -> None:
         drawn_loss(ModelInputs((A,)), A.argmax(1), torch.Generator())
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.bool])
+def test_padding_does_not_count(dtype: torch.dtype) -> None:
+    """Of a batch that is padded the loss is that of its sequences alone, whatever the network makes of the padding."""
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
+    logits = torch.rand(2, 5, 3, generator=torch.Generator().manual_seed(0))
+    padded = ModelInputs(kwargs={"input_ids": torch.zeros(2, 5).long(), "attention_mask": mask.to(dtype)})
+    alone = ModelInputs((torch.zeros(1, 7).long(),))
+    for outputs in (logits, logits[..., :1]):  # classes, and one number a token
+        found = drawn_loss(padded, outputs, torch.Generator().manual_seed(0))
+        real = torch.cat([outputs[0], outputs[1, :2]])[None]
+        assert torch.equal(found, drawn_loss(alone, real, torch.Generator().manual_seed(0)))
+
+
 class Frames(nn.Module):
     """Classes of each frame of a sound: (batch, frames, 5) to (batch, frames, 3)."""
 

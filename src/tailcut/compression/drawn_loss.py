@@ -16,6 +16,9 @@ from tailcut.structure.outputs import output_tensors
 LOGITS = "logits"
 """Name, or beginning or end of the name, of the outputs that count where there are several."""
 
+MASK = "attention_mask"
+"""Name of the input (batch, tokens) that is 0 where a sequence is padded, as networks of `transformers` take it."""
+
 
 def drawn_loss(
     batch: ModelInputs, outputs: object, generator: torch.Generator, *, are_features: tuple[bool, ...] = ()
@@ -42,7 +45,9 @@ def drawn_loss(
         if not bool(x.isfinite().all()):
             raise ArgumentError(f"the network's outputs are not finite, in {str(x.dtype).removeprefix('torch.')}")
         is_last = (place < len(are_features) and are_features[place]) or _are_tokens(x, batch)
-        losses.append(_loss_of(x.movedim(-1, 1) if is_last and x.ndim > 2 else x, generator))
+        classes_last = x if is_last or x.ndim < 2 else x.movedim(1, -1)
+        real = _real_tokens(x, batch)
+        losses.append(_loss_of(classes_last if real is None else x[real], generator))
     return torch.stack([loss.to(losses[0]) for loss in losses]).sum() if len(losses) > 1 else losses[0]
 
 
@@ -106,11 +111,17 @@ def _are_tokens(x: Tensor, batch: ModelInputs) -> bool:
     return x.ndim == 3 and x.shape[:2] in tokens
 
 
+def _real_tokens(x: Tensor, batch: ModelInputs) -> Tensor | None:
+    """Return which tokens of an output (batch, tokens, classes) are no padding; None where nothing says so."""
+    mask = batch.kwargs.get(MASK)
+    return mask != 0 if mask is not None and x.ndim == 3 and mask.shape == x.shape[:2] else None
+
+
 def _loss_of(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the loss of one output, with its classes along axis 1."""
-    if x.ndim >= 2 and x.shape[1] >= 2:
-        flat = x.detach().movedim(1, -1).reshape(-1, x.shape[1])
-        labels = torch.multinomial(functional.softmax(flat, 1).cpu(), 1, generator=generator).to(x.device)
-        return functional.cross_entropy(x.movedim(1, -1).reshape(-1, x.shape[1]), labels[:, 0], reduction="sum")
+    """Return the loss of one output, with its classes along the last axis."""
+    if x.ndim >= 2 and x.shape[-1] >= 2:
+        flat = x.reshape(-1, x.shape[-1])
+        labels = torch.multinomial(functional.softmax(flat.detach(), 1).cpu(), 1, generator=generator).to(x.device)
+        return functional.cross_entropy(flat, labels[:, 0], reduction="sum")
     noise = torch.randn(x.shape, generator=generator).to(x.device, x.dtype)
     return (x * noise).sum()
