@@ -1,4 +1,4 @@
-"""What a file may ask for: the rules; what loading takes in fact is in tests/format/test_bounds.py."""
+"""What a file may ask for: the rules; what loading takes in fact is in tests/format/hostile/test_bounds.py."""
 
 import pytest
 

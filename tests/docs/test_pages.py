@@ -42,7 +42,7 @@ from tailcut.tasks.select_channels import SelectReport
 from tailcut.training.recipe.schema import OverrideSection, Recipe
 from tailcut.training.recipe.stages import stages_of
 from tailcut.training.recipe.toml_files import find_recipe, parse_recipe, shipped_recipes
-from tailcut.weights.regularize import RegularizationReport, RegularizedTensor, SkippedTensor
+from tailcut.weights.regularization.regularize import RegularizationReport, RegularizedTensor, SkippedTensor
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

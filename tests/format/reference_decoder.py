@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from conformance.reference.codecs import RangeDecoder
-from tests.format.inflate import inflate
+from tests.format.codecs.inflate import inflate
 
 # Number type -> (struct code, bytes of one); bfloat16 has no code.
 TYPES = {0: "f", 1: "e", 2: "", 3: "d", 4: "q", 5: "i", 6: "h", 7: "b", 8: "B", 9: "?"}

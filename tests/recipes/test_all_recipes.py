@@ -39,7 +39,7 @@ from tailcut.training.train import train
 from tailcut.training.trainer import base
 from tailcut.training.trainer.detection import DetectionTrainer
 from tailcut.weights import kept_counts, truncated_tensors
-from tailcut.weights.attach import set_length
+from tailcut.weights.parametrization.attach import set_length
 
 NUM_IMAGES = 4
 LARGEST_SIDE = 112

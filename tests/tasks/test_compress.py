@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.format.zeros import narrowed_alone, zero_file
+from tests.format.hostile.zeros import narrowed_alone, zero_file
 
 from tailcut.data import open_dataset
 from tailcut.errors import ArgumentError, DataNotFoundError

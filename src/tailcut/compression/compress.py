@@ -34,8 +34,7 @@ from tailcut.format.save import checked_step, compression_ratio, dense_bytes, pa
 from tailcut.format.sensitivity import Sensitivity
 from tailcut.model_inputs import ModelInputs
 from tailcut.printing import Report
-from tailcut.structure import check_module, record_of, without_views
-from tailcut.weights.access import deepcopied
+from tailcut.structure import check_module, deepcopied, record_of, without_views
 
 MAX_GRADIENTS = 4000
 

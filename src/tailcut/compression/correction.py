@@ -12,7 +12,7 @@ from tailcut.compression.refit import Refit, before
 from tailcut.errors import ArgumentError
 from tailcut.format.network.tensors import current_tensors
 from tailcut.model_inputs import ModelInputs, joined
-from tailcut.weights.access import deepcopied
+from tailcut.structure import deepcopied
 
 MAX_INPUTS = 1000
 """The most inputs on which a network and its rounded copy are compared."""

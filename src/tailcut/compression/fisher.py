@@ -20,7 +20,7 @@ from tailcut.format.sensitivity import Block, Sensitivity, block_of
 from tailcut.model_inputs import ModelInputs
 from tailcut.printing import logged
 from tailcut.structure import check_module
-from tailcut.weights.settings import check_positive
+from tailcut.weights.planning.counts import check_positive
 
 GRADIENT_BATCH = 8
 """Inputs of one gradient. Labels are drawn from the network's own answers: gradients of inputs are independent."""

@@ -14,7 +14,7 @@ from tailcut.format.quantized.values import KERNEL_DCT, NONE
 from tailcut.transform import dct, idct
 from tailcut.transform.order import l1_order_index
 from tailcut.weights import truncated_tensors
-from tailcut.weights.attach import set_length
+from tailcut.weights.parametrization.attach import set_length
 
 PRIOR, PRIOR_OF_TENSOR = 8, 4
 """Numbers that a place, and a tensor, are credited with beforehand, as in the coder."""

@@ -29,9 +29,8 @@ from tailcut.format.quantization import (
 )
 from tailcut.format.save import SaveReport, pack, save
 from tailcut.format.sensitivity import Sensitivity
-from tailcut.structure import check_module, without_views
-from tailcut.weights.access import deepcopied
-from tailcut.weights.settings import check_positive
+from tailcut.structure import check_module, deepcopied, without_views
+from tailcut.weights.planning.counts import check_positive
 
 EIGHTHS = 8
 """Steps of a file are whole eighths of an octave."""

@@ -35,7 +35,7 @@ from tailcut.format.quantized.values import TRANSFORMS, largest_step
 from tailcut.format.save import compression_ratio, dense_bytes
 from tailcut.limits import limit_of
 from tailcut.printing import Report, sizes, table
-from tailcut.weights.byte_budget import batch_norms, purposes
+from tailcut.weights.planning.byte_budget import batch_norms, purposes
 
 NAMES_WIDTH, BAR_WIDTH = 100, 40
 _COUNTER = "num_batches_tracked"

@@ -53,7 +53,7 @@ from tailcut.structure import (
     size_key_in,
     view_in,
 )
-from tailcut.weights.level_counts import count_below
+from tailcut.weights.nested_levels import count_below
 
 
 @torch.inference_mode(False)

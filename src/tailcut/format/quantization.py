@@ -29,7 +29,7 @@ from tailcut.format.quantized.values import (
 )
 from tailcut.format.row_steps import RowSteps, relative_costs, rounded_with_feedback, row_steps
 from tailcut.format.sensitivity import Block, Sensitivity
-from tailcut.weights.byte_budget import STATISTICS
+from tailcut.weights.planning.byte_budget import STATISTICS
 
 RELATIVE_STEP = 0.25
 """Steps in parts of the root mean square of what they round, where the user gives none."""

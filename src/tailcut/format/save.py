@@ -45,7 +45,7 @@ from tailcut.structure import (
     user_metadata,
     without_views,
 )
-from tailcut.weights.level_counts import parts_of
+from tailcut.weights.nested_levels import parts_of
 
 _log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from tailcut.reports.networks import ReportedNetwork, edit_names, example_input,
 from tailcut.runs import packed_network
 from tailcut.structure.outputs import output_tensors
 from tailcut.weights import to_dense
-from tailcut.weights.truncation import Truncation
+from tailcut.weights.parametrization.truncation import Truncation
 
 Sizes = tuple[int, ...]
 

@@ -7,6 +7,8 @@ from tailcut.structure.class_names import class_names as class_names
 from tailcut.structure.class_names import name_of as name_of
 from tailcut.structure.class_names import set_class_names as set_class_names
 from tailcut.structure.class_names import user_metadata as user_metadata
+from tailcut.structure.copying import computed_attributes as computed_attributes
+from tailcut.structure.copying import deepcopied as deepcopied
 from tailcut.structure.image_size import OLD_SIZE_KEY as OLD_SIZE_KEY
 from tailcut.structure.image_size import SIZE_KEY as SIZE_KEY
 from tailcut.structure.image_size import image_size as image_size

@@ -20,7 +20,7 @@ from tailcut.files import check_output_path
 from tailcut.format.open_network import open_network
 from tailcut.printing import Report
 from tailcut.runtime.progress import live_progress
-from tailcut.weights.settings import check_positive
+from tailcut.weights.planning.counts import check_positive
 
 METRICS = {"classification": "accuracy", "segmentation": "dice"}
 

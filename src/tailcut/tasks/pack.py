@@ -24,8 +24,8 @@ from tailcut.runs import Run
 from tailcut.structure import as_metadata, create_model, set_class_names, set_image_size
 from tailcut.training.checkpoints import is_checkpoint, newest_checkpoint, read_checkpoint
 from tailcut.weights import RegularizationReport, regularize, to_dense
-from tailcut.weights.attach import meaning_of
-from tailcut.weights.energy import percent, worth_a_warning
+from tailcut.weights.parametrization.attach import meaning_of
+from tailcut.weights.regularization.energy import percent, worth_a_warning
 
 VECTOR_PREFIX, VECTOR_SUFFIX = "parametrizations.", ".original"
 

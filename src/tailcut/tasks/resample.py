@@ -20,7 +20,7 @@ from tailcut.structure import (
     set_image_size,
 )
 from tailcut.structure.outputs import output_tensors
-from tailcut.weights.edit import RegularizeEdit
+from tailcut.weights.regularization.edit import RegularizeEdit
 from tailcut.weights.resampling import ResamplingReport, resample
 
 

@@ -12,10 +12,10 @@ from torch.nn.functional import interpolate
 from tailcut.errors import StructureError
 from tailcut.printing import Report, sizes, table
 from tailcut.structure import record_of, source_of
-from tailcut.weights.access import TruncatedTensor, truncated_tensors
-from tailcut.weights.edit import RegularizeEdit
 from tailcut.weights.layers import Candidate, candidates, find_layer
-from tailcut.weights.regularize import check_fits, narrowest_type, regularize
+from tailcut.weights.parametrization.truncated_tensors import TruncatedTensor, truncated_tensors
+from tailcut.weights.regularization.edit import RegularizeEdit
+from tailcut.weights.regularization.regularize import check_fits, narrowest_type, regularize
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from tailcut.errors import ArgumentError, StructureError
-from tailcut.weights.access import TruncatedTensor, truncated_tensors
-from tailcut.weights.attach import resized_vector, set_length
-from tailcut.weights.settings import check_named_counts, check_part, check_positive, count_kept, round_half_up
+from tailcut.weights.parametrization.attach import resized_vector, set_length
+from tailcut.weights.parametrization.truncated_tensors import TruncatedTensor, truncated_tensors
+from tailcut.weights.planning.counts import check_named_counts, check_part, check_positive, count_kept, round_half_up
 
 SPACINGS = ("paper", "geometric")
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import tailcut
 from tailcut.execution import fuse
-from tailcut.weights.truncation import Truncation
+from tailcut.weights.parametrization.truncation import Truncation
 
 
 def relative(found: Tensor, expected: Tensor) -> float:

@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
-from tests.format.inflate import inflate
+from tests.format.codecs.inflate import inflate
 
 from tailcut.errors import CorruptFileError
 from tailcut.format.codecs.deflate import Deflate

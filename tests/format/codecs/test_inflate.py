@@ -6,7 +6,7 @@ import zlib
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.format.inflate import inflate
+from tests.format.codecs.inflate import inflate
 
 from tailcut.errors import CorruptFileError
 

@@ -1,4 +1,4 @@
-"""The bytes of the container; what it does with hostile ones is in test_hostile.py."""
+"""The bytes of the container; what it does with hostile ones is in tests/format/hostile/test_files.py."""
 
 import dataclasses
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.format.zeros import narrowed_alone, zero_file
+from tests.format.hostile.zeros import narrowed_alone, zero_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 

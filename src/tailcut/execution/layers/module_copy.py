@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from tailcut.weights.attach import is_own_hook
-from tailcut.weights.truncation import Truncation
+from tailcut.weights.parametrization.attach import is_own_hook
+from tailcut.weights.parametrization.truncation import Truncation
 
 # The attributes in which a module keeps what is called around its forward: a dict each.
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

@@ -11,7 +11,7 @@ from tailcut.execution.lazy.context import Context, LayerRecord
 from tailcut.execution.wrapper.guard import CoefficientVersions, Copied, Guard
 from tailcut.structure import NetworkView
 from tailcut.weights import TruncatedTensor, truncated_tensors
-from tailcut.weights.truncation import Truncation
+from tailcut.weights.parametrization.truncation import Truncation
 
 _PARAMETRIZATIONS = "parametrizations"
 

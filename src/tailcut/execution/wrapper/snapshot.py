@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.execution.lazy.unsupported import is_plain
-from tailcut.weights.truncation import Truncation
+from tailcut.weights.parametrization.truncation import Truncation
 
 
 class ModelSnapshot:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tailcut.errors import ArgumentError, ChecksumError, CorruptFileError, LimitError, TruncatedFileError
 from tailcut.structure import Reader, Writer
-from tailcut.weights.level_counts import MAX_LEVELS
+from tailcut.weights.nested_levels import MAX_LEVELS
 
 START = 5
 """Bytes of a file before the number of its levels: magic and version."""

@@ -15,7 +15,7 @@ from tailcut.format.container.contents import Contents, StoredOther, Stream
 from tailcut.format.container.numbers import INTEGERS, QUANTIZED, from_bytes, number_type
 from tailcut.structure import Coefficients, StoredTensor
 from tailcut.transform.order import corner_positions
-from tailcut.weights.level_counts import count_below
+from tailcut.weights.nested_levels import count_below
 
 Kept = Coefficients | StoredTensor
 """A tensor kept as coefficients, described by a network or a file."""

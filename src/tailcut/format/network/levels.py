@@ -13,11 +13,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tailcut.channels.scoring.recalibration import recalibrate
 from tailcut.errors import ArgumentError
 from tailcut.format.network.tensors import NetworkTensors, OtherTensor, network_tensors
-from tailcut.structure import Coefficients, Edit
+from tailcut.structure import Coefficients, Edit, deepcopied
 from tailcut.weights import truncated_tensors
-from tailcut.weights.access import deepcopied
-from tailcut.weights.attach import set_length
-from tailcut.weights.level_counts import count_in
+from tailcut.weights.nested_levels import count_in
+from tailcut.weights.parametrization.attach import set_length
 
 _log = logging.getLogger(__name__)
 

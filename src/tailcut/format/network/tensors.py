@@ -12,9 +12,8 @@ from torch.nn.parameter import is_lazy
 from tailcut.errors import ArgumentError
 from tailcut.format.container.contents import StoredOther
 from tailcut.format.container.streams import Kept
-from tailcut.structure import Coefficients, Edit, record_of
+from tailcut.structure import Coefficients, Edit, deepcopied, record_of
 from tailcut.weights import computed_attributes
-from tailcut.weights.access import deepcopied
 
 DIGEST_BYTES = 4
 

@@ -17,7 +17,7 @@ from tailcut.training.recipe.sections import (
     check_generation,
     check_stages,
 )
-from tailcut.weights.level_counts import parts_of
+from tailcut.weights.nested_levels import parts_of
 
 
 class OverrideSection(RecipeSection):

@@ -1,0 +1,38 @@
+"""Copies of networks, also of those that `copy.deepcopy` refuses."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from tailcut.errors import ArgumentError
+
+
+def computed_attributes(model: nn.Module) -> list[torch.Tensor]:
+    """Return tensors computed with gradients that modules hold as plain attributes; a deepcopy needs copies of them.
+
+    `torch.nn.utils.weight_norm` leaves such a weight, made of two parameters, until the next forward makes it anew.
+    A deepcopy refuses tensors that have a gradient function.
+    """
+    attributes = [value for module in model.modules() for value in vars(module).values()]
+    return [value for value in attributes if isinstance(value, torch.Tensor) and not value.is_leaf]
+
+
+def deepcopied(model: nn.Module, memo: dict[int, Any] | None = None, *, so_that: str = "") -> nn.Module:
+    """Return a deepcopy of `model`, also where `copy.deepcopy` refuses a computed tensor; the model is not changed.
+
+    Args:
+        model: the network.
+        memo: what the copy has in place of some objects, by their id; copies of `computed_attributes` when None.
+        so_that: for the error, what cannot be done without a copy.
+
+    Raises:
+        ArgumentError: a module of it cannot be copied.
+    """
+    if memo is None:
+        memo = {id(tensor): tensor.detach().clone() for tensor in computed_attributes(model)}
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise ArgumentError(f"the network cannot be copied{so_that}: {error}") from error

@@ -1,0 +1,39 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from tailcut.errors import ArgumentError
+from tailcut.structure import computed_attributes, deepcopied
+
+
+def test_computed_attributes_are_what_a_deepcopy_refuses() -> None:
+    layer = nn.Linear(3, 2)
+    vars(layer).update(constant=torch.ones(2), computed=layer.weight * 2)
+    network = nn.Sequential(nn.Linear(2, 3), layer)
+    (found,) = computed_attributes(network)
+    assert found is vars(layer)["computed"]
+    with pytest.raises(RuntimeError, match="deepcopy"):
+        copy.deepcopy(network)
+    copied = copy.deepcopy(network, {id(found): found.detach().clone()})
+    assert torch.equal(vars(copied[1])["computed"], found)
+
+
+def test_copies_share_nothing_and_keep_what_is_computed() -> None:
+    layer = nn.Linear(3, 2)
+    vars(layer).update(computed=layer.weight * 2)
+    copied = deepcopied(layer)
+    assert torch.equal(vars(copied)["computed"], vars(layer)["computed"])
+    with torch.no_grad():
+        copied.get_parameter("weight").zero_()
+    assert bool(layer.weight.detach().any())
+
+
+def test_what_cannot_be_copied_is_said() -> None:
+    class Alone(nn.Linear):
+        def __deepcopy__(self, memo: object) -> nn.Module:
+            raise TypeError("there is one only")
+
+    with pytest.raises(ArgumentError, match="the network cannot be copied, so it stays: there is one only"):
+        deepcopied(Alone(2, 2), so_that=", so it stays")
