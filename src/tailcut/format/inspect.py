@@ -129,6 +129,20 @@ class InspectReport(Report):
     num_kept_norms: int = 0
 
     def __str__(self) -> str:
+        parts = ["\n".join(self._head())]
+        if self.levels:
+            parts.append(_levels_table(self.levels, self.num_levels))
+        parts.append(table(("bytes of the file for", "bytes", "part", ""), self._kind_rows(), align="<>><"))
+        if self.tensors:
+            columns = ("coefficients of", "shape", "axes", "order", "kept", "dtype", "bytes", *_ROUNDING_COLUMNS)
+            parts.append(_without_empty(columns, self._coefficient_rows(), "<<<<><>>>"))
+        if self.other_tensors:
+            names = ("other tensors", "shape", "kind", "dtype", "bytes", *_ROUNDING_COLUMNS, "rounded are")
+            parts.append(_without_empty(names, self._other_rows(), "<<<<>>><"))
+        return shown("\n\n".join(parts), at_most=sys.maxsize)
+
+    def _head(self) -> list[str]:
+        """Return the lines about the file as a whole."""
         arguments = ", ".join(f"{key}={value}" for key, value in self.arguments.items())
         head = [
             f"format version   {self.version}",
@@ -141,9 +155,11 @@ class InspectReport(Report):
             head.append(f"of these         {self.num_kept_norms:,} for gains and shifts of batch norm")
         if self.compression_ratio is not None:
             head.append(f"compression      {self.compression_ratio:,.1f} : 1 (dense bytes over file bytes)")
-        head += _metadata_lines(self.metadata)
-        levels = [_levels_table(self.levels, self.num_levels)] if self.levels else []
-        kinds = [
+        return [*head, *_metadata_lines(self.metadata)]
+
+    def _kind_rows(self) -> list[tuple[str, ...]]:
+        """Return one row per kind of bytes, with a bar."""
+        return [
             (
                 kind,
                 f"{count:,}",
@@ -152,27 +168,22 @@ class InspectReport(Report):
             )
             for kind, count in self.bytes_by_kind.items()
         ]
-        parts = ["\n".join(head), *levels, table(("bytes of the file for", "bytes", "part", ""), kinds, align="<>><")]
-        if self.tensors:
-            rows = [
-                (
-                    entry.name,
-                    sizes(entry.shape),
-                    ",".join(map(str, entry.axes)),
-                    ",".join(map(str, entry.order_weights)),
-                    f"{entry.num_kept:,}",
-                    entry.dtype,
-                    f"{entry.bytes:,}",
-                    *_bits_and_error(entry),
-                )
-                for entry in self.tensors
-            ]
-            columns = ("coefficients of", "shape", "axes", "order", "kept", "dtype", "bytes", *_ROUNDING_COLUMNS)
-            parts.append(_without_empty(columns, rows, "<<<<><>>>"))
-        if self.other_tensors:
-            names = ("other tensors", "shape", "kind", "dtype", "bytes", *_ROUNDING_COLUMNS, "rounded are")
-            parts.append(_without_empty(names, self._other_rows(), "<<<<>>><"))
-        return shown("\n\n".join(parts), at_most=sys.maxsize)
+
+    def _coefficient_rows(self) -> list[tuple[str, ...]]:
+        """Return one row per tensor of coefficients."""
+        return [
+            (
+                entry.name,
+                sizes(entry.shape),
+                ",".join(map(str, entry.axes)),
+                ",".join(map(str, entry.order_weights)),
+                f"{entry.num_kept:,}",
+                entry.dtype,
+                f"{entry.bytes:,}",
+                *_bits_and_error(entry),
+            )
+            for entry in self.tensors
+        ]
 
     def _other_rows(self) -> list[tuple[str, ...]]:
         """Return one row per tensor, and one for all of batch norm's counters."""

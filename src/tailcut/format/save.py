@@ -231,10 +231,7 @@ def pack(
     _check_caps(found, len(model.state_dict(keep_vars=True)), len(edits))
     if kinds.quantizes:
         return _quantized(plain, found, kinds, step, max_bytes, sensitivity), tensors
-    stored = [type_number(stored_type(other, kinds.others), name=other.name) for other in tensors.others]
-    vectors = coefficient_streams(found, kinds.coefficients)
-    others = [other_streams(level.tensors.others, stored, kinds.others) for level in found if level.has_others]
-    return encode(_with_streams(replace(plain, other_types=tuple(stored)), found, vectors, others)), tensors
+    return _unrounded(plain, found, kinds), tensors
 
 
 def _check_caps(levels: Sequence[NetworkLevel], num_tensors: int, num_edits: int) -> None:
@@ -286,6 +283,21 @@ class _Kinds:
         return self.rounds_coefficients or self.rounds_others
 
 
+def _types_of_others(others: Sequence[OtherTensor], kinds: _Kinds) -> list[int]:
+    """Return the number type of each other tensor in the file."""
+    if kinds.rounds_others:
+        return types_of_others(others, kinds.others)
+    return [type_number(stored_type(other, kinds.others), name=other.name) for other in others]
+
+
+def _unrounded(plain: Contents, levels: Sequence[NetworkLevel], kinds: _Kinds) -> bytes:
+    """Return the file in which each number has its type."""
+    types = _types_of_others(levels[-1].tensors.others, kinds)
+    vectors = coefficient_streams(levels, kinds.coefficients)
+    others = [other_streams(level.tensors.others, types, kinds.others) for level in levels if level.has_others]
+    return encode(_with_streams(replace(plain, other_types=tuple(types)), levels, vectors, others))
+
+
 def _quantized(
     plain: Contents,
     levels: Sequence[NetworkLevel],
@@ -294,19 +306,18 @@ def _quantized(
     max_bytes: int | None,
     sensitivity: Sensitivity | None,
 ) -> bytes:
+    """Return the file of rounded numbers: with this step, or with the finest that takes at most `max_bytes`."""
     tensors = levels[-1].tensors
-    types = types_of_others(tensors.others, kinds.others) if kinds.rounds_others else None
-    if types is None:
-        types = [type_number(stored_type(other, kinds.others), name=other.name) for other in tensors.others]
+    types = _types_of_others(tensors.others, kinds)
     with_coefficients = kinds.rounds_coefficients and bool(tensors.coefficients)
-    exact = [number if number < QUANTIZED else None for number in types]
     if not with_coefficients and not any(number >= QUANTIZED for number in types):
         raise ArgumentError("the network has nothing to quantise: no coefficients, parameters or running statistics")
     rounding = Rounding(tensors, types, with_coefficients, _sensitivity_of(tensors, sensitivity))
     expected = stream_types(types, has_quantized_coefficients=with_coefficients)
+    # What no step changes is encoded once.
+    exact = [number if number < QUANTIZED else None for number in types]
     exact_streams = [other_streams(level.tensors.others, exact, kinds.others) for level in levels if level.has_others]
     exact_vectors = [] if with_coefficients else coefficient_streams(levels, kinds.coefficients)
-
     unfed = replace(rounding.sensitivity, has_feedback=False)
 
     @cache

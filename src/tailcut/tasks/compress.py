@@ -114,10 +114,7 @@ def compress_file(
     check_output_path(out)
     _check_numbers(max_bytes, max_drop, step, num_gradients)
     network = open_network(source, model=model, arguments=arguments)
-    train = open_dataset(data, "train", roots=roots, download=download)
-    if train.task not in METRICS:
-        raise ArgumentError(f"{data} has boxes of objects: compress works on classes and masks")
-    test = None if test_split is None else open_dataset(data, test_split or None, roots=roots, download=download)
+    train, test = _datasets(data, test_split, roots, download=download)
     metric = METRICS[train.task]
     train, judge = (train, None) if max_drop is None else split_off(train, held_out)
     count = usual_gradients(network) if num_gradients is None else num_gradients
@@ -149,6 +146,15 @@ def _check_numbers(max_bytes: int | None, max_drop: float | None, step: float | 
     check_goal(max_bytes, max_drop, step)
     if count is not None:
         check_positive("num_gradients", count)
+
+
+def _datasets(data: str, test_split: str | None, roots: Roots, *, download: bool) -> tuple[Dataset, Dataset | None]:
+    """Open the training images, and what is evaluated at the end if anything is."""
+    train = open_dataset(data, "train", roots=roots, download=download)
+    if train.task not in METRICS:
+        raise ArgumentError(f"{data} has boxes of objects: compress works on classes and masks")
+    test = None if test_split is None else open_dataset(data, test_split or None, roots=roots, download=download)
+    return train, test
 
 
 def _inputs(network: nn.Module, dataset: Dataset, count: int, seed: int) -> list[Tensor]:

@@ -142,16 +142,7 @@ def pack(
             )
         found = _from_file(source) if is_file else _from_checkpoint(content, path)
     else:
-        if model is None:
-            raise ArgumentError(f"{path} holds plain weights: name the registered model they belong to with --model")
-        if plain and not (keep_ratio is None and num_kept is None):
-            raise ArgumentError("plain weights are kept whole: leave out --keep-ratio and --num-kept, or --plain")
-        network, has_coefficients = _from_weights(path, named_tensors(content, path), model, arguments or {})
-        if has_coefficients and not (keep_ratio is None and num_kept is None and not plain):
-            raise ArgumentError(f"{path} holds coefficients already: leave out --keep-ratio, --num-kept and --plain")
-        found = _Source(network)
-        if not has_coefficients and not plain:
-            found.cut = regularize(network, keep_ratio=keep_ratio, num_kept=num_kept, warn=False)
+        found = _from_weights(path, content, model, arguments or {}, _Cut(keep_ratio, num_kept, plain))
     rounds_again = is_file and dtype is None and (max_bytes, step) == (None, None) and found.dtype == QUANTIZED_DTYPE
     if dtype is None:
         dtype = found.dtype if (max_bytes, step) == (None, None) else QUANTIZED_DTYPE
@@ -166,7 +157,20 @@ def pack(
     return PackReport(**vars(written), regularization=found.cut)
 
 
-@dataclass
+@dataclass(frozen=True)
+class _Cut:
+    """What plain weights keep: a part, a count, all of the coefficients (neither), or no coefficients (plain)."""
+
+    keep_ratio: float | None
+    num_kept: int | None
+    plain: bool
+
+    @property
+    def is_named(self) -> bool:
+        return self.keep_ratio is not None or self.num_kept is not None
+
+
+@dataclass(frozen=True)
 class _Source:
     """A network to pack, the number types to use where none are asked for, and the cut of plain weights."""
 
@@ -280,7 +284,22 @@ def _from_checkpoint(state: Mapping[str, Any], path: Path) -> _Source:
     return _Source(network, recipe.pack.dtype, recipe.pack.other_dtype)
 
 
-def _from_weights(
+def _from_weights(path: Path, content: Any, model: str | None, arguments: Mapping[str, Any], cut: _Cut) -> _Source:
+    """Return the network of a state_dict, regularised here unless it holds coefficients or stays plain."""
+    if model is None:
+        raise ArgumentError(f"{path} holds plain weights: name the registered model they belong to with --model")
+    if cut.plain and cut.is_named:
+        raise ArgumentError("plain weights are kept whole: leave out --keep-ratio and --num-kept, or --plain")
+    network, has_coefficients = _network_of(path, named_tensors(content, path), model, arguments)
+    if has_coefficients and (cut.is_named or cut.plain):
+        raise ArgumentError(f"{path} holds coefficients already: leave out --keep-ratio, --num-kept and --plain")
+    if has_coefficients or cut.plain:
+        return _Source(network)
+    report = regularize(network, keep_ratio=cut.keep_ratio, num_kept=cut.num_kept, warn=False)
+    return _Source(network, cut=report)
+
+
+def _network_of(
     path: Path,
     state: OrderedDict[str, Tensor],
     model: str,

@@ -130,20 +130,13 @@ def export_onnx(
         StructureError: the network cannot be traced, returns what is no tensor or has no form in ONNX; the message says
             why.
     """
-    for package in _NEEDED:
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtraError("export_onnx", package, "onnx")
+    _check_packages()
     from tailcut.execution.onnx.call import Call
     from tailcut.execution.onnx.trace import trace
 
     check_output_path(path)  # the export takes up to minutes
     _check_opset(opset)
-    source = without_views(model)
-    if isinstance(source, Detector):
-        raise StructureError(
-            "a detector finds as many objects as there are, which torch's exporter cannot write down: export its "
-            "detector.backbone, which takes example_input=torch.zeros(1, channels, height / 4, width / 4)"
-        )
+    source = _source(model)
     example = _example(source, example_input, example_kwargs, pixels=pixels)
     tensors = truncated_tensors(source)
     dense = to_dense(source).eval()
@@ -167,6 +160,23 @@ def export_onnx(
             ExportedTensor(tensor.name, tensor.shape, tensor.num_kept, ways[tensor.name]) for tensor in tensors
         ),
     )
+
+
+def _check_packages() -> None:
+    for package in _NEEDED:
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError("export_onnx", package, "onnx")
+
+
+def _source(model: nn.Module) -> nn.Module:
+    """Return the network that is written; raise `StructureError` for one of a kind that cannot be."""
+    source = without_views(model)
+    if isinstance(source, Detector):
+        raise StructureError(
+            "a detector finds as many objects as there are, which torch's exporter cannot write down: export its "
+            "detector.backbone, which takes example_input=torch.zeros(1, channels, height / 4, width / 4)"
+        )
+    return source
 
 
 def _check_opset(opset: int) -> None:

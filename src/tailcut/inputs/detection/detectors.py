@@ -101,9 +101,7 @@ class Detector(nn.Module):
     ) -> None:
         super().__init__()
         parts = require_torchvision()
-        for name, value, known in (("backbone", backbone, BACKBONES), ("reads", reads, READS), ("norm", norm, NORMS)):
-            if value not in known:
-                raise ArgumentError(f"{name} must be {' or '.join(map(repr, known))}, got {value!r}")
+        _check_choices(backbone=(backbone, BACKBONES), reads=(reads, READS), norm=(norm, NORMS))
         if gate and reads == "rgb":
             raise ArgumentError("a gate chooses frequency channels; it needs reads='dct'")
         _check_counts(
@@ -299,6 +297,13 @@ def _plain(channels: int | Sequence[int] | Selection) -> int | tuple[int, ...]:
     if isinstance(channels, int):
         return channels
     return Selection.of(channels).indices
+
+
+def _check_choices(**choices: tuple[str, Sequence[str]]) -> None:
+    """Raise `ArgumentError` unless each value is one of those beside it."""
+    for name, (value, known) in choices.items():
+        if value not in known:
+            raise ArgumentError(f"{name} must be {' or '.join(map(repr, known))}, got {value!r}")
 
 
 def _check_counts(**counts: tuple[int, int, int]) -> None:

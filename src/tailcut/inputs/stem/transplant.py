@@ -139,14 +139,18 @@ def transplant_stem(
     )
     edit = _tried(edit, trial_copy(model), old.target)
     make(model, edit, transform)
-    with torch.no_grad():
-        new = model.get_submodule(edit.removed[0])
-        convolution = new.convolution if isinstance(new, surgery.FinerConvolution) else new
-        for name, values in (("weight", weight), ("bias", bias)):
-            convolution.get_parameter(name).copy_(values)
+    _fill_in(model.get_submodule(edit.removed[0]), weight, bias)
     report = TransplantReport(old.target, edit.removed, kernel_size, entry.stride, entry.shuffle, fit.num_images, error)
     _log.info("%s", report)
     return report
+
+
+def _fill_in(layer: nn.Module, weight: Tensor, bias: Tensor) -> None:
+    """Give the new first layer its numbers (changes the module)."""
+    convolution = layer.convolution if isinstance(layer, surgery.FinerConvolution) else layer
+    with torch.no_grad():
+        for name, values in (("weight", weight), ("bias", bias)):
+            convolution.get_parameter(name).copy_(values)
 
 
 class _Reached(Exception):  # noqa: N818, it is no error

@@ -46,23 +46,7 @@ def regularized(model: nn.Module, section: RegularizationSection | None) -> nn.M
                 "coefficients would come back; give one of them, or leave the section empty to go on with those it has"
             )
         model = to_dense(model)
-    try:
-        regularize(
-            model,
-            keep_ratio=section.keep_ratio,
-            num_kept=section.num_kept,
-            min_kept=section.min_kept,
-            axes=section.axes,
-            order_weights=section.order_weights,
-            include=section.include,
-            exclude=section.exclude,
-            overrides={
-                pattern: override.model_dump(exclude_none=True) for pattern, override in section.overrides.items()
-            },
-            warn=False,  # it is trained next
-        )
-    except ArgumentError as error:
-        raise RecipeError(f"regularization: {error}") from error
+    _regularize(model, section)
     dense = sorted(before - kept_counts(model).keys())
     if dense:
         raise RecipeError(
@@ -78,6 +62,26 @@ def regularized(model: nn.Module, section: RegularizationSection | None) -> nn.M
     if section.num_drawn is not None:
         _draw(model, section.num_drawn, enlarge=section.initialization != "model")
     return model
+
+
+def _regularize(model: nn.Module, section: RegularizationSection) -> None:
+    """`regularize` as in the section (changes the module); its errors are the recipe's."""
+    overrides = {pattern: override.model_dump(exclude_none=True) for pattern, override in section.overrides.items()}
+    try:
+        regularize(
+            model,
+            keep_ratio=section.keep_ratio,
+            num_kept=section.num_kept,
+            min_kept=section.min_kept,
+            axes=section.axes,
+            order_weights=section.order_weights,
+            include=section.include,
+            exclude=section.exclude,
+            overrides=overrides,
+            warn=False,  # it is trained next
+        )
+    except ArgumentError as error:
+        raise RecipeError(f"regularization: {error}") from error
 
 
 def standardize_start(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None:

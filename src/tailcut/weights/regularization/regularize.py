@@ -198,11 +198,7 @@ def regularize(
     )
     chosen, skipped = _choose(model, reasons_to_leave(model, include, exclude, counts))
     plans = plan_tensors(chosen, setting, counts, overrides or {})
-    with torch.inference_mode(False), torch.no_grad():
-        truncations = [_truncation(plan) for plan in plans]
-        for plan, truncation in zip(plans, truncations, strict=True):
-            _check_range(plan, truncation)
-        losses = [_attach(plan, truncation) for plan, truncation in zip(plans, truncations, strict=True)]
+    losses = _attach_all(plans)
     finish_attaching(model)
     add_edit(model, RegularizeEdit.of(model))
     report = replace(_report(plans, losses, skipped), planned=planned)
@@ -312,6 +308,15 @@ def _check_range(plan: TensorPlan, truncation: Truncation) -> None:
         narrowest,
         'regularise the network in float32 (model.float(), precision="float32"), or scale the weight',
     )
+
+
+def _attach_all(plans: Sequence[TensorPlan]) -> list[Loss]:
+    """Replace weights by coefficients (changes their modules), all or none; return what each lost of its energy."""
+    with torch.inference_mode(False), torch.no_grad():
+        truncations = [_truncation(plan) for plan in plans]
+        for plan, truncation in zip(plans, truncations, strict=True):
+            _check_range(plan, truncation)
+        return [_attach(plan, truncation) for plan, truncation in zip(plans, truncations, strict=True)]
 
 
 def _attach(plan: TensorPlan, truncation: Truncation) -> Loss:
