@@ -89,6 +89,7 @@ def contents() -> Iterator[tuple[str, str, Levels]]:
     yield "codec-of-others-15", "codec-known", _with(plain, 0, replace(second, codecs=b"\0\x0f"))
     yield "codec-3", "quantized-codec", _with(plain, 1, replace(third, codecs=b"\3"))
     yield "codec-0-of-quantized", "quantized-codec", _with(rounded, 1, replace(rounded.further[1], codecs=b"\0"))
+    yield "codec-5-of-quantized", "codec-known", _with(rounded, 1, replace(rounded.further[1], codecs=b"\5"))
     (numbers,) = third.payloads
     yield "raw-short", "payload-raw", _with(plain, 1, replace(third, payloads=[numbers[:-1]]))
     yield "raw-long", "payload-raw", _with(plain, 1, replace(third, payloads=[numbers + b"\0"]))

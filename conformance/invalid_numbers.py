@@ -117,6 +117,7 @@ def quantized() -> Iterator[Named]:
     }.items():
         yield f"quantized-{name}", "payload-quantized-end", replace(plain, payloads=[content])
     yield "quantized-raw", "quantized-codec", replace(plain, streams=b"\xa0")
+    yield "quantized-codec-5", "codec-known", replace(plain, streams=b"\xa5")
     yield "quantized-float", "quantized-codec", replace(bias, streams=bytes([bias.streams[0] | 3, bias.streams[1]]))
     for name, wrong in {
         "transform-4": sound(4),

@@ -354,10 +354,11 @@ def _read_stream(reader: Reader, version: int) -> Stream:
 
 def _checked_stream(number: int, codec: int, version: int) -> Stream:
     _check_type(number, version)
+    # Of several levels it would matter which payload is decoded first; others say so when theirs is.
+    if codec not in QUANTIZED_CODECS and (version > 2 or number == QUANTIZED):
+        codecs.check_known(codec)
     if version > 1 and (number == QUANTIZED) != (codec in QUANTIZED_CODECS):
         raise CorruptFileError(f"a stream of number type {number} in codec {codec}")
-    if version > 2 and number != QUANTIZED:
-        codecs.check_known(codec)  # here: of several levels it would matter which payload is decoded first
     return Stream(number, codec, b"")
 
 
