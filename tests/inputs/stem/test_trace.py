@@ -64,8 +64,9 @@ def test_the_trace_tells_shapes_and_leaves_no_hooks() -> None:
 
 def test_a_forward_that_fails_says_so_and_leaves_no_hooks() -> None:
     model = Nested()
-    with pytest.raises(StructureError, match=r"pixels of shape \(1, 4, 4, 4\) does not run through the network: Given"):
-        run(model, torch.rand(1, 4, 4, 4), what="pixels")
+    message = r"pixels of shape \(1, 4, 4, 4\) does not run through the network, in first.0: Given .*; try others"
+    with pytest.raises(StructureError, match=message):
+        run(model, torch.rand(1, 4, 4, 4), what="pixels", advise=lambda trace: "; try others")
     assert not any(module._forward_hooks for module in model.modules())
 
 

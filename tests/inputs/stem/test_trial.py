@@ -86,3 +86,29 @@ def test_noise_is_always_the_same_and_leaves_the_random_state() -> None:
 
 def test_a_gate_counts_its_channels() -> None:
     assert FrequencyGate(EMPTY.selection).num_channels == 24
+
+
+def test_what_to_do_about_channels_that_do_not_fit() -> None:
+    residual = networks.Residual(has_attribute=False).eval()
+    message = r"in block: .*size of tensor.*the stem gave block 6 channels: give as many \(inputs.square\(6\)\), name"
+    with pytest.raises(StructureError, match=message):
+        found(EMPTY, residual, "block", PIXELS)
+
+    class Early(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x - torch.zeros(1, 3, 1, 1))
+
+    early = Early(nn.Conv2d(3, 6, 4, stride=4), nn.Conv2d(6, 8, 1)).eval()
+    with pytest.raises(StructureError, match=r"in its own forward: .*; 1 was not reached: before it the forward does"):
+        found(EMPTY, early, "1", PIXELS)
+
+
+def test_maps_with_their_channels_last_are_refused() -> None:
+    class Last(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.permute(0, 2, 3, 1)
+
+    stem = nn.Sequential(nn.Conv2d(3, 6, 4, stride=4), Last(), nn.LayerNorm(6))
+    model = nn.Sequential(stem, nn.Sequential(nn.Linear(6, 8), nn.ReLU()), nn.Linear(8, 2)).eval()
+    with pytest.raises(StructureError, match=r"1 was called with \(1, 4, 4, 6\), and no layer .* reads 4 channels"):
+        found(EMPTY, model, "1", PIXELS)

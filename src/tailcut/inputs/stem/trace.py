@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,6 +30,12 @@ class ModuleTrace:
     inputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
     outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
+    def unfinished(self) -> str:
+        """Return the innermost module whose last call did not end, "" for the network itself."""
+        started = {name: times[-1] for name, times in self.starts.items()}
+        open_ones = [name for name, start in started.items() if start > max(self.ends.get(name, [0]))]
+        return max(open_ones, key=started.__getitem__, default="")
+
     def keeps_shape(self, name: str) -> bool:
         """Return whether the module's output has the shape of its input."""
         return name in self.inputs and name in self.outputs and self.inputs[name] == self.outputs[name]
@@ -47,13 +53,16 @@ def trial_copy(model: nn.Module) -> nn.Module:
         raise ArgumentError(f"the network cannot be copied, so a change of it cannot be tried: {error}") from error
 
 
-def run(model: nn.Module, x: Tensor, *, what: str) -> ModuleTrace:
+def run(
+    model: nn.Module, x: Tensor, *, what: str, advise: Callable[[ModuleTrace], str] = lambda trace: ""
+) -> ModuleTrace:
     """Run `model`, in its mode, and watch its modules; the model is not changed.
 
     Args:
         model: a copy that nobody else uses.
         x: its input.
         what: what the message of an error says of the input.
+        advise: what the message says at its end, of a forward that failed.
 
     Raises:
         StructureError: the forward fails.
@@ -65,8 +74,10 @@ def run(model: nn.Module, x: Tensor, *, what: str) -> ModuleTrace:
         except StructureError:
             raise
         except Exception as error:
+            place = trace.unfinished() or "its own forward"
             raise StructureError(
-                f"{what} of shape {tuple(x.shape)} does not run through the network: {first_line(error)}"
+                f"{what} of shape {tuple(x.shape)} does not run through the network, in {place}: "
+                f"{first_line(error)}{advise(trace)}"
             ) from error
     return trace
 

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tailcut.errors import ArgumentError, StructureError
+from tailcut.inputs.selection.patterns import NUM_CHANNELS
 from tailcut.inputs.stem import surgery
 from tailcut.inputs.stem.edit import MAX_MAP_SIZE, SWITCHES, Projection, ReplaceStemEdit, Resized, Setting
 from tailcut.inputs.stem.trace import ModuleTrace, modules_before, run
@@ -49,7 +51,14 @@ def found(edit: ReplaceStemEdit, trial: nn.Module, boundary: str, example: Tenso
     x = noise((1, edit.selection.num_channels, *shape[2:]), surgery.like_model(trial)) - 0.5
     widths = _Widths(trace)
     with widths.fitted(trial), arrives(trial, boundary, x):
-        inside = runs_transform(trial, lambda: run(trial, x, what="a tensor of channels"))
+        advise = partial(_advice, boundary, shape[1])
+        inside = runs_transform(trial, lambda: run(trial, x, what="a tensor of channels", advise=advise))
+    if x.shape[1] != shape[1] and not widths.resized:
+        raise StructureError(
+            f"{boundary} was called with {tuple(shape)}, and no layer from there on reads {shape[1]} channels: these "
+            "maps seem to have their channels last, and frequency channels are (batch, channels, height, width); name "
+            "a module that reads such maps, for example the convolution of the patches"
+        )
     if inside and not removed:
         raise StructureError(
             f"nothing runs before {boundary}, so that the transform has no place: put an nn.Identity() before it"
@@ -62,6 +71,21 @@ def found(edit: ReplaceStemEdit, trial: nn.Module, boundary: str, example: Tenso
         projections=tuple(widths.projections),
         settings=(*edit.settings, *widths.settings),
         map_size=(shape[2], shape[3]),
+    )
+
+
+def _advice(boundary: str, num_channels: int, trace: ModuleTrace) -> str:
+    """Return what to do about channels that do not run through the network, the end of a message."""
+    if boundary not in trace.starts:
+        return (
+            f"; {boundary} was not reached: before it the forward does more than call modules (arithmetic on the three "
+            "colours, a reshape?); make these steps modules"
+        )
+    as_many = f"give as many (inputs.square({num_channels})), " if num_channels <= NUM_CHANNELS else ""
+    return (
+        f"; the stem gave {boundary} {num_channels} channels: {as_many}name a later module, or let a block that adds "
+        f"its input to its output keep an nn.Identity() as {' or '.join(map(repr, surgery.SHORTCUTS))}, which becomes "
+        "a projection"
     )
 
 
