@@ -157,6 +157,35 @@ def test_own_names() -> None:
         convert_patch_embedding(nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.Flatten()), name="0")
 
 
+class Placed(Wrapped):
+    """Has places for the tokens of images of 16 x 24 pixels alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.Parameter(torch.randn(1, 4, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.places
+
+
+def test_a_network_of_its_own_image_size(tmp_path: Path) -> None:
+    model = Placed()
+    images = torch.rand(2, 3, 16, 24)
+    expected = model(images)
+    with pytest.raises(StructureError, match=r"image of shape \(1, 3, 224, 224\) .*; give pixels that it takes"):
+        convert_patch_embedding(model, name="tokens")
+    with pytest.raises(ArgumentError, match=r"multiples of 8, got \(1, 3, 16, 20\)"):
+        convert_patch_embedding(model, name="tokens", example_input=torch.rand(1, 3, 16, 20))
+    convert_patch_embedding(model, name="tokens", example_input=images)
+    transform = transform_of(model)
+    assert transform is not None
+    torch.testing.assert_close(model(transform(images)), expected, atol=1e-5, rtol=1e-5)
+    assert describe_stem(model).map_size == (2, 3)
+    save(model, tmp_path / "a.tailcut")
+    restored = load(tmp_path / "a.tailcut", into=Placed())
+    torch.testing.assert_close(restored(transform(images)), expected, atol=1e-5, rtol=1e-5)
+
+
 def test_a_normalisation_in_the_forward_is_refused() -> None:
     class Normalised(Wrapped):
         def forward(self, x: Tensor) -> Tensor:

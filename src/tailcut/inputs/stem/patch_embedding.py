@@ -13,7 +13,7 @@ from tailcut.inputs.stem import surgery
 from tailcut.inputs.stem.edit import LayerEntry, ReplaceStemEdit, Setting
 from tailcut.inputs.stem.replace import check_unedited, example_of, make, submodule
 from tailcut.inputs.stem.trace import modules_before, run, trial_copy
-from tailcut.inputs.stem.trial import arrives, noise, runs_transform
+from tailcut.inputs.stem.trial import advise_example, arrives, noise, runs_transform
 from tailcut.inputs.transform.block_dct import BlockDCT
 from tailcut.transform.block import BLOCK_SIZE, block_dct, to_channels
 from tailcut.transform.color import RGB_TO_YCBCR
@@ -33,6 +33,7 @@ def convert_patch_embedding(
     name: str | None = None,
     mean: Sequence[float] = (0.0, 0.0, 0.0),
     std: Sequence[float] = (1.0, 1.0, 1.0),
+    example_input: Tensor | None = None,
 ) -> nn.Module:
     """Make a vision transformer read frequency channels: the same outputs, no training. Changes the model.
 
@@ -51,13 +52,17 @@ def convert_patch_embedding(
         name: of the convolution in the model; that of Tailcut's, torchvision's and timm's when None.
         mean: what the network's input was normalised with, for pixels of 0 to 1: (pixel - mean) / std.
         std: likewise.
+        example_input: pixels that the model takes as it is, (batch, 3, height, width), sides multiples of 8. None: of
+            its `image_size`, or of its example shape (224 x 224 for a network of your own).
 
     Returns:
         The model (of a convolution: a new one).
 
     Raises:
-        ArgumentError: no such module, or mean and std are not three numbers, std above 0.
-        StructureError: it is no patch embedding of 8 n x 8 n pixels, or something runs before it; unchanged.
+        ArgumentError: no such module, mean and std are not three numbers, std above 0, or transform and example are
+            not such.
+        StructureError: it is no patch embedding of 8 n x 8 n pixels, something runs before it, or the model does not
+            run on the example; unchanged.
     """
     transform = BlockDCT(192, chroma="full") if transform is None else transform
     if isinstance(model, nn.Conv2d):
@@ -77,7 +82,7 @@ def convert_patch_embedding(
         entry=LayerEntry(convolution.out_channels, patch // BLOCK_SIZE, patch // BLOCK_SIZE, 0, 1),
         settings=_pixel_counts(model, place, patch),
     )
-    edit = replace(edit, map_size=_tried(trial_copy(model), edit, place))
+    edit = replace(edit, map_size=_tried(trial_copy(model), edit, place, example_input))
     make(model, edit, transform)
     new = model.get_submodule(place)
     with torch.no_grad():
@@ -164,13 +169,21 @@ def _pixel_counts(model: nn.Module, place: str, patch: int) -> tuple[Setting, ..
     return tuple(settings)
 
 
-def _tried(trial: nn.Module, edit: ReplaceStemEdit, place: str) -> tuple[int, int]:
+def _example(model: nn.Module, place: str) -> Tensor:
+    """Return pixels of the size that the owner of the patch embedding names, or of the model's example shape."""
+    side = getattr(model.get_submodule(place.rpartition(".")[0]), "image_size", None)
+    return noise((1, 3, side, side), surgery.like_model(model)) if type(side) is int else example_of(model)
+
+
+def _tried(trial: nn.Module, edit: ReplaceStemEdit, place: str, example: Tensor | None) -> tuple[int, int]:
     """Return the size of the channels that the network runs with instead of pixels. Changes `trial`."""
-    owner = trial.get_submodule(place.rpartition(".")[0])
-    side = getattr(owner, "image_size", None)
-    like = surgery.like_model(trial)
-    pixels = noise((1, 3, side, side), like) if type(side) is int else example_of(trial)
-    trace = run(trial, pixels, what="an example image")
+    pixels = _example(trial, place) if example is None else example
+    if pixels.ndim != 4 or any(side % BLOCK_SIZE for side in pixels.shape[2:]):
+        raise ArgumentError(
+            f"example_input must be (batch, 3, height, width) with sides that are multiples of {BLOCK_SIZE}, got "
+            f"{tuple(pixels.shape)}"
+        )
+    trace = run(trial, pixels, what="an example image", advise=advise_example)
     early = modules_before(trial, trace, place, inclusive=True) if place in trace.starts else []
     if early != [place]:
         raise StructureError(
@@ -180,7 +193,7 @@ def _tried(trial: nn.Module, edit: ReplaceStemEdit, place: str) -> tuple[int, in
     edit.check(trial)
     edit.replace_modules(trial)
     height, width = (size // BLOCK_SIZE for size in pixels.shape[2:])
-    x = noise((1, edit.selection.num_channels, height, width), like) - 0.5
+    x = noise((1, edit.selection.num_channels, height, width), surgery.like_model(trial)) - 0.5
     with arrives(trial, place, x):
         inside = runs_transform(trial, lambda: run(trial, x, what="a tensor of channels"))
     if inside:

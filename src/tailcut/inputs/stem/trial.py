@@ -32,7 +32,7 @@ def runs_transform(trial: nn.Module, run_it: Callable[[], Any]) -> bool:
 
 def found(edit: ReplaceStemEdit, trial: nn.Module, boundary: str, example: Tensor) -> ReplaceStemEdit:
     """Return the edit completed by the shapes of two forwards, of pixels and of channels. Changes `trial`."""
-    trace = run(trial, example, what="the example input")
+    trace = run(trial, example, what="the example input", advise=advise_example)
     if boundary not in trace.starts:
         raise ArgumentError(f"first: {boundary} does not run in the forward; name a module that is called")
     shape = trace.inputs.get(boundary)
@@ -72,6 +72,11 @@ def found(edit: ReplaceStemEdit, trial: nn.Module, boundary: str, example: Tenso
         settings=(*edit.settings, *widths.settings),
         map_size=(shape[2], shape[3]),
     )
+
+
+def advise_example(trace: ModuleTrace) -> str:
+    """Return what to do about an example that does not run through the network, the end of a message."""
+    return "; give pixels that it takes, example_input=torch.rand(1, 3, height, width)"
 
 
 def _advice(boundary: str, num_channels: int, trace: ModuleTrace) -> str:
