@@ -288,16 +288,27 @@ def test_very_large_images_are_refused(root: Path) -> None:
     [
         ({"source": "video"}, "source must be 'pixels' or 'coefficients', got 'video'"),
         ({"decoder": "opencv"}, "decoder must be 'simplejpeg' or 'pillow', got 'opencv'"),
-        ({"size": 0}, r"size must be \(height, width\), positive multiples of 1, got 0"),
+        ({"size": 0}, r"size must be an integer or \(height, width\), positive multiples of 1, got 0"),
+        ({"size": 8.0}, "got 8.0"),
+        ({"size": (8.0, 8)}, r"got \(8.0, 8\)"),
+        ({"size": None}, "got None"),
+        ({"size": "8"}, "got '8'"),
         ({"size": (8, 8, 8)}, r"got \(8, 8, 8\)"),
         ({"size": 40, "source": "coefficients"}, "multiples of 16, got 40"),
         ({"source": "coefficients", "transform": None}, "coefficients need a transform"),
-        ({"dtype": torch.uint8}, "dtype must be floating point, got torch.uint8"),
+        ({"dtype": torch.uint8}, "dtype must be a floating-point torch.dtype, got torch.uint8"),
+        ({"dtype": "float16"}, "dtype must be a floating-point torch.dtype, got 'float16'"),
+        ({"transform": 24}, r"transform must be a BlockDCT, such as tailcut.inputs.BlockDCT\(24\); got 24"),
     ],
 )
 def test_bad_arguments(root: Path, arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         JpegFolder(root, **({"transform": BlockDCT(6)} | arguments))  # type: ignore[arg-type]
+
+
+def test_sizes_of_other_integers(root: Path) -> None:
+    assert JpegFolder(root, None, size=np.int64(16)).size == (16, 16)  # type: ignore[arg-type]
+    assert JpegFolder(root, None, size=[16, 24]).size == (16, 24)  # type: ignore[arg-type]
 
 
 def test_folders_that_hold_nothing(tmp_path: Path) -> None:

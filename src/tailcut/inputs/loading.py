@@ -2,6 +2,7 @@
 
 import logging
 import math
+import operator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,7 +22,7 @@ from tailcut.inputs.jpeg.augmentation import (
 from tailcut.inputs.jpeg.decoding import Decode, decode_with_pillow, simplejpeg_decoder
 from tailcut.inputs.jpeg.parts import UNIT, resized_part
 from tailcut.inputs.jpeg.reader import read_jpeg
-from tailcut.inputs.transform.block_dct import BlockDCT
+from tailcut.inputs.transform.block_dct import BlockDCT, check_block_dct
 from tailcut.inputs.transform.compiled import CompiledTransform, is_installed
 from tailcut.jpeg.limits import check_max_pixels
 from tailcut.jpeg.markers import read_outline
@@ -107,14 +108,13 @@ class JpegFolder(torch.utils.data.Dataset[tuple[Tensor, int]]):
         for value, name, known in choices:
             if value not in get_args(known):
                 raise ArgumentError(f"{name} must be {' or '.join(map(repr, get_args(known)))}, got {value!r}")
-        self.size = (size, size) if isinstance(size, int) else size
-        unit = UNIT if source == "coefficients" else 1
-        if len(self.size) != 2 or any(side < unit or side % unit for side in self.size):
-            raise ArgumentError(f"size must be (height, width), positive multiples of {unit}, got {size}")
+        self.size = _sides(size, UNIT if source == "coefficients" else 1)
+        if transform is not None:
+            check_block_dct(transform)
         if source == "coefficients" and transform is None:
             raise ArgumentError("coefficients need a transform; images come from source='pixels'")
-        if not dtype.is_floating_point:
-            raise ArgumentError(f"dtype must be floating point, got {dtype}")
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise ArgumentError(f"dtype must be a floating-point torch.dtype, got {dtype!r}")
         check_max_pixels(max_pixels)
         self.on_error, self.max_pixels = on_error, max_pixels
         self.skipped: dict[int, str] = {}
@@ -316,6 +316,17 @@ def _random_integer(stop: int) -> int:
 
 def _is_heads() -> bool:
     return bool(_random_integer(2))
+
+
+def _sides(size: Any, unit: int) -> tuple[int, int]:
+    """Return (height, width) of one number for both or two; `ArgumentError` unless they are multiples of `unit`."""
+    try:
+        sides = [operator.index(side) for side in (size if isinstance(size, Sequence) else (size, size))]
+    except TypeError:
+        sides = []
+    if len(sides) != 2 or any(side < unit or side % unit for side in sides):
+        raise ArgumentError(f"size must be an integer or (height, width), positive multiples of {unit}, got {size!r}")
+    return sides[0], sides[1]
 
 
 def _files_of(root: Path) -> tuple[list[Path], list[int], tuple[str, ...]]:

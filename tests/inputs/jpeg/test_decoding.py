@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from tests.inputs.jpegs import encode, photo
 
+from tailcut.compiling import is_installed
 from tailcut.errors import DataError
 from tailcut.inputs.jpeg.decoding import decode_with_pillow, simplejpeg_decoder
 
@@ -23,6 +24,16 @@ def test_decoders_give_the_same_pixels(divisor: int) -> None:
 
 
 def test_what_is_no_image() -> None:
-    for decode in (decode_with_pillow, simplejpeg_decoder(approximate=True)):
-        with pytest.raises(DataError, match="cannot be decoded"):
-            decode(b"\xff\xd8\xff\xd9", SIZE, 1)
+    with pytest.raises(DataError, match="cannot be decoded"):
+        simplejpeg_decoder(approximate=True)(b"\xff\xd8\xff\xd9", SIZE, 1)
+    with pytest.raises(DataError, match="ends before any image data"):
+        decode_with_pillow(b"\xff\xd8\xff\xd9", SIZE, 1)
+
+
+@pytest.mark.skipif(not is_installed(), reason="needs the extra jpeg")
+def test_both_decoders_refuse_a_damaged_file() -> None:
+    data = encode(photo(*SIZE), quality=90)
+    middle = len(data) // 2
+    for decode in (decode_with_pillow, simplejpeg_decoder(approximate=False)):
+        with pytest.raises(DataError, match=r"damaged|Corrupt"):
+            decode(data[:middle] + data[middle + 200 :], SIZE, 1)

@@ -220,6 +220,8 @@ def test_bad_arguments() -> None:
     for options in ({"mean": (0.5,)}, {"std": (1.0, 1.0)}, {"std": (1.0, 0.0, 1.0)}):
         with pytest.raises(ArgumentError, match="three numbers each, std above 0"):
             convert_patch_embedding(nn.Conv2d(3, 4, 8, 8), **options)
+    with pytest.raises(ArgumentError, match=r"transform must be a BlockDCT, .*; got 'tokens'"):
+        convert_patch_embedding(Wrapped(), "tokens")  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="name: the model has no module 'x'"):
         convert_patch_embedding(Wrapped(), name="x")
     model = create_model("vit", **TINY)

@@ -221,6 +221,8 @@ def test_what_stands_in_the_way() -> None:
     with pytest.raises(StructureError, match="replace the stem first"):
         transplant_stem(model, fitted(24, batches), batches)
     linear = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2))
+    with pytest.raises(ArgumentError, match=r"transform must be a BlockDCT, .*; got 24"):
+        transplant_stem(create_model("resnet20", width=2), 24, [])  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="runs no Conv2d"):
         transplant_stem(linear, fitted(24, batches), batches)
 

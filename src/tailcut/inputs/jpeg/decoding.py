@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from tailcut.errors import DataError, MissingExtraError
+from tailcut.jpeg.checking import check_jpeg
 
 # From a file, its (height, width) in pixels and a divisor, 1, 2, 4 or 8: uint8 (height, width, 3), rounded up.
 Decode = Callable[[bytes, tuple[int, int], int], np.ndarray]
@@ -50,7 +51,11 @@ def _decode_with_simplejpeg(
 
 
 def decode_with_pillow(data: bytes, size: tuple[int, int], divisor: int) -> np.ndarray:
-    """As what `simplejpeg_decoder` gives, in somewhat more time."""
+    """As what `simplejpeg_decoder` gives, in somewhat more time.
+
+    Pillow takes what libjpeg makes of a damaged file, so that the file is checked first.
+    """
+    check_jpeg(data)
     try:
         with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
             # Pillow takes the largest divisor that leaves at least so many pixels.

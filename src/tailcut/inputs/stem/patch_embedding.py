@@ -14,7 +14,7 @@ from tailcut.inputs.stem.edit import LayerEntry, ReplaceStemEdit, Setting
 from tailcut.inputs.stem.replace import check_unedited, example_of, make, submodule
 from tailcut.inputs.stem.trace import modules_before, run, trial_copy
 from tailcut.inputs.stem.trial import advise_example, arrives, noise, runs_transform
-from tailcut.inputs.transform.block_dct import BlockDCT
+from tailcut.inputs.transform.block_dct import BlockDCT, check_block_dct
 from tailcut.transform.block import BLOCK_SIZE, block_dct, to_channels
 from tailcut.transform.color import RGB_TO_YCBCR
 
@@ -65,6 +65,7 @@ def convert_patch_embedding(
             run on the example; unchanged.
     """
     transform = BlockDCT(192, chroma="full") if transform is None else transform
+    check_block_dct(transform)
     if isinstance(model, nn.Conv2d):
         return _as_layer(model, *converted(model, transform, mean, std))
     check_unedited(model)

@@ -17,7 +17,7 @@ from tailcut.inputs.stem.edit import MAX_MAP_SIZE, MAX_SIDE, LayerEntry, Replace
 from tailcut.inputs.stem.replace import check_unedited, make, submodule
 from tailcut.inputs.stem.trace import ModuleTrace, modules_before, run, trial_copy
 from tailcut.inputs.stem.trial import arrives, noise, runs_transform
-from tailcut.inputs.transform.block_dct import BlockDCT
+from tailcut.inputs.transform.block_dct import BlockDCT, check_block_dct
 from tailcut.printing import Report
 
 _log = logging.getLogger(__name__)
@@ -111,6 +111,7 @@ def transplant_stem(
         In each case the model is unchanged.
     """
     check_unedited(model)
+    check_block_dct(transform)
     _check_numbers(kernel_size, ridge)
     batches = _images(loader)
     first = next(batches, None)

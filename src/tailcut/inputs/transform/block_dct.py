@@ -262,3 +262,9 @@ class BlockDCT(InputTransform):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._make_filters()
         return self
+
+
+def check_block_dct(transform: object) -> None:
+    """Raise `ArgumentError` unless `transform` is a `BlockDCT`."""
+    if not isinstance(transform, BlockDCT):
+        raise ArgumentError(f"transform must be a BlockDCT, such as tailcut.inputs.BlockDCT(24); got {transform!r}")
