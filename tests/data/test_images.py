@@ -125,6 +125,12 @@ def test_resize_is_that_of_pillow(tmp_path: Path) -> None:
         np.testing.assert_allclose(image[0].permute(1, 2, 0) * 255, np.asarray(expected), atol=1.01)
 
 
+def test_resized_white_is_white(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.png", np.full((61, 83, 3), 255, dtype=np.uint8))
+    for size in ((3, 4), (32, 32), (64, 64)):
+        assert float(read_image(path, channels=3, size=size).max()) == 1
+
+
 @pytest.mark.parametrize("channels", [0, 2, 4])
 def test_wrong_channels(tmp_path: Path, channels: int) -> None:
     with pytest.raises(ArgumentError, match=rf"1 \(grey\) or 3 \(RGB\), got {channels}"):

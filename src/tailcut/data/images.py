@@ -74,7 +74,7 @@ def read_image(
         pixels = pixels.reshape(opened.height, opened.width, channels)
     image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()[None]
     if size is not None and size != (opened.height, opened.width):
-        image = interpolate(image, size=size, mode="bilinear", antialias=True)
+        image = interpolate(image, size=size, mode="bilinear", antialias=True).clamp_(0, 1)  # rounding may exceed 1
     return image
 
 
