@@ -185,7 +185,7 @@ def test_ignored_layers_minimum_widths_and_multiples() -> None:
     report = prune(model, X, random_scores(model, 0), 0.9, min_channels=5)
     assert [layer.after for layer in report.layers] == [5, 5, 5, 3]
     report = prune(model := Plain(), X, random_scores(model, 0), 0.9, max_rate=0.25)
-    assert [layer.after for layer in report.layers] == [6, 7, 9, 3]
+    assert [layer.after for layer in report.layers] == [6, 8, 9, 3]  # of 8, 10, 12: at most a quarter goes
 
 
 def test_the_lowest_scores_go() -> None:

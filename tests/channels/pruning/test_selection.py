@@ -101,6 +101,9 @@ def test_units_that_only_some_layers_have() -> None:
         (Limits(max_rate=0.5), None, 4),
         (Limits(), Rate(0.3), 3),
         (Limits(max_rate=0.25), Rate(0.9), 2),
+        (Limits(max_rate=0.3), Rate(0.9), 2),
+        (Limits(max_rate=0.3), None, 2),
+        (Limits(max_rate=0.1), Rate(0.9), 0),
         (Limits(min_channels=100), None, 0),
     ],
 )

@@ -24,7 +24,7 @@ class Limits:
     Attributes:
         min_channels: the fewest channels that a layer keeps.
         round_to: layers that lose channels keep a multiple of this many.
-        max_rate: the largest part of a group to remove.
+        max_rate: the largest part of a layer's channels to remove.
     """
 
     min_channels: int = 1
@@ -259,7 +259,8 @@ def take(
 def _least(counts: Mapping[int, int], limits: Limits, rate: Rate | None) -> int:
     """Return the fewest channels that a layer keeps, given how many of them each unit has."""
     width, units = sum(counts.values()), len(counts)
-    by_rate = max(num_kept(units, chosen) for chosen in (Rate(limits.max_rate), rate) if chosen is not None)
+    at_least = math.ceil(round(units * (1 - limits.max_rate), 9))  # a rate is rounded the other way: as published
+    by_rate = max(1, at_least, 0 if rate is None else num_kept(units, rate))
     return max(min(limits.min_channels, width), by_rate * (width // max(1, units)))
 
 
