@@ -151,6 +151,11 @@ def test_files_that_are_no_images(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(b"hello")
     with pytest.raises(DataError, match="no PNG or JPEG image"):
         read_image(tmp_path / "x.png", channels=1)
+    content = bytearray(save(tmp_path / "x.jpg", COLOURS).read_bytes())
+    content[content.index(b"\xff\xc0") + 4] = 12  # bits of a sample
+    (tmp_path / "x.jpg").write_bytes(content)
+    with pytest.raises(DataError, match=r"x\.jpg: its samples have 12 bits; only 8 are supported"):
+        read_image(tmp_path / "x.jpg", channels=1)
     save(tmp_path / "y.png", GREY, format="BMP")
     with pytest.raises(DataError, match="no PNG or JPEG image"):
         read_image(tmp_path / "y.png", channels=1)

@@ -257,7 +257,7 @@ class OtherKind(OwnNet):
     ("kind", "message"),
     [
         (Wider, r"first\.weight: the model has shape \(7, 4\), recorded is \(6, 4\)"),
-        (Renamed, r"no parameter 'first\.weight' to regularise"),
+        (Renamed, r"no parameter 'first\.weight' to regularise; was the code .* another when"),
         (Less, r"a tensor 'norm\.weight', which the network does not have"),
         (More, r"a tensor 'extra\.weight', which the file does not hold"),
         (Unfrozen, "names, shapes or axes"),

@@ -17,7 +17,7 @@ from tailcut.errors import ArgumentError, DataError
 from tailcut.files import atomic_write
 from tailcut.jpeg.checking import DAMAGED, check_jpeg
 from tailcut.jpeg.limits import check_size
-from tailcut.jpeg.markers import read_outline
+from tailcut.jpeg.markers import read_markers, read_outline
 
 FORMATS = ("PNG", "JPEG")
 HALF = 128  # of a byte
@@ -25,6 +25,7 @@ HALF = 128  # of a byte
 _PNG_SIDES, _DEPTH, _COLOUR = 16, 24, 25
 _GREY = 0  # the kind without colours and alpha
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_JPEG_START = b"\xff\xd8"
 _METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 SWAPPING = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
@@ -166,6 +167,7 @@ def _opened(path: Path, content: bytes, settings: Reading) -> Iterator[Image.Ima
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             yield image
     except UnidentifiedImageError as error:
+        _check_kind(path, content)
         raise DataError(f"{path} is no PNG or JPEG image, or it is damaged at its beginning") from error
     except DAMAGED as error:
         raise DataError(f"cannot use the image {path}: {error}") from error
@@ -196,6 +198,15 @@ def _check_size(content: bytes, settings: Reading) -> None:
         except DataError:  # Pillow says what is wrong with it
             return
     check_size(height, width, len(content), settings.max_pixels, settings.advice[1])
+
+
+def _check_kind(path: Path, content: bytes) -> None:
+    """Raise `DataError` that says why, if a file that Pillow does not know begins as a JPEG does."""
+    if content.startswith(_JPEG_START):
+        try:
+            read_markers(content, any_colors=True, max_pixels=1 << 32)
+        except DataError as error:
+            raise DataError(f"cannot use the image {path}: {error}") from error
 
 
 def _check_jpeg(content: bytes, settings: Reading) -> None:

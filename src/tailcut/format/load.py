@@ -242,7 +242,10 @@ def apply_edits(contents: Contents, model: nn.Module, max_parameters: int) -> li
             edit.check(model)
             edit.apply(model)
         except (ArgumentError, StructureError) as error:
-            raise ModelMismatchError(f"an edit of the file does not fit the network: {error}") from error
+            raise ModelMismatchError(
+                f"an edit of the file does not fit the network: {error}; was the code of the network's class, or the "
+                "arguments that it is made with, another when the file was written?"
+            ) from error
         edits.append(edit)
     return edits
 
