@@ -1,4 +1,5 @@
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -28,6 +29,23 @@ def test_copies_share_nothing_and_keep_what_is_computed() -> None:
     with torch.no_grad():
         copied.get_parameter("weight").zero_()
     assert bool(layer.weight.detach().any())
+
+
+class StartsInTraining(nn.Linear):
+    """Its copies are made anew, as those of torchvision's feature extractors."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "StartsInTraining":
+        made = StartsInTraining(self.in_features, self.out_features)
+        made.load_state_dict(self.state_dict())
+        return made
+
+
+def test_copies_are_in_the_mode_of_their_network() -> None:
+    network = nn.Sequential(nn.Linear(3, 3), StartsInTraining(3, 3).eval())
+    copied = deepcopied(network)
+    assert [module.training for module in copied.modules()] == [True, True, False]
+    assert not deepcopied(StartsInTraining(3, 3).eval()).training
+    assert deepcopied(StartsInTraining(3, 3)).training
 
 
 def test_what_cannot_be_copied_is_said() -> None:

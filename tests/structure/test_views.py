@@ -107,3 +107,13 @@ def test_a_network_of_torchscript_is_refused_in_one_line() -> None:
         with pytest.raises(ArgumentError, match="is of TorchScript: give"):
             call()
     assert unwrap(nn.DataParallel(traced)) == (traced, ".module")
+
+
+def test_a_traced_network_may_have_fused_parts(tmp_path: Path) -> None:
+    model, traced = made(), torch.fx.symbolic_trace(made())
+    tailcut.regularize(model, num_kept=30)
+    tailcut.regularize(traced, num_kept=30)
+    traced._modules["0"] = tailcut.fuse(traced.get_submodule("0"))
+    torch.testing.assert_close(without_views(traced)(X), model(X))
+    tailcut.save(traced, tmp_path / "traced.tailcut")
+    torch.testing.assert_close(tailcut.load(tmp_path / "traced.tailcut", into=made())(X), model(X))

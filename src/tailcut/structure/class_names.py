@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from tailcut.errors import ArgumentError
+from tailcut.structure.attributes import set_attribute
 from tailcut.structure.image_size import SIZE_KEY, image_size
 from tailcut.structure.views import source_of
 
@@ -36,7 +37,7 @@ def set_class_names(model: nn.Module, names: Sequence[str] | None) -> None:
     """
     source = source_of(model)
     if names is None:
-        source.__dict__.pop(_ATTRIBUTE, None)
+        set_attribute(source, _ATTRIBUTE, None)
         return
     if not _are_texts(names):
         raise ArgumentError(
@@ -44,7 +45,7 @@ def set_class_names(model: nn.Module, names: Sequence[str] | None) -> None:
         )
     if (size := _size(names)) > MAX_BYTES:
         raise ArgumentError(f"{len(names)} class names take {size} bytes, at most {MAX_BYTES} are allowed")
-    source.__dict__[_ATTRIBUTE] = tuple(names)
+    set_attribute(source, _ATTRIBUTE, tuple(names))
 
 
 def are_names(value: Any) -> bool:

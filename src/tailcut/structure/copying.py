@@ -33,6 +33,13 @@ def deepcopied(model: nn.Module, memo: dict[int, Any] | None = None, *, so_that:
     if memo is None:
         memo = {id(tensor): tensor.detach().clone() for tensor in computed_attributes(model)}
     try:
-        return copy.deepcopy(model, memo)
+        copied = copy.deepcopy(model, memo)
     except Exception as error:
         raise ArgumentError(f"the network cannot be copied{so_that}: {error}") from error
+    # Copies of torchvision's feature extractors are in training mode, whatever they are copies of.
+    modes = {name: module.training for name, module in model.named_modules()}
+    if copied.training != model.training:
+        copied.train(model.training)
+    for name, module in copied.named_modules():
+        module.training = modes.get(name, module.training)
+    return copied

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from tailcut.errors import ArgumentError
+from tailcut.structure.attributes import set_attribute
 from tailcut.structure.views import source_of
 
 SIZE_KEY = "image_size"
@@ -35,12 +36,12 @@ def set_image_size(model: nn.Module, size: Sequence[int] | None) -> None:
     """
     source = source_of(model)
     if size is None:
-        source.__dict__.pop(_ATTRIBUTE, None)
+        set_attribute(source, _ATTRIBUTE, None)
         return
     if not is_size(size):
         raise ArgumentError(f"an image's size must be (height, width), 1 to {MAX_SIDE} pixels each, got {size!r:.200}")
     height, width = size
-    source.__dict__[_ATTRIBUTE] = (height, width)
+    set_attribute(source, _ATTRIBUTE, (height, width))
 
 
 def is_size(value: Any) -> bool:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from tailcut.errors import ArgumentError
+from tailcut.structure.attributes import set_attribute
 from tailcut.structure.wire import Reader, Value, Writer
 
 _ATTRIBUTE = "_tailcut_record"
@@ -148,10 +149,8 @@ def set_record(model: nn.Module, record: Record) -> None:
 
     An empty record is not written: such a module is as if Tailcut had never seen it.
     """
-    if record.base is None and not record.edits:
-        model.__dict__.pop(_ATTRIBUTE, None)
-    else:
-        model.__dict__[_ATTRIBUTE] = record
+    is_empty = record.base is None and not record.edits
+    set_attribute(model, _ATTRIBUTE, None if is_empty else record)
 
 
 def add_edit(model: nn.Module, edit: Edit) -> None:

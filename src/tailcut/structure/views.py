@@ -79,7 +79,8 @@ def without_views(model: nn.Module) -> nn.Module:
 
 def with_children(module: nn.Module, of_child: Callable[[nn.Module], nn.Module]) -> nn.Module:
     """Another module of the same class, with the same tensors and attributes, whose children are `of_child` of each."""
-    other = module.__class__.__new__(module.__class__)
+    # Not the class's own `__new__`: that of a torch.fx.GraphModule gives an instance of another class.
+    other: nn.Module = object.__new__(type(module))
     children = {key: None if child is None else of_child(child) for key, child in module._modules.items()}
     # A class may do anything in its own `__setattr__`.
     other.__dict__.update(module.__dict__, _modules=children)

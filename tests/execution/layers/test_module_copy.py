@@ -33,3 +33,12 @@ def test_modules_with_hooks_are_left() -> None:
     assert reason_to_leave(layer) == ""
     layer.register_forward_hook(lambda *_: None)
     assert reason_to_leave(layer) == "has hooks"
+
+
+def test_a_traced_network_is_copied_with_its_forward() -> None:
+    source: Any = torch.fx.symbolic_trace(nn.Sequential(nn.Linear(3, 3), nn.ReLU()))
+    other = nn.Linear(3, 3)
+    made = copy_with(source, {id(source.get_submodule("0")): other}, {})
+    assert type(made) is type(source)
+    x = torch.ones(2, 3)
+    torch.testing.assert_close(made(x), other(x).relu())

@@ -351,3 +351,14 @@ def test_the_own_example_of_a_network_in_training_has_two_images() -> None:
     tailcut.regularize(model, num_kept=8)
     assert fuse(model.train()).report().input_shapes[0][0] == 2
     assert fuse(model.eval()).report().input_shapes[0][0] == 1
+
+
+def test_a_traced_network_runs_fused() -> None:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 2, 1)
+    model = torch.fx.symbolic_trace(nn.Sequential(*layers)).eval()
+    tailcut.regularize(model, num_kept=20)
+    image = torch.rand(1, 3, 64, 64)
+    fused = fuse(model, image)
+    torch.testing.assert_close(fused(image), model(image), rtol=1e-4, atol=1e-5)
+    assert {layer.strategy for layer in fused.report().layers} != {"dense"}

@@ -1,4 +1,6 @@
+import copy
 import hashlib
+from pathlib import Path
 
 import pytest
 import torch
@@ -103,3 +105,21 @@ def test_state_that_cannot_be_filled_in_again_is_refused() -> None:
         network_tensors(nn.LazyLinear(2), [])
     with pytest.raises(ArgumentError, match="not initialised yet"):
         meta_copy(nn.LazyLinear(2))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+def test_parameters_of_a_part_in_torchscript_are_parameters_in_a_copy_too(tmp_path: Path) -> None:
+    """They are plain tensors there: files that hold them could not be loaded."""
+
+    def made() -> nn.Module:
+        return nn.Sequential(torch.jit.script(nn.BatchNorm1d(4)), nn.Linear(4, 4))
+
+    model = made().eval()
+    tailcut.regularize(model, num_kept=9)
+    copied = copy.deepcopy(model)
+    listed, again = (network_tensors(one, record_of(one).edits) for one in (model, copied))
+    assert [other.is_parameter for other in listed.others] == [True, True, False, False, False, True]
+    assert again.digest() == listed.digest()
+    tailcut.save(model, tmp_path / "part.tailcut")
+    x = torch.randn(3, 4)
+    torch.testing.assert_close(tailcut.load(tmp_path / "part.tailcut", into=made())(x), model(x))

@@ -22,7 +22,8 @@ def shallow_copy(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
     Parameters, buffers and hooks lie in the very dicts of the original, so that both see all changes to them. Other
     attributes that are bound later are each one's own. Parametrisations are left out where `kind` is another class.
     """
-    made = kind.__new__(kind)
+    # Not `kind.__new__`: that of a torch.fx.GraphModule gives an instance of another class, without the forward.
+    made: nn.Module = object.__new__(kind)
     keeps_all = kind is type(module)
     children = {name: child for name, child in module._modules.items() if keeps_all or name != "parametrizations"}
     made.__dict__.update(module.__dict__, _modules=children)

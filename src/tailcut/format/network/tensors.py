@@ -83,8 +83,8 @@ def network_tensors(model: nn.Module, edits: list[Edit]) -> NetworkTensors:
     """
     coefficients = [entry for edit in edits for entry in edit.coefficients(model)]
     seen = {id(entry.parameter) for entry in coefficients}
-    tensors: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    tensors |= dict(model.named_buffers(remove_duplicate=False))
+    parameters: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    tensors = parameters | dict(model.named_buffers(remove_duplicate=False))
     others = []
     for name in model.state_dict(keep_vars=True):
         # Only tensors that the model holds itself can be filled in again: a state_dict may have more.
@@ -99,7 +99,8 @@ def network_tensors(model: nn.Module, edits: list[Edit]) -> NetworkTensors:
         # Tied tensors appear under several names and are stored once.
         if id(tensor) not in seen:
             seen.add(id(tensor))
-            others.append(OtherTensor(name, tensor, isinstance(tensor, nn.Parameter)))
+            # Those of a part in TorchScript are plain tensors once it is copied.
+            others.append(OtherTensor(name, tensor, isinstance(tensor, nn.Parameter) or name in parameters))
     return NetworkTensors(coefficients, others)
 
 
