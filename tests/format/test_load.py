@@ -306,6 +306,24 @@ def test_into_must_be_fresh_and_real(tmp_path: Path) -> None:
         tailcut.load(path, into=Locked())
 
 
+def test_layers_made_in_inference_mode_cannot_become_coefficients(tmp_path: Path) -> None:
+    path = own_file(tmp_path)
+    with torch.inference_mode():
+        model = OwnNet()
+        before = state_of(model)
+        with pytest.raises(ArgumentError, match=r"own.tailcut: into= was made under torch.inference_mode"):
+            tailcut.load(path, into=model)
+        assert_untouched(model, before)
+        assert not record_of(model).edits
+    with torch.inference_mode():
+        tailcut.load(path, into=randomize_outside())
+
+
+def randomize_outside() -> nn.Module:
+    with torch.inference_mode(False):
+        return randomize(OwnNet(), 2)
+
+
 def test_into_keeps_type_and_frozen_parameters(tmp_path: Path) -> None:
     path = own_file(tmp_path)
     model = OwnNet().double()

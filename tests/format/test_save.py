@@ -328,6 +328,18 @@ def test_in_inference_mode(tmp_path: Path) -> None:
     assert torch.equal(tailcut.load(tmp_path / "a.tailcut")(x), model(x))
 
 
+def test_a_network_that_was_made_in_inference_mode(tmp_path: Path) -> None:
+    with torch.inference_mode():
+        model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).eval()
+        x = torch.rand(2, 4)
+    tailcut.save(model, tmp_path / "a.tailcut")
+    tailcut.save(model, tmp_path / "b.tailcut", step=0.001)
+    for name, tolerance in {"a": 0.0, "b": 0.01}.items():
+        loaded = tailcut.load(tmp_path / f"{name}.tailcut", into=nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)))
+        with torch.inference_mode():
+            torch.testing.assert_close(loaded(x), model(x), rtol=0, atol=tolerance)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_torchscript_is_refused(tmp_path: Path) -> None:
     model = torch.jit.trace(nn.Linear(3, 2), torch.rand(1, 3))

@@ -281,6 +281,11 @@ def _load_into(contents: Contents, into: nn.Module, max_parameters: int, allow_n
             f"into= has a fused view in it ({view or 'itself'}): load into the network first, then fuse"
         )
     trial = meta_copy(into)
+    if contents.edits and any(tensor.is_inference() for tensor in (*into.parameters(), *into.buffers())):
+        raise ArgumentError(
+            "into= was made under torch.inference_mode, so that its layers cannot be changed: make it outside of that "
+            "(the loaded network may run under it)"
+        )
     try:
         edits = apply_edits(contents, trial, max_parameters)
     except (CorruptFileError, TruncatedFileError) as error:

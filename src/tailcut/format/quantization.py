@@ -250,7 +250,7 @@ class Rounding:
         named = {entry.name: entry.values for entry in self.tensors.coefficients if self.with_coefficients}
         for other, number in zip(self.tensors.others, self.types, strict=True):
             if number == QUANTIZED:
-                named[other.name] = other.tensor
+                named[other.name] = other.tensor.detach()
         for name, tensor in named.items():
             if not bool(torch.isfinite(tensor).all()):
                 raise ArgumentError(f"{name} has numbers that are not finite, which cannot be quantised")

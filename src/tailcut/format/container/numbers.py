@@ -115,6 +115,7 @@ def has_non_finite(name: str, values: torch.Tensor, *, is_parameter: bool) -> bo
     """
     if values.is_meta or not (values.is_floating_point() or values.is_complex()):
         return False
+    values = values.detach()  # of a network made under inference mode torch asks no other
     # What eight bits hold cannot be asked itself.
     values = values.double() if values.is_floating_point() and values.itemsize == 1 else values
     may_be_infinite = not (is_parameter or name.rpartition(".")[2].startswith("running_"))
