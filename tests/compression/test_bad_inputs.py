@@ -83,6 +83,8 @@ def test_what_cannot_be_compressed_is_said(
     [
         (lambda _: None, "evaluate must return a number, got NoneType"),
         (0.5, "evaluate must be a function of a network"),
+        (lambda _: float("nan"), "evaluate gives nan for the network itself"),
+        (lambda _: float("inf"), "evaluate gives inf for the network itself"),
     ],
 )
 def test_a_metric_that_is_none(evaluate: Any, message: str, tmp_path: Path) -> None:
@@ -108,3 +110,17 @@ def test_what_no_step_allows_is_not_blamed_on_the_metric(tmp_path: Path) -> None
             num_gradients=8,
             metadata={"a": "x" * 100_000},
         )
+
+
+@pytest.mark.parametrize("goal", [{"step": 1e4}, {"max_drop": 0.5, "evaluate": lambda network: loss_of(network)}])
+def test_a_file_of_zeros_is_told(goal: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The metric is a loss: it falls least, that is rises most, for the worst network."""
+    tailcut.compress(sound(), tmp_path / "a.tailcut", FITTING, num_gradients=8, step=0.01)
+    assert not caplog.records
+    tailcut.compress(sound(), tmp_path / "a.tailcut", FITTING, num_gradients=8, **goal)
+    assert [record.getMessage()[:33] for record in caplog.records] == ["all weights are rounded to zero a"]
+
+
+def loss_of(network: nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return nn.functional.mse_loss(network(FITTING), sound()(FITTING))

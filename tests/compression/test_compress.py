@@ -11,6 +11,7 @@ from torch import nn
 
 import tailcut
 from tailcut.compression import compress, measure_sensitivity
+from tailcut.compression.compress import CompressReport
 from tailcut.data import open_dataset
 from tailcut.errors import ArgumentError
 from tailcut.format import row_steps
@@ -114,6 +115,18 @@ def test_at_most_so_much_worse(trained: nn.Module, images: torch.Tensor, tmp_pat
         assert report.metric >= report.metric_before - drop
         sizes.append(report.file_bytes)
     assert sizes[1] < sizes[0] < report.dense_bytes / 5
+
+
+@pytest.mark.parametrize(
+    ("metrics", "text"),
+    [
+        ((0.9, 0.891), "; 89.10 %, before 90.00 %"),
+        ((-0.25, -0.5), "; -0.5, before -0.25"),
+        ((91.5, 91), "; 91, before 91.5"),
+    ],
+)
+def test_only_parts_are_told_as_percentages(metrics: tuple[float, float], text: str) -> None:
+    assert str(CompressReport("a", 10, 100, 10.0, 0.1, *metrics)).endswith(text)
 
 
 def test_it_beats_rounding_by_magnitude(trained: nn.Module, images: torch.Tensor, tmp_path: Path) -> None:

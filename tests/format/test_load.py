@@ -319,6 +319,16 @@ def test_layers_made_in_inference_mode_cannot_become_coefficients(tmp_path: Path
         tailcut.load(path, into=randomize_outside())
 
 
+def test_wrappers_are_named_where_the_file_does_not_fit(tmp_path: Path) -> None:
+    path = own_file(tmp_path)
+    with pytest.raises(ModelMismatchError, match=r"into= is a DataParallel, a wrapper: load .* in it, its \.module$"):
+        tailcut.load(path, into=nn.DataParallel(OwnNet()))
+    model = nn.DataParallel(randomize(OwnNet(), 1))
+    tailcut.regularize(model, num_kept=5)
+    tailcut.save(model, path)
+    assert record_of(tailcut.load(path, into=nn.DataParallel(OwnNet()))).edits
+
+
 def randomize_outside() -> nn.Module:
     with torch.inference_mode(False):
         return randomize(OwnNet(), 2)

@@ -18,7 +18,7 @@ from tailcut.errors import ArgumentError
 from tailcut.files import write_atomically
 from tailcut.format.container.contents import decode
 from tailcut.format.container.streams import decode_values
-from tailcut.format.network.tensors import network_tensors
+from tailcut.format.network.tensors import NetworkTensors, network_tensors
 from tailcut.format.quantization import (
     COARSEST,
     FINEST,
@@ -75,7 +75,10 @@ class CompressReport(Report):
         ratio = "" if self.compression_ratio is None else f" ({self.compression_ratio:,.1f} : 1)"
         measured = ""
         if self.metric is not None and self.metric_before is not None:
-            measured = f"; {100 * self.metric:.2f} %, before {100 * self.metric_before:.2f} %"
+            # A part of all, such as an accuracy, reads better as a percentage; a loss or a score is no such thing.
+            is_part = 0 <= self.metric <= 1 and 0 <= self.metric_before <= 1
+            after, before = (f"{100 * x:.2f} %" if is_part else f"{x:.4g}" for x in (self.metric, self.metric_before))
+            measured = f"; {after}, before {before}"
         sizes = f"{self.file_bytes:,} bytes for {self.dense_bytes:,} of dense float32 parameters"
         return f"{self.path}: {sizes}{ratio}{measured}"
 
@@ -119,8 +122,9 @@ def compress(
         levels: of a progressive file, see `tailcut.save`; `inputs` calibrate them.
 
     Raises:
-        ArgumentError: not just one of `max_bytes`, `max_drop` and `step` is given, `max_drop` without `evaluate`, there
-            are no inputs, or no step makes the file so small or so good.
+        ArgumentError: not just one of `max_bytes`, `max_drop` and `step` is given, `max_drop` without `evaluate`, the
+            metric of the network itself is not finite, there are no inputs, or no step makes the file so small or so
+            good.
     """
     check_module("compress", model)
     check_goal(max_bytes, max_drop, step)
@@ -133,6 +137,8 @@ def compress(
     settings = {"metadata": metadata, "registered": registered, "levels": levels}
     work = _Work(deepcopied(without_views(model)).eval(), batches, sensitivity, settings)
     before = None if evaluate is None else _metric(evaluate, work.model)
+    if max_drop is not None and before is not None and not math.isfinite(before):
+        raise ArgumentError(f"evaluate gives {before} for the network itself, from which nothing can fall by max_drop")
     if max_bytes is not None:
         step = work.step_within(max_bytes)
     elif evaluate is not None and before is not None and max_drop is not None:
@@ -140,6 +146,7 @@ def compress(
     size, content, network = work.content_within(checked_step(step), max_bytes)
     metric = None if evaluate is None else _metric(evaluate, network)
     write_atomically(path, content)
+    _warn_of_nothing_left(network_tensors(network, work.edits), size)
     parameters = network_tensors(work.model, work.edits).num_parameters()
     report = CompressReport(
         str(path),
@@ -189,6 +196,18 @@ def _metric(evaluate: Callable[[nn.Module], float], network: nn.Module) -> float
         return float(metric)
     except (TypeError, ValueError) as error:
         raise ArgumentError(f"evaluate must return a number, got {type(metric).__name__}") from error
+
+
+def _warn_of_nothing_left(tensors: NetworkTensors, step: float) -> None:
+    """Say so if the file has no weight but zeros: the step is that large, or the metric the lower the better."""
+    weights = [entry.values for entry in tensors.coefficients]
+    weights += [other.tensor for other in tensors.others if other.is_parameter and other.tensor.ndim > 1]
+    if weights and not any(bool(weight.count_nonzero()) for weight in weights):
+        _log.warning(
+            "all weights are rounded to zero at step %.3g, so the network gives the same for all inputs: give a "
+            "smaller step, or more bytes; and evaluate= must be the higher the better (of a loss its negative)",
+            step,
+        )
 
 
 class _Work:

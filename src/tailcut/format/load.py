@@ -53,6 +53,7 @@ from tailcut.structure import (
     size_key_in,
     view_in,
 )
+from tailcut.structure.views import unwrap
 from tailcut.weights.nested_levels import count_below
 
 
@@ -99,7 +100,8 @@ def load(
         contents = decode(content, checked_level(level))
         del content
         if into is not None:
-            return _load_into(contents, into, max_parameters, allow_non_finite)
+            with _naming_wrapper(into):
+                return _load_into(contents, into, max_parameters, allow_non_finite)
         return _with_user_metadata(
             contents, _load_registered(contents, torch.device(device), max_parameters, allow_non_finite)
         )
@@ -120,6 +122,20 @@ def naming(path: str | Path) -> Iterator[None]:
     except (FormatError, ArgumentError) as error:
         # The message holds text from the file.
         raise type(error)(f"{path}: {shown(str(error))}") from error
+
+
+@contextmanager
+def _naming_wrapper(into: nn.Module) -> Iterator[None]:
+    """Within the block, errors about a network that the file does not fit say so if it is one of torch's wrappers."""
+    try:
+        yield
+    except ModelMismatchError as error:
+        place = unwrap(into)[1]
+        if not place:
+            raise
+        raise ModelMismatchError(
+            f"{error}; into= is a {type(into).__name__}, a wrapper: load into the network in it, its {place}"
+        ) from error
 
 
 def read_file(path: str | Path, max_parameters: int | None = None) -> bytes:
