@@ -123,5 +123,5 @@ def _loss_of(x: Tensor, generator: torch.Generator) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
         labels = torch.multinomial(functional.softmax(flat.detach(), 1).cpu(), 1, generator=generator).to(x.device)
         return functional.cross_entropy(flat, labels[:, 0], reduction="sum")
-    noise = torch.randn(x.shape, generator=generator).to(x.device, x.dtype)
+    noise = torch.randn(x.shape, generator=generator, device="cpu").to(x.device, x.dtype)
     return (x * noise).sum()

@@ -215,7 +215,7 @@ class _Products:
     def __init__(self, sizes: dict[str, int]) -> None:
         self.sizes = sizes
         count = sum(sizes.values())
-        self.total = torch.zeros(count, count)
+        self.total = torch.zeros(count, count, dtype=torch.float32, device="cpu")
         self.rows: list[Tensor] = []
 
     def add(self, gradient: Tensor) -> None:

@@ -98,8 +98,8 @@ def _kept_index(entry: Kept) -> Tensor:
 def _whole_index(shape: Sequence[int]) -> Tensor:
     axes = [axis for axis, size in enumerate(shape) if size > 1]
     if not axes:
-        return torch.zeros(math.prod(shape), 0, dtype=torch.int64)
-    places = torch.unravel_index(torch.arange(math.prod(shape)), tuple(shape))
+        return torch.zeros(math.prod(shape), 0, dtype=torch.int64, device="cpu")
+    places = torch.unravel_index(torch.arange(math.prod(shape), device="cpu"), tuple(shape))
     return torch.stack([places[axis] for axis in axes], 1)
 
 
@@ -116,8 +116,8 @@ class Lattices:
     def __init__(self, tensors: Sequence[TrainedTensor]) -> None:
         device = tensors[0].parameter.device
         self.counts = [tensor.count for tensor in tensors]
-        numbers = torch.tensor(self.counts)
-        self.owner = torch.repeat_interleave(torch.arange(len(tensors)), numbers).to(device)
+        numbers = torch.tensor(self.counts, device="cpu")
+        self.owner = torch.repeat_interleave(torch.arange(len(tensors), device="cpu"), numbers).to(device)
         self._places = [(place.to(device), told.to(device)) for place, told in _places(tensors)]
 
     def means(self, magnitudes: Tensor) -> Tensor:
@@ -150,9 +150,9 @@ def _places(tensors: Sequence[TrainedTensor]) -> Iterator[tuple[Tensor, Tensor]]
         found, told, start = [], [], 0
         for tensor in tensors:
             has_axis = axis < tensor.index.shape[1] > 1
-            place = tensor.index[:, axis] if has_axis else torch.zeros(tensor.count, dtype=torch.int64)
+            place = tensor.index[:, axis] if has_axis else torch.zeros(tensor.count, dtype=torch.int64, device="cpu")
             found.append(place + start)
-            told.append(torch.full((tensor.count,), float(has_axis), dtype=torch.float64))
+            told.append(torch.full((tensor.count,), float(has_axis), dtype=torch.float64, device="cpu"))
             start += int(place.max()) + 1
         yield torch.cat(found), torch.cat(told)
 

@@ -75,9 +75,9 @@ class _Moments:
     def __init__(self, layer: Layer, generator: torch.Generator) -> None:
         self.layer, self.generator = layer, generator
         row = layer.weight[0].numel()
-        self.origin = torch.zeros(row)
-        self.total = torch.zeros(row, dtype=torch.float64)
-        self.products = torch.zeros(row, row)
+        self.origin = torch.zeros(row, dtype=torch.float32, device="cpu")
+        self.total = torch.zeros(row, dtype=torch.float64, device="cpu")
+        self.products = torch.zeros(row, row, dtype=torch.float32, device="cpu")
         self.count = 0
 
     def take(self, _: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -134,4 +134,4 @@ def input_rows(layer: Layer, x: Tensor, most: int, generator: torch.Generator) -
 def _chosen(count: int, most: int, device: torch.device, generator: torch.Generator) -> Tensor:
     if count <= most:
         return torch.arange(count, device=device)
-    return torch.randint(count, (most,), generator=generator).to(device)
+    return torch.randint(count, (most,), generator=generator, device="cpu").to(device)

@@ -130,7 +130,9 @@ class RateLoss(nn.Module):
         # In units of the network's first step, so that a step of 1 is the first.
         found = _times(found, 1 / step**2)
         sizes = [found.curvature.get(tensor.name, 1.0) ** -0.5 for tensor in self.trained]
-        self.log_steps = nn.Parameter(torch.tensor(sizes, dtype=torch.float32).log2().to(self._lattices.owner.device))
+        self.log_steps = nn.Parameter(
+            torch.tensor(sizes, dtype=torch.float32, device="cpu").log2().to(self._lattices.owner.device)
+        )
         start = float(self._packed_bytes(1.0, found))
         self.target = ByteTarget(start, target_bytes, check_positive("num_steps", num_steps))
         self._masters: list[Tensor] | None = None
@@ -233,7 +235,7 @@ class RateLoss(nn.Module):
         offsets = [t.offset(part) for t, part in zip(self.trained, self._parts(steps.detach()), strict=True)]
         steps = steps - torch.stack(offsets)[self._lattices.owner]
         generator = torch.Generator().manual_seed(SEEDS * self._seed + self.target.num_done)
-        noise = torch.rand(steps.shape, generator=generator).to(steps) - 0.5
+        noise = torch.rand(steps.shape, generator=generator, device="cpu").to(steps) - 0.5
         means = self._lattices.means(torch.round(steps.detach()).abs())
         num_bytes = laplace_bits((steps + noise).double(), means).sum() / 8
         self.target.follow(float(num_bytes.detach()), lambda: self._packed_bytes(1.0, self.sensitivity()))
@@ -246,12 +248,12 @@ class RateLoss(nn.Module):
             measured: of the network as it is now: for numbers that are not trained, and for rounding with error
                 feedback. None: as at the start, in steps that have grown as those of the trained ones.
         """
-        now, counts = self.log_steps.detach(), torch.tensor(self._lattices.counts).to(self.log_steps)
+        now, counts = self.log_steps.detach(), torch.tensor(self._lattices.counts, device="cpu").to(self.log_steps)
         if measured is None:
             measured, wider = self._rescaled()
         else:
             curvature = [measured.curvature.get(tensor.name, 0.0) for tensor in self.trained]
-            known = torch.tensor(curvature, dtype=torch.float64).to(now.device)
+            known = torch.tensor(curvature, dtype=torch.float64, device="cpu").to(now.device)
             counts, wider = counts * (known > 0), now + known.clamp(min=1e-300).log2() / 2
         mean = float((wider.double() * counts).sum() / counts.sum()) if float(counts.sum()) else 0.0
         found = _times(measured, 4**-mean)

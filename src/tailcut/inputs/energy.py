@@ -110,7 +110,7 @@ def reconstruction_errors(energy: Tensor, order: Sequence[int] | None = None) ->
         raise ArgumentError(f"expected an order that holds each channel of 0 to {NUM_CHANNELS - 1} once")
     # Summed from the small ones on, so that the last errors are not lost in rounding.
     left_out = values[places].flip(0).cumsum(0).flip(0)
-    return torch.cat([left_out, torch.zeros(1, dtype=torch.float64)]).div(NUM_CHANNELS).sqrt()
+    return torch.cat([left_out, torch.zeros(1, dtype=torch.float64, device="cpu")]).div(NUM_CHANNELS).sqrt()
 
 
 @torch.no_grad()
@@ -135,9 +135,9 @@ def describe_image(image: Tensor, transform: BlockDCT, *, name: str = "image") -
     # In double precision what is rounding error, and what is a faint detail, lie many orders of magnitude apart.
     energy = frequency_energy(exact, chroma=transform.chroma)
     energy = energy.where(energy > _ROUNDING, 0)
-    kept = torch.zeros(NUM_CHANNELS, dtype=torch.bool)
+    kept = torch.zeros(NUM_CHANNELS, dtype=torch.bool, device="cpu")
     kept[list(transform.selection.indices)] = True
-    detail = torch.ones(NUM_CHANNELS, dtype=torch.bool)
+    detail = torch.ones(NUM_CHANNELS, dtype=torch.bool, device="cpu")
     detail[::NUM_FREQUENCIES] = False
     return FrequencyReport(
         image=name,

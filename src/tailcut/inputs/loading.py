@@ -294,8 +294,8 @@ def _central_region(height: int, width: int, size: tuple[int, int]) -> Region:
 def _random_region(height: int, width: int) -> Region:
     """Return a crop of random area and aspect, or the whole image if none of ten fits in."""
     for _ in range(MAX_TRIES):
-        area = height * width * float(torch.empty(()).uniform_(*AREA_RATIOS))
-        aspect = math.exp(float(torch.empty(()).uniform_(*map(math.log, ASPECT_RATIOS))))
+        area = height * width * float(torch.empty((), device="cpu").uniform_(*AREA_RATIOS))
+        aspect = math.exp(float(torch.empty((), device="cpu").uniform_(*map(math.log, ASPECT_RATIOS))))
         rows, columns = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
         if 0 < rows <= height and 0 < columns <= width:
             return _random_integer(height - rows + 1), _random_integer(width - columns + 1), rows, columns
@@ -311,7 +311,7 @@ def _scaled(region: Region, vertical: float, horizontal: float) -> Region:
 
 
 def _random_integer(stop: int) -> int:
-    return int(torch.randint(stop, ()))
+    return int(torch.randint(stop, (), device="cpu"))
 
 
 def _is_heads() -> bool:

@@ -64,7 +64,7 @@ def show_channels(panel: "Axes", maps: Tensor, indices: tuple[int, ...]) -> None
     values = ((values - values.mean(dim=(-2, -1), keepdim=True)) / (3 * spread)).clamp(-1, 1)
     rows, columns = _corner(indices)
     height, width = values.shape[-2:]
-    mosaic = torch.full((rows * (height + 1) - 1, columns * (width + 1) - 1), torch.nan)
+    mosaic = torch.full((rows * (height + 1) - 1, columns * (width + 1) - 1), torch.nan, device="cpu")
     for index, value in zip(indices, values, strict=True):
         v, u = divmod(index, BLOCK_SIZE)
         top, left = v * (height + 1), u * (width + 1)
@@ -223,7 +223,7 @@ def draw_heat_maps(
         ArgumentError: the folder of `path` does not exist.
         MissingExtraError: matplotlib is not installed.
     """
-    values = torch.zeros(NUM_CHANNELS, dtype=torch.float64)
-    values[list(activity.channels)] = torch.tensor(activity.probability, dtype=torch.float64)
+    values = torch.zeros(NUM_CHANNELS, dtype=torch.float64, device="cpu")
+    values[list(activity.channels)] = torch.tensor(activity.probability, dtype=torch.float64, device="cpu")
     told = title or f"probability to be open, mean of {activity.num_images:,} images"
     draw_frequency_map(values, path, title=told, selection=selection)

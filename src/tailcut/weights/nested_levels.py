@@ -98,7 +98,7 @@ class NestedLevels:
     @contextmanager
     def drawn(self) -> Iterator[int]:
         """Within the block the network has a level that was drawn (changes the model, and back). Gives its number."""
-        draw, num_smaller = float(torch.rand((), generator=self._generator)), len(self._parts)
+        draw, num_smaller = float(torch.rand((), generator=self._generator, device="cpu")), len(self._parts)
         level = 1 + min(int((draw - self.whole) / (1 - self.whole) * num_smaller), num_smaller - 1)
         level = num_smaller + 1 if draw < self.whole else level
         with self.at(level):

@@ -38,7 +38,7 @@ class Coupling:
         if self._count > len(self._parents):
             more = np.arange(len(self._parents), 2 * self._count, dtype=np.int64)
             self._parents = np.concatenate([self._parents, more])
-        return torch.arange(first, self._count)
+        return torch.arange(first, self._count, device="cpu")
 
     def roots(self, labels: Tensor) -> Tensor:
         """Return, for each label, the representative of its coupled channels. Shape as `labels`."""
@@ -131,7 +131,7 @@ class Coupling:
 
 def fixed(shape: Iterable[int]) -> Tensor:
     """Labels of a tensor that no channel can be taken out of."""
-    return torch.zeros((), dtype=torch.int64).expand(tuple(shape))
+    return torch.zeros((), dtype=torch.int64, device="cpu").expand(tuple(shape))
 
 
 def along(vector: Tensor, axis: int, shape: Iterable[int]) -> Tensor:

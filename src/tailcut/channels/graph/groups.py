@@ -129,7 +129,7 @@ class ChannelGraph:
         } | {name: self.axes_of(labels) for name, labels in self.trace.free.items()}
         roots = self.coupling.roots
         self.axes = [(name, axis, roots(x).numpy()) for name, axes in tensors.items() for axis, x in axes.items()]
-        none = torch.empty(0, dtype=torch.int64)
+        none = torch.empty(0, dtype=torch.int64, device="cpu")
         self.ends = {
             name: (
                 roots(none if layer.inner is None else layer.inner).numpy(),

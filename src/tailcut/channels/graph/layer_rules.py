@@ -299,7 +299,7 @@ def _new_outer(run: _Pass, size: int) -> Tensor:
 
 
 def _present(labels: Tensor | None) -> Tensor:
-    return torch.empty(0, dtype=torch.int64) if labels is None else labels
+    return torch.empty(0, dtype=torch.int64, device="cpu") if labels is None else labels
 
 
 _RULES: dict[type, Callable[[_Pass], Tensor]] = {

@@ -102,7 +102,7 @@ def check_scores(scores: Mapping[str, Tensor], model: nn.Module, graph: ChannelG
         if name not in modules:
             raise ArgumentError(f"scores name a layer {name!r}, which {type(model).__name__} does not have")
         try:
-            vector = torch.as_tensor(values).detach().to("cpu", torch.float64)
+            vector = torch.as_tensor(values, device="cpu").detach().to(torch.float64)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ArgumentError(f"the scores of {name} must be a vector of numbers: {error}") from error
         layer = graph.trace.layers.get(name)

@@ -91,7 +91,8 @@ def random_importance(layers: Mapping[str, nn.Module], seed: int) -> dict[str, T
     """Random numbers in 0..1 for each layer, float64 (channels,): the same for the same seed and layers."""
     noise = torch.Generator().manual_seed(seed)
     return {
-        name: torch.rand(num_channels(layer), generator=noise, dtype=torch.float64) for name, layer in layers.items()
+        name: torch.rand(num_channels(layer), generator=noise, dtype=torch.float64, device="cpu")
+        for name, layer in layers.items()
     }
 
 

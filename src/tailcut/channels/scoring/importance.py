@@ -73,14 +73,14 @@ class SpectralImportance:
             self.scores = score(graph.model, self._loader, layers=layers, **self._settings)
         # Every item says for each of its channels from which of the root's it follows.
         place_of = {channel: place for place, channel in enumerate(group[0].root_idxs)}
-        sums = torch.zeros(len(place_of), dtype=torch.float64)
+        sums = torch.zeros(len(place_of), dtype=torch.float64, device="cpu")
         counts = torch.zeros_like(sums)
         for name, _, channels, roots in members:
             if name in self.scores:
-                places = torch.tensor([place_of[root] for root in roots])
+                places = torch.tensor([place_of[root] for root in roots], device="cpu")
                 own = self.scores[name]
                 sums.index_add_(0, places, own[channels] / (own.mean() if own.any() else 1))
-                counts.index_add_(0, places, torch.ones(len(places), dtype=torch.float64))
+                counts.index_add_(0, places, torch.ones(len(places), dtype=torch.float64, device="cpu"))
         if not bool((counts > 0).all()):
             root = names.get(group[0].dep.target.module, "a parameter")
             raise StructureError(

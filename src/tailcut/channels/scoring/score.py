@@ -201,7 +201,9 @@ class _Means:
     def __init__(self, layers: Mapping[str, nn.Module], num_columns: int) -> None:
         self.num_images = 0
         widths = {name: num_channels(layer) for name, layer in layers.items()}
-        self._sums = {name: torch.zeros(num_columns, width, dtype=torch.float64) for name, width in widths.items()}
+        self._sums = {
+            name: torch.zeros(num_columns, width, dtype=torch.float64, device="cpu") for name, width in widths.items()
+        }
         self._counts = dict.fromkeys(layers, 0)
 
     def add(self, name: str, columns: Sequence[Tensor]) -> None:
@@ -238,7 +240,7 @@ class _Means:
     def _add_up_processes(self, model: nn.Module) -> None:
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return
-        counts = torch.tensor([self.num_images, *self._counts.values()], dtype=torch.float64)
+        counts = torch.tensor([self.num_images, *self._counts.values()], dtype=torch.float64, device="cpu")
         pieces = [counts, *(sums.flatten() for sums in self._sums.values())]
         tensor = next(model.parameters(), counts)
         # NCCL adds only what lies on the GPU; Gloo takes the CPU too.

@@ -227,7 +227,7 @@ def _layer(name: str, columns: Any) -> tuple[Tensor, MapParts | None]:
 def _vector(name: str, key: str, values: Any) -> Tensor:
     if not isinstance(values, list) or not values or not all(map(_is_number, values)):
         raise _DamagedError(f"{key} of layer {name} must be a list of finite numbers")
-    return torch.tensor([float(value) for value in values], dtype=torch.float64)
+    return torch.tensor([float(value) for value in values], dtype=torch.float64, device="cpu")
 
 
 def _is_number(value: object) -> bool:

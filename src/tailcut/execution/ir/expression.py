@@ -209,7 +209,7 @@ def resample(root: Expression, operation: OnSource) -> Expression:
     if isinstance(root, (Given, Affine)) and getattr(root, "shift", None) is None:
         return map_sources(root, partial(on_channels_first, operation))
     # One channel of zeros gives the size. On the meta device torch would import 800 modules for its first operation.
-    after = operation(torch.zeros(grid_of(root)).unsqueeze(1)).squeeze(1)
+    after = operation(torch.zeros(grid_of(root), device="cpu").unsqueeze(1)).squeeze(1)
     return Resampled(root.channels, operation, root, tuple(after.shape))
 
 

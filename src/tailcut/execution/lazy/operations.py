@@ -273,7 +273,7 @@ def _window_index(size: int, out: int, offset: int, step: int) -> Index:
     last = offset + (out - 1) * step
     if offset >= 0 and last < size:
         return slice(offset, last + 1, step)
-    return (torch.arange(out) * step + offset).clamp(0, size - 1)
+    return (torch.arange(out, device="cpu") * step + offset).clamp(0, size - 1)
 
 
 def _pooled(part: Expression, phases: Sequence[tuple[Index, ...]]) -> Expression:

@@ -143,7 +143,7 @@ def _warn_of_vanishing(values: torch.Tensor, dtype: torch.dtype, name: str) -> N
 def from_bytes(content: bytes, dtype: torch.dtype) -> torch.Tensor:
     """Return the numbers of little-endian bytes, as a 1-D tensor on the CPU: the inverse of `to_bytes`."""
     if not content:
-        return torch.empty(0, dtype=dtype)
+        return torch.empty(0, dtype=dtype, device="cpu")
     raw = torch.frombuffer(bytearray(content), dtype=torch.uint8)
     if dtype == torch.bool and bool((raw > 1).any()):
         raise CorruptFileError("a bool is neither 0 nor 1")

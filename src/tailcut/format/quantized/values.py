@@ -52,7 +52,7 @@ def step_sizes(step: int, shape: Sequence[int], shifts: Mapping[int, np.ndarray]
         shifts: along its axes, see `Coded`; with them all steps must be within the range of a file.
     """
     if not shifts:
-        return torch.tensor(step_size(step), dtype=torch.float64)
+        return torch.tensor(step_size(step), dtype=torch.float64, device="cpu")
     places = np.full((1,) * len(shape), step + MAX_STEP, np.int32)  # of half the memory of the sizes
     for axis, shift in shifts.items():
         places = places + (SHIFT * shift).astype(np.int32).reshape(-1, *(1,) * (len(shape) - axis - 1))
@@ -160,7 +160,7 @@ def dequantize(tensor: Coded, layout: Layout) -> Tensor:
     if tensor.transform == KERNEL_DCT and len(layout.shape) < 3:
         raise corrupt(f"a transform along the kernel of a tensor of {len(layout.shape)} axes")
     _checked_ends(tensor)
-    numbers = torch.zeros(layout.size, dtype=torch.float64)
+    numbers = torch.zeros(layout.size, dtype=torch.float64, device="cpu")
     numbers[: len(tensor.numbers)] = torch.from_numpy(tensor.numbers).double()
     values = numbers.add_(tensor.offset).mul_(step_sizes(tensor.step, layout.shape, tensor.shifts))
     if tensor.transform == LOG2:

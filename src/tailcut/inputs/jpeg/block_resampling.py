@@ -225,9 +225,9 @@ def window_matrices(factor: int, smooth: bool) -> Tensor:
 def _window_matrix(factor: int, method: Method, smooth: bool = False) -> Tensor:
     """(8 factor, 24): a block between its neighbours, enlarged, then smoothed."""
     margin = 1 if smooth else 0
-    places = torch.arange(-margin, BLOCK_SIZE * factor + margin, dtype=torch.float64)
+    places = torch.arange(-margin, BLOCK_SIZE * factor + margin, dtype=torch.float64, device="cpu")
     positions = (places + 0.5) / factor - 0.5
-    offsets = torch.arange(-BLOCK_SIZE, 2 * BLOCK_SIZE)
+    offsets = torch.arange(-BLOCK_SIZE, 2 * BLOCK_SIZE, device="cpu")
     if method == "nearest":
         weights = (positions.round()[:, None] == offsets).double()
     else:
@@ -240,13 +240,15 @@ def _window_matrix(factor: int, method: Method, smooth: bool = False) -> Tensor:
 @lru_cache
 def _downsampling_matrix(factor: int) -> Tensor:
     """(8, 8 factor): the means of `factor` samples each."""
-    return _on_frequencies(torch.eye(BLOCK_SIZE, dtype=torch.float64).repeat_interleave(factor, 1) / factor)
+    return _on_frequencies(
+        torch.eye(BLOCK_SIZE, dtype=torch.float64, device="cpu").repeat_interleave(factor, 1) / factor
+    )
 
 
 @lru_cache
 def _row_matrix(row: int) -> Tensor:
     """(8, 8): a block in which each row is row `row`."""
-    weights = torch.zeros(BLOCK_SIZE, BLOCK_SIZE, dtype=torch.float64)
+    weights = torch.zeros(BLOCK_SIZE, BLOCK_SIZE, dtype=torch.float64, device="cpu")
     weights[:, row] = 1
     return _on_frequencies(weights)
 

@@ -57,6 +57,6 @@ def _part(
     starts = []
     for whole, side in zip(image.size, sides, strict=True):
         num_steps = (whole - side) // UNIT
-        start = int(torch.randint(num_steps + 1, (), generator=noise)) if random else num_steps // 2
+        start = int(torch.randint(num_steps + 1, (), generator=noise, device="cpu")) if random else num_steps // 2
         starts.append(UNIT * start)
     return crop(image, starts[0], starts[1], sides[0], sides[1])
