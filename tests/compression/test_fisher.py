@@ -140,6 +140,8 @@ def test_mistakes() -> None:
         (lambda outputs, _: outputs["scores"], r"loss= must give one number.* got a tensor of shape \(1, 2\)"),
         (lambda outputs, _: outputs["scores"].sum().item(), "loss= must give one number.* got float"),
         (lambda outputs, _: outputs["scores"].detach().sum(), "the loss has no gradient: are the network's outputs"),
+        (lambda outputs, _: outputs["scores"].sum() * torch.nan, "the loss is nan: nothing can be measured by it"),
+        (lambda outputs, _: (0 * outputs["scores"]).sum().sqrt(), "gradient of the loss by weight is not finite"),
     ):
         with pytest.raises(ArgumentError, match=message):
             measure_sensitivity(Two(2, 2), [torch.zeros(1, 2)], num_gradients=1, loss=loss)

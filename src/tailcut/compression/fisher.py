@@ -1,7 +1,7 @@
 """Fisher information of a network's numbers, from inputs without labels."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import cycle, islice
 from typing import TypeVar
@@ -159,6 +159,18 @@ def _check_loss(drawn: object) -> None:
         raise ArgumentError(
             "the loss has no gradient: are the network's outputs whole numbers, detached, or made under torch.no_grad?"
         )
+    if not bool(drawn.isfinite()):
+        raise ArgumentError(f"the loss is {drawn.item()}: nothing can be measured by it; see to loss= and the inputs")
+
+
+def _check_curvature(curvature: Mapping[str, float]) -> None:
+    """Raise `ArgumentError` if a gradient was not finite: a loss may be where its gradient is not, as a root of 0."""
+    name = next((name for name, value in curvature.items() if not math.isfinite(value)), None)
+    if name is not None:
+        raise ArgumentError(
+            f"the gradient of the loss by {name} is not finite for some of the inputs: does the network or the loss "
+            "take a root, a norm or a logarithm of 0, or divide by it?"
+        )
 
 
 class _Sums:
@@ -205,6 +217,7 @@ class _Sums:
     def sensitivity(self) -> Sensitivity:
         """Return the sums, divided by the number of inputs."""
         curvature = {name: total / self.num_inputs for name, total in self.squares.items()}
+        _check_curvature(curvature)
         logs = {name: total / self.num_inputs for name, total in self.logs.items()}
         return Sensitivity(curvature, logs, tuple(block.made(self.num_inputs) for block in self.blocks))
 
