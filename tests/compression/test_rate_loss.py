@@ -341,6 +341,8 @@ def test_what_cannot_be_is_said(trained: nn.Module) -> None:
     with pytest.raises(ArgumentError, match=r"target_bytes must be a positive integer, got 10\.5"):
         RateLoss(model, target_bytes=10.5, num_steps=10)  # type: ignore[arg-type]
     rate = RateLoss(model, target_bytes=1000, num_steps=10)
+    with pytest.raises(ArgumentError, match=r"expected the class of an optimiser, such as torch.optim.Adam, got Adam"):
+        rate.optimizer(torch.optim.Adam(model.parameters()))  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match=r"within `with rate.rounded\(\):`"):
         rate()
     with rate.rounded(), pytest.raises(ArgumentError, match="cannot be nested"), rate.rounded():

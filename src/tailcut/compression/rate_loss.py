@@ -152,7 +152,13 @@ class RateLoss(nn.Module):
             lr: of all numbers, in steps.
             step_lr: of the steps' logarithms, in octaves.
             settings: of the class.
+
+        Raises:
+            ArgumentError: `kind` is an optimiser, or nothing that makes one.
         """
+        if not callable(kind):
+            given = kind if isinstance(kind, str) else type(kind).__name__
+            raise ArgumentError(f"expected the class of an optimiser, such as torch.optim.Adam, got {given}")
         groups: list[dict[str, Any]] = [{"params": [tensor.parameter], "lr": lr} for tensor in self.trained]
         optimizer = kind([*groups, {"params": [self.log_steps], "lr": step_lr}], **settings)
         self.use(optimizer)
