@@ -66,7 +66,8 @@ def test_weights_keep_their_channels_last() -> None:
     images: Any = Plain().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     apply_cut(images, plan_cut(graph := find_groups(images, (X,)), {outer(graph, "0")[1]}))
     assert images[0].weight.is_contiguous(memory_format=torch.channels_last)
-    volume: Any = nn.Sequential(nn.Conv3d(2, 4, 3), nn.Conv3d(4, 2, 3)).to(memory_format=torch.channels_last_3d)
+    volume: Any = nn.Sequential(nn.Conv3d(2, 4, 3), nn.Conv3d(4, 2, 3))
+    volume = volume.to(memory_format=torch.channels_last_3d)
     apply_cut(volume, plan_cut(graph := find_groups(volume, (torch.rand(1, 2, 6, 6, 6),)), {outer(graph, "0")[1]}))
     assert volume[0].weight.is_contiguous(memory_format=torch.channels_last_3d)
     assert not volume[1].weight.is_contiguous()
