@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import tailcut
+from tailcut.export_c.export import lower
+from tailcut.export_c.program.program import Program
 
 
 class Activations(nn.Module):
@@ -235,3 +237,12 @@ def truncated(name: str, **settings: object) -> tuple[nn.Module, tuple[int, ...]
     if settings:
         tailcut.regularize(model, **settings)  # type: ignore[arg-type]
     return enliven(model), shape
+
+
+def unet_program() -> Program:
+    """A truncated UNet with batch norm by the image's own statistics."""
+    torch.manual_seed(0)
+    model = tailcut.create_model("unet", widths=(8, 12, 16), bias=False, affine=False, running_stats=False)
+    tailcut.regularize(model, num_kept=33)
+    program, _ = lower(model, tailcut.to_dense(model).eval(), torch.rand(1, 3, 32, 40))
+    return program

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 import tailcut
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.export_c.export import export_c
-from tailcut.export_c.lowering import of_leaf
-from tailcut.export_c.memory import plan
-from tailcut.export_c.program import Kind, Leaf, Map, Program, Stage
+from tailcut.export_c.program.memory import plan
+from tailcut.export_c.program.program import Kind, Leaf, Map, Program, Stage, of_leaf
 from tailcut.inputs import BlockDCT, replace_stem, use_ycbcr
 from tailcut.inputs.transform.input_transform import input_transform_of
 

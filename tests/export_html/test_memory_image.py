@@ -14,8 +14,8 @@ from torch import Tensor, nn
 import tailcut
 from tailcut.errors import StructureError
 from tailcut.export_c.export import lower
-from tailcut.export_c.program import Program
-from tailcut.export_c.tables import SIZES
+from tailcut.export_c.program.program import Program
+from tailcut.export_c.writing.tables import SIZES
 from tailcut.export_html.memory_image import BASE, FORMATS, memory_image
 
 CLOSE = 1e-5

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import wasmtime
 
 import tailcut.export_html
-from tailcut.export_c.program import Program
+from tailcut.export_c.program.program import Program
 from tailcut.export_html.memory_image import BASE, memory_image
 
 FOLDER = Path(tailcut.export_html.__file__).parent / "wasm"

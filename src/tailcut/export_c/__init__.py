@@ -2,8 +2,8 @@
 
 - `runtime/` holds the C files, which ship with the package; `sources` says where they are;
 - `description` tells a C program what network a file shall fill; `description_text` as a constant;
-- `export` writes a network as C: `lowering` and `operations` make a program of what torch traced, `memory` gives its
-  maps their places, `writing` writes it down; `integer/` has the same for integers, and runs them in Python too.
+- `export` writes a network as C: `lowering/` makes a program of what torch traced, `program/` is that and the places of
+  its maps, `writing/` writes it down; `integer/` has the same for integers, and runs them in Python too.
 """
 
 from tailcut.export_c.description import NetworkDescription as NetworkDescription

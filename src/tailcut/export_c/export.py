@@ -18,13 +18,13 @@ from tailcut.export_c.integer import memory as integer_memory
 from tailcut.export_c.integer import tables as integer_tables
 from tailcut.export_c.integer import writing as integer_writing
 from tailcut.export_c.integer.program import IntegerProgram, integer_program
-from tailcut.export_c.lowering import MAX_SIZE, KeptTensor, Lowering
-from tailcut.export_c.memory import MAX_ARENA, plan
-from tailcut.export_c.operations import HANDLERS
-from tailcut.export_c.pooling import pool_outputs
-from tailcut.export_c.program import Program
+from tailcut.export_c.lowering.lowering import MAX_SIZE, KeptTensor, Lowering
+from tailcut.export_c.lowering.operations import HANDLERS
+from tailcut.export_c.program.memory import MAX_ARENA, plan
+from tailcut.export_c.program.pooling import pool_outputs
+from tailcut.export_c.program.program import Program
 from tailcut.export_c.sources import integer_runner_files, other_runner_files, runner_files, runtime_folder
-from tailcut.export_c.writing import Text, features, features_text, write_program
+from tailcut.export_c.writing.text import Text, features, features_text, write_program
 from tailcut.files import make_folder, write_atomically
 from tailcut.inputs.detection.detectors import Detector
 from tailcut.inputs.stem.replace import image_shape

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from tailcut.errors import StructureError
-from tailcut.export_c.program import Program
-from tailcut.export_c.tables import Arrays, Pointer, Row, Tables
+from tailcut.export_c.program.program import Program
+from tailcut.export_c.writing.tables import Arrays, Pointer, Row, Tables
 
 # Where the image begins: behind the runner's own stack and constants, which a test measures.
 BASE = 1 << 16

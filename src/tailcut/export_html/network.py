@@ -10,7 +10,7 @@ from tailcut.errors import ArgumentError
 from tailcut.evaluation.generation import GENERATORS, ImagesOfCodes, Sampler
 from tailcut.evaluation.pixel_inputs import image_shape
 from tailcut.export_c.export import check_size, lower, reading_pixels, refuse_detector
-from tailcut.export_c.program import Program
+from tailcut.export_c.program.program import Program
 from tailcut.structure import example_shape, name_of, source_of, without_views
 from tailcut.weights import to_dense
 

@@ -15,8 +15,9 @@ from tailcut.export_c.integer.memory import plan
 from tailcut.export_c.integer.program import IntegerProgram
 from tailcut.export_c.integer.weights import integer_weight, made_dense
 from tailcut.export_c.integer.writing import write_program
-from tailcut.export_c.lowering import four
-from tailcut.export_c.program import Kind, Norm, Weight
+from tailcut.export_c.lowering.lowering import four
+from tailcut.export_c.program.program import Kind, Norm
+from tailcut.export_c.program.weights import Weight
 
 
 def lenet() -> IntegerProgram:

@@ -8,7 +8,7 @@ import numpy as np
 
 from tailcut.export_c.integer.arithmetic import Ints, bits_of
 from tailcut.export_c.integer.program import scale_of, shift_of
-from tailcut.export_c.program import Op
+from tailcut.export_c.program.program import Op
 
 SLACK = 16
 """What rounding may add to the number of a row."""

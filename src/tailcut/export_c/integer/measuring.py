@@ -6,7 +6,7 @@ import numpy as np
 
 from tailcut.export_c.integer.arithmetic import ONE, Ints, bits_of, cosines, divided, halved, in_units, scaled
 from tailcut.export_c.integer.bounds import Bound
-from tailcut.export_c.program import Norm
+from tailcut.export_c.program.program import Norm
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from tailcut.errors import StructureError
 from tailcut.export_c.integer.program import IntegerProgram, IntegerStage
-from tailcut.export_c.memory import MAX_ARENA, Buffer, give_place, stack_depth
-from tailcut.export_c.program import Kind, Resampling
+from tailcut.export_c.program.memory import MAX_ARENA, Buffer, give_place, stack_depth
+from tailcut.export_c.program.program import Kind, Resampling
 
 # Of a channel's batch norm: scale and shift, mantissa and exponent of each.
 NORM_NUMBERS = 4

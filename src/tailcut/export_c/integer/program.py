@@ -19,8 +19,20 @@ from tailcut.export_c.integer.arithmetic import (
     split_bits,
 )
 from tailcut.export_c.integer.weights import LEAST_BITS, MAX_BITS, MOST, IntegerWeight, integer_weight, made_dense
-from tailcut.export_c.lowering import of_leaf
-from tailcut.export_c.program import Kind, Leaf, Map, Norm, Op, Operation, Program, Resampling, Segment, Stage, Value
+from tailcut.export_c.program.program import (
+    Kind,
+    Leaf,
+    Map,
+    Norm,
+    Op,
+    Operation,
+    Program,
+    Resampling,
+    Segment,
+    Stage,
+    Value,
+    of_leaf,
+)
 
 OPERATIONS = {
     Operation.LEAF,

@@ -31,7 +31,7 @@ from tailcut.export_c.integer.program import (
     shift_of,
 )
 from tailcut.export_c.integer.weights import MAX_BITS, MOST
-from tailcut.export_c.program import Kind, Leaf, Map, Op, Operation, Resampling, Segment
+from tailcut.export_c.program.program import Kind, Leaf, Map, Op, Operation, Resampling, Segment
 
 NO_EXPONENT = -32768
 NUMBERS_AT_ONCE = 1 << 22

@@ -6,9 +6,10 @@ from tailcut.export_c.integer.arithmetic import packed, scaled
 from tailcut.export_c.integer.memory import mix_numbers
 from tailcut.export_c.integer.program import IntegerProgram, IntegerStage
 from tailcut.export_c.integer.weights import IntegerWeight
-from tailcut.export_c.memory import stack_depth
-from tailcut.export_c.program import Floats, Kind, Leaf, Map, Norm, Op, StoredNumbers, Value
-from tailcut.export_c.tables import (
+from tailcut.export_c.program.memory import stack_depth
+from tailcut.export_c.program.program import Kind, Leaf, Map, Norm, Op, Value
+from tailcut.export_c.program.weights import Floats, StoredNumbers
+from tailcut.export_c.writing.tables import (
     NONE,
     Arrays,
     Pointer,

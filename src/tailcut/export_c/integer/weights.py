@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tailcut.errors import StructureError
-from tailcut.export_c.coded import coded
 from tailcut.export_c.integer.arithmetic import MOST_SUM, ONE, Ints, cosines, least_shift, rounded, split_bits
-from tailcut.export_c.program import LEAST_SAVED, MOST_CODED, StoredNumbers, Weight, stored_numbers
+from tailcut.export_c.program.coded import coded
+from tailcut.export_c.program.weights import LEAST_SAVED, MOST_CODED, StoredNumbers, Weight, stored_numbers
 from tailcut.transform.order import l1_order_index
 
 MOST = (1 << 15) - 1

@@ -4,7 +4,7 @@ import math
 
 from tailcut.export_c.integer.program import IntegerProgram
 from tailcut.export_c.integer.tables import IntegerTables
-from tailcut.export_c.writing import Text, array_texts, plural, shape_text, table_text
+from tailcut.export_c.writing.text import Text, array_texts, plural, shape_text, table_text
 
 
 def write_program(program: IntegerProgram, name: str, comment: str) -> Text:

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 
 from tailcut.errors import StructureError
-from tailcut.export_c.lowering import MAX_WINDOW, Lowering, of_leaf
-from tailcut.export_c.program import (
+from tailcut.export_c.lowering.lowering import MAX_WINDOW, Lowering
+from tailcut.export_c.program.program import (
     Kind,
     Leaf,
     Map,
@@ -16,9 +16,10 @@ from tailcut.export_c.program import (
     Segment,
     Stage,
     Value,
-    Weight,
     Window,
+    of_leaf,
 )
+from tailcut.export_c.program.weights import Weight
 
 
 def padded(low: Lowering, value: Value, rows: tuple[int, int], columns: tuple[int, int]) -> Value:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tailcut.export_c.program import Kind, Leaf, Map, Op, Operation, Program, Resampling, Segment, Stage, Value
+from tailcut.export_c.program.program import Kind, Leaf, Map, Op, Operation, Program, Resampling, Segment, Stage, Value
 
 
 def pool_outputs(program: Program) -> None:

@@ -7,10 +7,10 @@ import numpy as np
 from torch import fx
 
 from tailcut.errors import StructureError
-from tailcut.export_c.edges import padded
-from tailcut.export_c.lowering import Handlers, Lowering, of_leaf, pair, rank, size_of, window
-from tailcut.export_c.program import Kind, Leaf, Map, Norm, Op, Operation, Stage, Value
-from tailcut.export_c.sequences import channels_last, given_shape
+from tailcut.export_c.lowering.edges import padded
+from tailcut.export_c.lowering.lowering import Handlers, Lowering, pair, rank, size_of, window
+from tailcut.export_c.lowering.sequences import channels_last, given_shape
+from tailcut.export_c.program.program import Kind, Leaf, Map, Norm, Op, Operation, Stage, Value, of_leaf
 
 HANDLERS = Handlers()
 

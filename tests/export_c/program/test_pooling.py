@@ -8,11 +8,9 @@ from torch import nn
 
 import tailcut
 from tailcut.export_c.export import lower
-from tailcut.export_c.memory import scratch_floats
-from tailcut.export_c.program import (
-    Program,
-)
-from tailcut.export_c.writing import features
+from tailcut.export_c.program.memory import scratch_floats
+from tailcut.export_c.program.program import Program
+from tailcut.export_c.writing.text import features
 
 
 def pooled(*between: nn.Module, stride: int = 2, **settings: Any) -> Program:

@@ -7,9 +7,10 @@ import numpy as np
 from torch import fx
 
 from tailcut.errors import StructureError
-from tailcut.export_c.lowering import LARGEST, Handlers, Lowering, of_leaf, rank
-from tailcut.export_c.program import Kind, Leaf, Map, Op, Operation, Resampling, Segment, Stage, Value, Weight
-from tailcut.export_c.sequences import axis_of, given_constant, given_shape
+from tailcut.export_c.lowering.lowering import LARGEST, Handlers, Lowering, rank
+from tailcut.export_c.lowering.sequences import axis_of, given_constant, given_shape
+from tailcut.export_c.program.program import Kind, Leaf, Map, Op, Operation, Resampling, Segment, Stage, Value, of_leaf
+from tailcut.export_c.program.weights import Weight
 
 HANDLERS = Handlers()
 

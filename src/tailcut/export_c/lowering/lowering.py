@@ -14,24 +14,7 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 
 from tailcut.errors import StructureError
-from tailcut.export_c.program import (
-    MAX_LEAVES,
-    Floats,
-    Kind,
-    Leaf,
-    Map,
-    Norm,
-    Op,
-    Operation,
-    Program,
-    Resampling,
-    Segment,
-    Stage,
-    Value,
-    Weight,
-    Window,
-)
-from tailcut.export_c.sequences import (
+from tailcut.export_c.lowering.sequences import (
     RESHAPES,
     channels_last,
     given_constant,
@@ -39,6 +22,20 @@ from tailcut.export_c.sequences import (
     given_target,
     rows_of_sequences,
 )
+from tailcut.export_c.program.program import (
+    MAX_LEAVES,
+    Kind,
+    Leaf,
+    Map,
+    Norm,
+    Program,
+    Resampling,
+    Stage,
+    Value,
+    Window,
+    of_leaf,
+)
+from tailcut.export_c.program.weights import Floats, Weight
 
 # More maps than these in one expression are written to memory where the value is used again.
 MAX_SHARED_LEAVES = 4
@@ -298,13 +295,6 @@ class Handlers(dict[str, Callable[..., Value]]):
             return handler
 
         return take
-
-
-def of_leaf(leaf: Leaf, *ops: Op) -> Value:
-    """Return the value that reads a map."""
-    size = leaf.top + leaf.height, leaf.left + leaf.width
-    channels = leaf.num_channels
-    return Value((Segment(channels, (Op(Operation.LEAF, leaf), *ops)),), size, size)
 
 
 def four(shape: tuple[int, ...], *, is_column: bool = False) -> tuple[int, int, int, int]:

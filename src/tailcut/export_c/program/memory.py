@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from tailcut.errors import StructureError
-from tailcut.export_c.program import (
+from tailcut.export_c.program.program import (
     OF_TWO,
     Kind,
     Leaf,
@@ -15,8 +15,8 @@ from tailcut.export_c.program import (
     Resampling,
     Segment,
     Stage,
-    Weight,
 )
+from tailcut.export_c.program.weights import Weight
 
 MAX_ARENA = (1 << 31) - 1
 # Channels that are made before they are projected; of maps of one number.

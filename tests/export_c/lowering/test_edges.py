@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 from tests.export_c.integers import check_same
+from tests.export_c.lowering.test_lowering import CLOSE, Of, Part, check_close
 from tests.export_c.running import compare
-from tests.export_c.test_lowering import CLOSE, Of, Part, check_close
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tailcut.export_c import edges
-from tailcut.export_c.lowering import Lowering, of_leaf
-from tailcut.export_c.program import Leaf, Map, Resampling
+from tailcut.export_c.lowering import edges
+from tailcut.export_c.lowering.lowering import Lowering
+from tailcut.export_c.program.program import Leaf, Map, Resampling, of_leaf
 
 
 @pytest.mark.parametrize(

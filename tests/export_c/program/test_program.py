@@ -1,33 +1,17 @@
-"""Programs: operations joined, numbers in narrow types, places in memory, text."""
+"""Programs: operations joined, numbers in narrow types, places in memory."""
 
 import itertools
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from tests.export_c.networks import unet_program
 
-import tailcut
-from tailcut.export_c import layers, pointwise, resizing
-from tailcut.export_c.coded import LOWER_BITS, MAX_BITS, NUM_LEVELS, PADDING, coded
-from tailcut.export_c.export import lower
-from tailcut.export_c.lowering import four
-from tailcut.export_c.memory import plan, scratch_floats
-from tailcut.export_c.operations import HANDLERS
-from tailcut.export_c.program import (
-    Leaf,
-    Map,
-    Op,
-    Operation,
-    Program,
-    Segment,
-    StoredNumbers,
-    Value,
-    Weight,
-    stored_numbers,
-)
-from tailcut.export_c.tables import Arrays, NumberType, Tables, number_type
-from tailcut.export_c.writing import features, write_program
+from tailcut.export_c.program.coded import LOWER_BITS, MAX_BITS, NUM_LEVELS, PADDING, coded
+from tailcut.export_c.program.memory import plan, scratch_floats
+from tailcut.export_c.program.program import Leaf, Map, Op, Operation, Segment, Value
+from tailcut.export_c.program.weights import StoredNumbers, Weight, stored_numbers
+from tailcut.export_c.writing.tables import NumberType, number_type
 from tailcut.format.quantized import loops
 
 
@@ -102,16 +86,8 @@ def test_coefficients_are_coded_where_that_is_shorter() -> None:
     assert stored(few).step == 1.0
 
 
-def unet() -> Program:
-    torch.manual_seed(0)
-    model = tailcut.create_model("unet", widths=(8, 12, 16), bias=False, affine=False, running_stats=False)
-    tailcut.regularize(model, num_kept=33)
-    program, _ = lower(model, tailcut.to_dense(model).eval(), torch.rand(1, 3, 32, 40))
-    return program
-
-
 def test_maps_of_the_same_time_do_not_overlap() -> None:
-    program = unet()
+    program = unet_program()
     plan(program)
     written: dict[int, tuple[int, int, int]] = {}  # of each map: its place and the last stage that reads it
     last = {id(leaf.map.owner): n for n, stage in enumerate(program.stages) for leaf in stage.value.leaves()}
@@ -125,54 +101,3 @@ def test_maps_of_the_same_time_do_not_overlap() -> None:
             assert all(end <= begin or stop <= stage.out.offset for begin, stop in alive)
             written[id(stage.out)] = stage.out.offset, end, last.get(id(stage.out), number)
     assert any(one[:2] == two[:2] for one, two in itertools.combinations(written.values(), 2))
-
-
-def test_the_text_says_what_is_used() -> None:
-    program = unet()
-    text = write_program(program, "small", "a comment")
-    assert f"#define SMALL_ARENA_BYTES {4 * program.arena_floats}u" in text.header
-    assert f"#define SMALL_PREPARED_BYTES {4 * program.prepared_floats}u" in text.header
-    assert "1 x 3" not in text.header
-    assert "const tailcut_model small" in text.source
-    assert text.flash["coefficients"] == 4 * (12 * 33 + 16)  # of float32
-    used = features(program)
-    assert "#define TAILCUT_HAS_STATS 1" in used
-    assert "#define TAILCUT_HAS_UP 1" in used
-    assert "#define TAILCUT_HAS_GELU 0" in used
-
-
-def test_weights_have_two_axes_of_channels() -> None:
-    assert four((3, 4)) == (3, 4, 1, 1)
-    assert four((3, 4, 5)) == (3, 4, 1, 5)
-    assert four((3, 4, 5), is_column=True) == (3, 4, 5, 1)
-    with pytest.raises(tailcut.errors.StructureError, match="of shape"):
-        four((3, 4, 5, 6, 7))
-    assert {"conv2d", "linear", "batch_norm", "cat"} <= set(HANDLERS)
-
-
-def test_the_operations_are_those_of_their_modules() -> None:
-    for module in (layers, pointwise, resizing):
-        assert module.HANDLERS
-        assert set(module.HANDLERS) <= set(HANDLERS)
-
-
-def test_equal_numbers_are_there_once() -> None:
-    arrays = Arrays()
-    first = arrays.pointer(StoredNumbers(np.arange(4, dtype=np.int8)), "coefficients")
-    again = arrays.pointer(StoredNumbers(np.arange(4, dtype=np.int8), 2.0), "dense weights")
-    other = arrays.pointer(StoredNumbers(np.arange(4, dtype=np.int16)), "dense weights")
-    assert first == again != other
-    assert arrays.bytes_for == {"coefficients": 4, "dense weights": 8, "other parameters": 0}
-
-
-def test_rows_point_at_rows() -> None:
-    """Each index in a row is that of a row which is there."""
-    program = unet()
-    plan(program)
-    rows = Tables(program).rows
-    assert len(rows["stage"]) == len(program.stages)
-    for row in rows["stage"]:
-        for kind, name in (("leaf", "leaves"), ("segment", "segments"), ("op", "ops")):
-            assert row.fields[f"first_{kind}"] + row.fields[f"num_{name}"] <= len(rows[kind])
-        assert -1 <= row.fields["weight"] < len(rows["weight"])
-    assert all(row.fields["array"][3] == NumberType.FLOAT32 for row in rows["weight"])

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from tailcut.export_c.memory import mix_floats, stack_depth
-from tailcut.export_c.program import Floats, Leaf, Map, Op, Program, Stage, StoredNumbers, Value, Weight
+from tailcut.export_c.program.memory import mix_floats, stack_depth
+from tailcut.export_c.program.program import Leaf, Map, Op, Program, Stage, Value
+from tailcut.export_c.program.weights import Floats, StoredNumbers, Weight
 
 INPUT_OFFSET = -1  # TAILCUT_INPUT
 NONE = -1  # TAILCUT_NONE

@@ -8,10 +8,10 @@ import torch
 from torch import fx
 
 from tailcut.errors import StructureError
-from tailcut.export_c.edges import from_on, largest, padded
-from tailcut.export_c.lowering import MAX_WINDOW, Handlers, Lowering, of_leaf, pair, rank, resampled, size_of, window
-from tailcut.export_c.program import Kind, Leaf, Map, Op, Operation, Resampling, Segment, Value, Window
-from tailcut.export_c.sequences import axis_of, given_shape
+from tailcut.export_c.lowering.edges import from_on, largest, padded
+from tailcut.export_c.lowering.lowering import MAX_WINDOW, Handlers, Lowering, pair, rank, resampled, size_of, window
+from tailcut.export_c.lowering.sequences import axis_of, given_shape
+from tailcut.export_c.program.program import Kind, Leaf, Map, Op, Operation, Resampling, Segment, Value, Window, of_leaf
 
 HANDLERS = Handlers()
 

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tailcut.export_c.program import Operation, Program, Weight
+from tailcut.export_c.program.program import Operation, Program
+from tailcut.export_c.program.weights import Weight
 from tailcut.export_c.sources import runtime_folder
-from tailcut.export_c.tables import Pointer, Row, Tables, number_type
+from tailcut.export_c.writing.tables import Pointer, Row, Tables, number_type
 
 TYPES = {
     "float32": "float",
