@@ -34,6 +34,8 @@ RUNNER_HEADERS = (
     "tailcut_run_expressions.h",
     "tailcut_run_convolutions.h",
     "tailcut_run_linear.h",
+    "tailcut_run_norms.h",
+    "tailcut_run_recurrent.h",
 )
 INTEGER_RUNNER = ("tailcut_run_integer.c", *BOTH_RUNNERS)
 INTEGER_RUNNER_HEADERS = (

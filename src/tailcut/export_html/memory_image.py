@@ -20,7 +20,7 @@ FORMATS = {
     "leaf": "<iIIHHH2xihhhHHHHBx",
     "op": "<IIffHBx",
     "segment": "<HHH",
-    "stage": "<iIIHHH2xiIIfIIIhHHHHHHHHHHHHBBBBB2B2B2B2B2B2B2B2Bx",
+    "stage": "<iIIHHH2xiIIfIIIhHHHHHHHHHHHHBBBBB2B2B2B2B2B2B2BB2B",
     "model": "<IIIIIIIIH2x",
 }
 POINTERS = ("stage", "segment", "op", "leaf", "weight")

@@ -62,11 +62,6 @@ def view_what_changes(x: Tensor) -> Tensor:
         (lambda x: x[:, 0].softmax(1), "softmax .*: softmax along axis 1"),
         (lambda x: functional.max_pool2d(x[:, 0], 3, 1, 1), r"max_pool2d .*: of \(1, 7, 5\)"),
         (lambda x: functional.avg_pool2d(x[:, 0], 2), r"avg_pool2d .*: of \(1, 7, 5\)"),
-        (lambda x: x[:, :2].reshape(1, 5, 14), r"reshape .*: a map of shape \(1, 2, 7, 5\) seen as \(1, 5, 14\)"),
-        (
-            lambda x: x.reshape(1, 5, 7, 4),
-            r"reshape .*: a map of shape .* seen as \(1, 5, 7, 4\); C code knows it of maps",
-        ),
         (lambda x: x.max(3).values, r"max .*: of \(1, 4, 7, 5\) over axis 3; C code knows it over rows and columns"),
         (lambda x: x.amax((1, 2)), r"amax .*: of \(1, 4, 7, 5\) over the axes \[1, 2\]"),
         (lambda x: x.max(), r"max .*: of \(1, 4, 7, 5\) over all axes"),
@@ -84,8 +79,8 @@ def view_what_changes(x: Tensor) -> Tensor:
         (lambda x: x.mean(3).mean(1), r"mean .*: of \(1, 4, 7, 5\) over the axes \[3\]"),
         (lambda x: x.mean(3).sum(2), r"mean .*: of \(1, 4, 7, 5\) over the axes \[3\]"),
         (lambda x: x.mean(3, keepdim=True).mean(3), r"mean .*: of \(1, 4, 7, 1\) over the axes \[3\]"),
-        (lambda x: x.flatten(2).mean(1), r"flatten .*: a map of shape \(1, 4, 7, 5\) seen as \(1, 4, 35\)"),
-        (lambda x: x.view(1, 5, 28).mean(2), r"view .*: a map of shape \(1, 4, 7, 5\) seen as \(1, 5, 28\)"),
+        (lambda x: x.flatten(2).mean(1), r"mean .*: of \(1, 4, 35\) over the axes \[1\]"),
+        (lambda x: x.view(1, 5, 28).mean(2), r"mean .*: of \(1, 5, 28\) over the axes \[2\]"),
         (lambda x: x[:, :1].expand_as(x), r"expand_as .*: from \(1, 1, 7, 5\) to \(1, 4, 7, 5\); C code knows it of"),
         (lambda x: x.mean((2, 3), keepdim=True).expand(2, 4, 7, 5), r"expand .*: from .* to \(2, 4, 7, 5\)"),
         (lambda x: x.mean((2, 3), keepdim=True).expand(1, 1, 4, 7, 5), r"expand .*: from .* to \(1, 1, 4, 7, 5\)"),
@@ -107,13 +102,9 @@ def test_what_would_give_other_numbers_is_refused(
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (
-            lambda x: x.log_softmax(1),
-            r"log_softmax \(Of\.forward\); the nearest it knows is softmax; docs/microcontroller.md",
-        ),
-        (nn.ELU(inplace=True), r"elu_ \(function\); the nearest it knows is relu; docs/microcontroller.md"),
+        (nn.RReLU(inplace=True), r"rrelu_ \(function\); the nearest it knows is relu; docs/microcontroller.md"),
         (lambda x: x.exp(), r"exp \(Of\.forward\); docs/microcontroller.md"),
-        (lambda x: x.permute(0, 2, 3, 1), r"permute \(Of\.forward\); docs/microcontroller.md"),
+        (lambda x: x.flip(2), r"flip \(Of\.forward\); docs/microcontroller.md"),
     ],
 )
 def test_unknown_operations_are_named_with_the_nearest_one(
@@ -183,7 +174,6 @@ def pad_by(*pads: int, **settings: Any) -> Callable[[Tensor], Tensor]:
             r"pad .*: padding of the batch, by .*; C code pads channels, rows and columns",
         ),
         (nn.ConvTranspose2d(4, 4, 2, groups=2), r"conv_transpose2d \(function\): groups=2; .* with groups=1"),
-        (nn.GELU("tanh"), r"gelu \(function\): GELU with approximate='tanh'; C code knows 'none'"),
         (nn.MaxPool2d(2, dilation=2), r"max_pool2d \(function\): .* dilation=\[?2.*; C code knows dilation=1"),
         (nn.AvgPool2d(2, divisor_override=3), r"avg_pool2d \(function\): divisor_override=3; C code divides by .*"),
         (
@@ -210,12 +200,6 @@ def test_settings_are_named_with_what_is_known(
 ) -> None:
     with pytest.raises(StructureError, match=f"^{message}$"):
         export_c(Of(function), tmp_path / "c", example_input=X)
-
-
-def test_a_norm_along_rows_is_refused(tmp_path: Path) -> None:
-    model = nn.Sequential(nn.Conv2d(3, 1, 3), nn.Flatten(1, 2), nn.BatchNorm1d(7))
-    with pytest.raises(StructureError, match=r"batch_norm \(2\): batch norm of a map of shape \(1, 7, 5\)"):
-        export_c(model, tmp_path / "c", example_input=X)
 
 
 class Reversed(nn.Module):

@@ -1,9 +1,13 @@
 """Operations of torch by their names."""
 
+import operator
+
 import pytest
+import torch
 
 import tailcut
-from tailcut.export_c.lowering import layers, pointwise, resizing
+from tailcut.export_c.lowering import activations, layers, norms, permutation, pointwise, recurrent, resizing
+from tailcut.export_c.lowering.graph import op_name
 from tailcut.export_c.lowering.lowering import four
 from tailcut.export_c.lowering.operations import HANDLERS
 
@@ -18,6 +22,11 @@ def test_weights_have_two_axes_of_channels() -> None:
 
 
 def test_the_operations_are_those_of_their_modules() -> None:
-    for module in (layers, pointwise, resizing):
+    for module in (activations, layers, norms, permutation, pointwise, recurrent, resizing):
         assert module.HANDLERS
         assert set(module.HANDLERS) <= set(HANDLERS)
+
+
+def test_operations_are_named_without_their_overload() -> None:
+    assert op_name(torch.ops.aten.add_.Tensor) == "add_"
+    assert op_name(operator.getitem) == "getitem"

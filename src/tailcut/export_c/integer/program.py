@@ -20,6 +20,7 @@ from tailcut.export_c.integer.arithmetic import (
 )
 from tailcut.export_c.integer.weights import LEAST_BITS, MAX_BITS, MOST, IntegerWeight, integer_weight, made_dense
 from tailcut.export_c.program.program import (
+    ADAPTIVE,
     Kind,
     Leaf,
     Map,
@@ -124,8 +125,12 @@ def _check(stage: Stage) -> None:
             f"integers have no form of {name}, which {stage.node} reads or gives; export with the arithmetic float32"
         )
     wrong = None
-    if stage.kind == Kind.SOFTMAX:
+    if stage.kind in (Kind.SOFTMAX, Kind.LOG_SOFTMAX):
         wrong = "softmax (give out what it reads: the largest is the same)"
+    elif stage.kind > Kind.SOFTMAX:
+        wrong = stage.kind.name.lower().replace("_", " ")
+    if stage.value.window.stride == ADAPTIVE:
+        wrong = "an adaptive pooling of which neither size divides the other"
     if wrong is None and stage.norm is not None and scaled(stage.norm.epsilon)[0] <= 0:
         wrong = "batch norm by the input's own statistics without an epsilon"
     if wrong is None and any(op.kind == Operation.LEAKY and _largest(op) > 1 for op in ops):

@@ -113,10 +113,16 @@ class _Run:
             self._stage(item)
 
     def _map(self, found: Map) -> tuple[Ints, Ints]:
-        numbers, exponents = self.given if found.owner.is_input else self.maps[id(found.owner)]
-        if found.is_channels_last:
-            numbers = numbers.swapaxes(1, 2)
-        return numbers.reshape(self.num, found.channels, found.height, found.width), exponents
+        owner = found.owner
+        numbers, exponents = self.given if owner.is_input else self.maps[id(owner)]
+        if found is owner and not owner.is_input:
+            return numbers, exponents
+        if not owner.is_input:  # as it lies in memory
+            numbers = numbers.reshape(self.num, *owner.sizes).swapaxes(1, 2)
+        numbers = numbers.reshape(self.num, -1)[:, found.first : found.first + found.floats]
+        if found.is_in_planes:
+            return numbers.reshape(self.num, *found.sizes), exponents
+        return numbers.reshape(self.num, found.height, found.channels, found.width).swapaxes(1, 2), exponents
 
     def _stage(self, item: IntegerStage) -> None:
         stage = item.stage

@@ -1,7 +1,9 @@
 """From torch's operations to a program.
 
 - `lowering`: the walk over a traced network, with its state;
-- `operations`: all handlers by name, those of `layers`, `pointwise` and `resizing`;
+- `operations`: all handlers by name, those of `activations`, `layers`, `norms`, `pointwise`, `recurrent`, `resizing`
+  and `permutation`;
 - `edges`: zeros around maps, their largest numbers, their later rows, for several of these;
-- `sequences`: networks along one axis as maps of one row or column.
+- `graph`: names of nodes, changes in place, means that are one;
+- `sequences`: the axes of maps, those of networks along one axis as maps of one row or column.
 """

@@ -8,7 +8,8 @@ from torch import fx
 
 from tailcut.errors import StructureError
 from tailcut.export_c.lowering.edges import padded
-from tailcut.export_c.lowering.lowering import Handlers, Lowering, pair, rank, size_of, window
+from tailcut.export_c.lowering.graph import rank
+from tailcut.export_c.lowering.lowering import Handlers, Lowering, pair, size_of, window
 from tailcut.export_c.lowering.sequences import channels_last, given_shape
 from tailcut.export_c.program.program import Kind, Leaf, Map, Norm, Op, Operation, Stage, Value, of_leaf
 

@@ -14,12 +14,15 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 
 from tailcut.errors import StructureError
+from tailcut.export_c.lowering.graph import check_changes_in_place, join_means, layer_name, op_name
 from tailcut.export_c.lowering.sequences import (
-    RESHAPES,
     channels_last,
     given_constant,
+    given_order,
     given_shape,
     given_target,
+    is_canonical,
+    recurrence_of,
     rows_of_sequences,
 )
 from tailcut.export_c.program.program import (
@@ -34,6 +37,7 @@ from tailcut.export_c.program.program import (
     Value,
     Window,
     of_leaf,
+    whole_leaf,
 )
 from tailcut.export_c.program.weights import Floats, Weight
 
@@ -42,13 +46,6 @@ MAX_SHARED_LEAVES = 4
 MAX_SIZE = 65_535
 MAX_WINDOW = 255
 LARGEST = float(np.finfo(np.float32).max)
-
-_MEANS = ("mean", "sum")
-
-# What these give has the memory of what they take: where one is changed in place, so is the other.
-_PARTS = ("chunk", "getitem", "select", "slice", "split", "split_with_sizes")
-_SAME = ("alias", "contiguous", "detach", "dropout", "expand", "expand_as", "feature_dropout", "to")
-_VIEWS = {*_SAME, *_PARTS, *RESHAPES}
 
 
 @dataclass(frozen=True)
@@ -79,6 +76,8 @@ class Lowering:
         constants: parameters, buffers and constants of the trace, by the name of their placeholder.
         names: of the parameters, buffers and constants, by placeholder.
         is_vertical: whether sequences are maps of one column, not of one row.
+        states: the last states of recurrent layers, one behind the other, by the name of their node.
+        given_last: names of nodes that give the last state of a recurrent layer in place of all of them.
     """
 
     def __init__(
@@ -91,6 +90,8 @@ class Lowering:
         self.program = Program()
         self.kept, self.constants, self.names = kept, dict(constants), names
         self.values: dict[str, Value] = {}
+        self.states: dict[str, Value] = {}
+        self.given_last: set[str] = set()
         self.is_vertical = False
         self._where = ""
         self._handlers = handlers
@@ -103,8 +104,8 @@ class Lowering:
             StructureError: an operation or layer has no form here.
         """
         self.is_vertical = rows_of_sequences(graph, self.constants, self.name_of)
-        _check_changes_in_place(graph)
-        _join_means(graph)
+        check_changes_in_place(graph)
+        join_means(graph)
         for node in graph.nodes:
             if node.op == "placeholder":
                 if node.name not in self.constants:
@@ -113,7 +114,7 @@ class Lowering:
                 self._outputs(node)
             elif (numbers := self._computed(node)) is not None:
                 self.constants[node.name] = numbers
-            elif _name_of(node.target) != "_assert_tensor_metadata" and (node.users or node.target != operator.getitem):
+            elif op_name(node.target) != "_assert_tensor_metadata" and (node.users or node.target != operator.getitem):
                 with self._naming(node):
                     self.values[node.name] = self._shared(node, self._lower(node))
         return self.program
@@ -129,7 +130,7 @@ class Lowering:
         node = given_constant(node)
         if not isinstance(node, fx.Node) or node.op != "call_function":
             return self.names.get(str(node), str(node))
-        return f"{_name_of(given_target(node))} ({_layer_of(node)})"
+        return f"{op_name(given_target(node))} ({layer_name(node)})"
 
     def plain(self, node: Any) -> Value:
         """Return the value of a node as expressions without a change of size."""
@@ -160,6 +161,10 @@ class Lowering:
         if (name, is_swapped) not in self._weights:
             self._weights[name, is_swapped] = self._new_weight(node, name, is_swapped)
         return self._weights[name, is_swapped]
+
+    def own_weight(self, node: fx.Node) -> Weight:
+        """Return the weight of a layer that stands by itself, even if other layers have the same."""
+        return self._new_weight(node, self.names.get(node.name, node.name), False)
 
     def _computed(self, node: fx.Node) -> Tensor | None:
         """Return what a node makes of constants alone, always the same; None for any other node."""
@@ -196,7 +201,7 @@ class Lowering:
         if len(leaves) > MAX_LEAVES:
             raise StructureError(f"{len(leaves)} maps are read at once, at most {MAX_LEAVES} can be")
         sizes = [stage.value.channels, *stage.value.source, *stage.value.size]
-        sizes += [*stage.weight.sizes] if stage.weight is not None else []
+        sizes += [size for weight in stage.weights for size in weight.sizes]
         if max(sizes) > MAX_SIZE:
             raise StructureError(f"a size of {max(sizes)}, C code has sizes up to {MAX_SIZE}")
         numbers = [
@@ -210,13 +215,60 @@ class Lowering:
             raise StructureError("a weight or constant that is NaN, infinite or beyond float32")
         self.program.stages.append(stage)
 
-    def stored(self, value: Value, kind: Kind = Kind.STORE, norm: Norm | None = None) -> Value:
+    def stored(
+        self, value: Value, kind: Kind = Kind.STORE, norm: Norm | None = None, epsilon: float = 0.0, groups: int = 1
+    ) -> Value:
         """Write a value to memory, every channel of it, and return what reads it there."""
         height, width = (1, 1) if kind == Kind.MEAN else value.size
         out = Map(value.channels, height, width)
-        self.add(Stage(kind, value, out, norm=norm))
+        self.add(Stage(kind, value, out, norm=norm, epsilon=epsilon, groups=groups))
         leaf = Leaf(out, value.channels, height, width, norm=norm)
         return replace(of_leaf(leaf), is_flat=value.is_flat and kind != Kind.MEAN)
+
+    def axis(self, letter: str) -> int:
+        """Return which axis of a map, without the batch, a letter of `given_order` is."""
+        return {"c": 0, "h": 1, "w": 2, "l": 1 if self.is_vertical else 2}[letter]
+
+    def permuted(self, value: Value, axes: list[tuple[int, int]]) -> Value:
+        """Write a value with other axes: the first of each pair becomes the second; axes in no pair have size 1."""
+        sizes, strides = [1, 1, 1], [0, 0, 0]
+        given = (value.channels, *value.size)
+        for one, two in axes:
+            sizes[two] = given[one]
+        for one, two in axes:
+            strides[one] = (sizes[2], sizes[0] * sizes[2], 1)[two]
+        return self._written(value, Map(sizes[0], sizes[1], sizes[2]), strides)
+
+    def _written(self, value: Value, out: Map, strides: list[int]) -> Value:
+        self.add(Stage(Kind.PERMUTE, value, out, strides=(strides[0], strides[1], strides[2])))
+        return of_leaf(Leaf(out, out.channels, *out.size))
+
+    def as_given(self, node: fx.Node) -> Map:
+        """Return a map in memory whose numbers lie in the order of the user's network."""
+        value, shape, strides, step = self.value(node), given_shape(node), [0, 0, 0], 1
+        order = given_order(node) if len(shape) > 2 else "nchw"
+        if order == "nchw":
+            shape = (1, value.channels, *value.size)
+        for letter, size in zip(order[::-1], shape[::-1], strict=True):
+            if letter != "n":
+                strides[self.axis(letter)] = step
+            step *= size
+        found = whole_leaf(value)
+        if found is None or not found.map.has_strides((strides[0], strides[1], strides[2])):
+            sizes = [size for letter, size in zip(order, shape, strict=True) if letter != "n"]
+            rows, channels, columns = (1, 1, 1, *sizes)[-3:]
+            return self._written(value, Map(channels, rows, columns), strides).leaves()[0].map
+        return found.map
+
+    def seen(
+        self, memory: Map, channels: int, height: int, width: int, *, row_stride: int = 0, is_flat: bool = False
+    ) -> Value:
+        """Return numbers in memory as a map of other sizes; with a row stride, channels of a row are side by side."""
+        owner = memory.owner
+        owner.is_viewed = True
+        view_of = None if owner.is_input else owner
+        of = Map(channels, height, width, owner.is_input, view_of, row_stride=row_stride, first=memory.first)
+        return replace(of_leaf(Leaf(of, channels, height, width)), is_flat=is_flat)
 
     def _shared(self, node: fx.Node, value: Value) -> Value:
         """Store a value that would be made several times at some cost."""
@@ -244,29 +296,33 @@ class Lowering:
         for output in outputs:
             value = self.value(output)
             with self._naming(output):
-                if channels_last(output) and min(given_shape(output)[1:]) > 1:
-                    raise StructureError(
-                        f"given out as (1, length, channels), {given_shape(output)}; C code gives out (1, channels, "
-                        "length): give out its transpose(1, 2)"
-                    )
+                if not is_canonical(output) and sum(size > 1 for size in given_shape(output)) > 1:
+                    sizes = (1, 1, *given_shape(output)[1:])[-3:]
+                    value = self.seen(self.as_given(output), *sizes)
                 self.add(Stage(Kind.OUTPUT, value, output_offset=offset))
             offset += value.floats
             shapes.append(given_shape(output)[1:])
         self.program.output_shapes = tuple(shapes)
 
     def _lower(self, node: fx.Node) -> Value:
-        name = _name_of(node.target)
+        name = op_name(node.target)
         handler = self._handlers.get(name)
         if handler is None:
-            near = difflib.get_close_matches(name.rstrip("_"), self._handlers, n=1, cutoff=0.7)
-            hint = f"the nearest it knows is {near[0]}; " if near else ""
-            raise _UnknownError(
-                f"C code has no form of {self._where}; {hint}docs/microcontroller.md lists the layers it knows"
-            )
+            raise self.unknown(name)
         inspect.signature(handler).bind(self, node, *node.args, **node.kwargs)
         value = handler(self, node, *node.args, **node.kwargs)
-        _check_same(node, value)
+        is_state = recurrence_of(node) not in (None, (node.args[0], 0))
+        if node.name not in self.given_last and not is_state:
+            _check_same(node, value)
         return value
+
+    def unknown(self, name: str = "") -> StructureError:
+        """Return the error of a node that has no form, with the nearest operation to its name that has one."""
+        near = difflib.get_close_matches(name.rstrip("_"), self._handlers, n=1, cutoff=0.7)
+        hint = f"the nearest it knows is {near[0]}; " if near else ""
+        return _UnknownError(
+            f"C code has no form of {self._where}; {hint}docs/microcontroller.md lists the layers it knows"
+        )
 
     @contextmanager
     def _naming(self, node: fx.Node) -> Iterator[None]:
@@ -337,16 +393,12 @@ def resampled(
     return replace(value, size=size_of(node), resampling=resampling, window=by or Window(), flag=flag)
 
 
-def rank(node: fx.Node) -> int:
-    """Return the number of axes of what a node gives."""
-    return len(node.meta["val"].shape)
-
-
 def _numbers_of(stage: Stage) -> list[Any]:
     """Return all numbers that a stage computes with, but its maps."""
     ops = [op for segment in stage.value.segments for op in segment.ops] + [*stage.value.ops]
     parts: list[Any] = [part for op in ops for part in (op.scale, op.shift, op.low, op.high)]
-    parts += [] if stage.weight is None else [stage.weight.numbers]
+    parts += [weight.numbers for weight in stage.weights]
+    parts += [] if stage.recurrence is None else [stage.recurrence.bias, stage.recurrence.state_bias]
     parts += [] if stage.norm is None else [stage.norm.gamma, stage.norm.beta]
     return [part for part in parts if part is not None]
 
@@ -363,63 +415,3 @@ def _check_same(node: fx.Node, value: Value) -> None:
     is_flat = len(shape) != 4 and value.floats == given.numel() and (len(shape) == 2 or value.size == (1, 1))
     if shape[:1] != (1,) or not (is_same or is_flat):
         raise StructureError(f"gives {shape}, which C code has no form of")
-
-
-def _check_changes_in_place(graph: fx.Graph) -> None:
-    """Raise `StructureError` if a map is read that an operation in place has changed by another node, a view of it."""
-    places = {node: place for place, node in enumerate(graph.nodes)}
-    owner: dict[fx.Node, fx.Node] = {}
-    for node, place in places.items():
-        name = _name_of(node.target)
-        first = node.args[0] if node.args else None
-        is_in_place = name.endswith("_") and not name.endswith("__")
-        shares = node.op == "call_function" and isinstance(first, fx.Node) and (is_in_place or name in _VIEWS)
-        owner[node] = owner[first] if shares and isinstance(first, fx.Node) else node
-        if not shares or not is_in_place:
-            continue
-        others = [other for other, one in owner.items() if one is owner[node] and other is not node]
-        if any(places[user] > place for other in others for user in other.users):
-            raise StructureError(
-                f"{name} ({_layer_of(node)}) changes in place a map that is read by another name afterwards: take the "
-                "operation that is not in place"
-            )
-
-
-def _join_means(graph: fx.Graph) -> None:
-    """Let a mean or sum along rows, then columns, or of flattened maps be one of the maps along both."""
-    for node in list(graph.nodes):
-        step, axes = (*node.args, None, None)[:2]
-        if _name_of(node.target) in _MEANS and isinstance(step, fx.Node) and axes and _is_first_half(step, node, axes):
-            node.args = (step.args[0], [2, 3], *node.args[2:])
-            if not step.users:
-                graph.erase_node(step)
-
-
-def _is_first_half(step: fx.Node, node: fx.Node, axes: Any) -> bool:
-    """Return whether a mean or sum along `axes` of what a step gives is that of the step's map along both axes."""
-    x, done = (*step.args, None, None)[:2]
-    if not isinstance(x, fx.Node) or rank(x) != 4:
-        return False
-    shape, given = x.meta["val"].shape, step.meta["val"].shape
-    left = [axis % len(given) for axis in axes]
-    if _name_of(step.target) in RESHAPES:
-        return left == [2] and given == (*shape[:2], shape[2] * shape[3])
-    if _name_of(step.target) != _name_of(node.target) or not isinstance(done, (list, tuple)):
-        return False
-    first = [axis % 4 for axis in done]
-    return (first, left) in ([([2], [2]), ([3], [2])] if len(given) == 3 else [([2], [3]), ([3], [2])])
-
-
-def _name_of(target: Any) -> str:
-    """Return the name of an operation of torch, without its overload."""
-    if target is operator.getitem:
-        return "getitem"
-    return str(target).removeprefix("aten.").rpartition(".")[0] or str(target)
-
-
-def _layer_of(node: fx.Node) -> str:
-    """Return the path of the innermost module whose forward has a node; of the network's own, that function's name."""
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    path = next((str(entry[0]) for entry in reversed(stack) if entry[0]), "")
-    own = f"{str(stack[0][1]).rpartition('.')[2]}.forward" if stack else node.name
-    return path.removeprefix("L['self'].") or own

@@ -1,4 +1,4 @@
-"""Activations and arithmetic in a program."""
+"""Arithmetic in a program: sums, differences and products of maps and numbers."""
 
 from dataclasses import replace
 from typing import Any
@@ -7,90 +7,13 @@ import numpy as np
 from torch import fx
 
 from tailcut.errors import StructureError
-from tailcut.export_c.lowering.lowering import LARGEST, Handlers, Lowering, rank
+from tailcut.export_c.lowering.graph import rank
+from tailcut.export_c.lowering.lowering import Handlers, Lowering
 from tailcut.export_c.lowering.sequences import axis_of, given_constant, given_shape
 from tailcut.export_c.program.program import Kind, Leaf, Map, Op, Operation, Resampling, Segment, Stage, Value, of_leaf
 from tailcut.export_c.program.weights import Weight
 
 HANDLERS = Handlers()
-
-
-def _clamp(low: Lowering, x: fx.Node, least: float, most: float) -> Value:
-    if isinstance(least, fx.Node) or isinstance(most, fx.Node):
-        raise StructureError("bounds that are tensors; C code knows numbers")
-    return low.value(x).then(Op(Operation.CLAMP, low=max(least, -LARGEST), high=min(most, LARGEST)))
-
-
-@HANDLERS.register("relu", "relu_")
-def _relu(low: Lowering, node: fx.Node, x: fx.Node) -> Value:
-    return _clamp(low, x, 0.0, LARGEST)
-
-
-@HANDLERS.register("relu6", "relu6_")
-def _relu6(low: Lowering, node: fx.Node, x: fx.Node) -> Value:
-    return _clamp(low, x, 0.0, 6.0)
-
-
-@HANDLERS.register("hardtanh", "hardtanh_")
-def _hardtanh(low: Lowering, node: fx.Node, x: fx.Node, least: float = -1.0, most: float = 1.0) -> Value:
-    return _clamp(low, x, least, most)
-
-
-@HANDLERS.register("clamp", "clamp_")
-def _clamp_to(low: Lowering, node: fx.Node, x: fx.Node, min: Any = None, max: Any = None) -> Value:
-    return _clamp(low, x, -LARGEST if min is None else min, LARGEST if max is None else max)
-
-
-@HANDLERS.register("leaky_relu", "leaky_relu_")
-def _leaky_relu(low: Lowering, node: fx.Node, x: fx.Node, negative_slope: float = 0.01) -> Value:
-    return low.value(x).then(Op(Operation.LEAKY, low=negative_slope))
-
-
-@HANDLERS.register("prelu")
-def _prelu(low: Lowering, node: fx.Node, x: fx.Node, slope: fx.Node) -> Value:
-    value, numbers = low.value(x), low.constant(slope)
-    if numbers is None or len(numbers) not in (1, value.channels):
-        raise StructureError("PReLU with another number of slopes than channels")
-    return value.then(Op(Operation.LEAKY, scale=np.broadcast_to(numbers, value.channels).copy()))
-
-
-@HANDLERS.register("hardsigmoid", "hardsigmoid_")
-def _hardsigmoid(low: Lowering, node: fx.Node, x: fx.Node) -> Value:
-    value = low.value(x).then(Op(Operation.SCALE, low=1 / 6, high=0.5))
-    return value.then(Op(Operation.CLAMP, low=0.0, high=1.0))
-
-
-def _register_functions() -> None:
-    kinds = {
-        "sigmoid": Operation.SIGMOID,
-        "tanh": Operation.TANH,
-        "silu": Operation.SILU,
-        "hardswish": Operation.HARDSWISH,
-    }
-    for name, kind in kinds.items():
-
-        def handler(low: Lowering, node: fx.Node, x: fx.Node, kind: Operation = kind) -> Value:
-            return low.value(x).then(Op(kind))
-
-        HANDLERS[name] = HANDLERS[f"{name}_"] = handler
-
-
-_register_functions()
-
-
-@HANDLERS.register("gelu", "gelu_")
-def _gelu(low: Lowering, node: fx.Node, x: fx.Node, approximate: str = "none") -> Value:
-    if approximate != "none":
-        raise StructureError(f"GELU with approximate={approximate!r}; C code knows 'none'")
-    return low.value(x).then(Op(Operation.GELU))
-
-
-@HANDLERS.register("softmax")
-def _softmax(low: Lowering, node: fx.Node, x: fx.Node, axis: int, dtype: Any = None) -> Value:
-    value = low.value(x)
-    if rank(x) not in (2, 4) or axis % rank(x) != 1 or (value.is_flat and value.size != (1, 1)):
-        raise StructureError(f"softmax along {axis_of(x, axis)}; C code knows that of the channels")
-    return low.stored(value, Kind.SOFTMAX)
 
 
 def _binary(low: Lowering, one: Any, two: Any, kind: Operation, factor: float = 1.0) -> Value:

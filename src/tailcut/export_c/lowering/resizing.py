@@ -9,9 +9,24 @@ from torch import fx
 
 from tailcut.errors import StructureError
 from tailcut.export_c.lowering.edges import from_on, largest, padded
-from tailcut.export_c.lowering.lowering import MAX_WINDOW, Handlers, Lowering, pair, rank, resampled, size_of, window
-from tailcut.export_c.lowering.sequences import axis_of, given_shape
-from tailcut.export_c.program.program import Kind, Leaf, Map, Op, Operation, Resampling, Segment, Value, Window, of_leaf
+from tailcut.export_c.lowering.graph import rank
+from tailcut.export_c.lowering.lowering import MAX_WINDOW, Handlers, Lowering, pair, resampled, size_of, window
+from tailcut.export_c.lowering.permutation import seen_otherwise
+from tailcut.export_c.lowering.sequences import axis_of, given_shape, is_canonical, recurrence_of
+from tailcut.export_c.program.program import (
+    ADAPTIVE,
+    Kind,
+    Leaf,
+    Map,
+    Op,
+    Operation,
+    Resampling,
+    Segment,
+    Value,
+    Window,
+    joined_channels,
+    whole_leaf,
+)
 
 HANDLERS = Handlers()
 
@@ -86,7 +101,7 @@ def _adaptive_avg_pool2d(low: Lowering, node: fx.Node, x: fx.Node, size: Any) ->
         return low.stored(value, Kind.MEAN)
     if not any(part % full for full, part in zip(value.size, wanted, strict=True)):  # each mean is of one pixel
         return resampled(_poolable(low, x), node, Resampling.NEAREST)
-    return resampled(_poolable(low, x), node, Resampling.AVERAGE, _steps(x, node, wanted), True)
+    return resampled(_poolable(low, x), node, Resampling.AVERAGE, _steps(x, wanted), True)
 
 
 @HANDLERS.register("adaptive_max_pool2d")
@@ -96,18 +111,15 @@ def _adaptive_max_pool2d(low: Lowering, node: fx.Node, x: fx.Node, size: Any) ->
     value, wanted = _poolable(low, x), (int(node.meta["val"][0].shape[2]), int(node.meta["val"][0].shape[3]))
     if wanted == (1, 1):
         return largest(low, value, {2, 3})
-    steps = _steps(x, node, wanted)
+    steps = _steps(x, wanted)
     return replace(value, size=wanted, resampling=Resampling.MAX, window=steps)
 
 
-def _steps(x: fx.Node, node: fx.Node, wanted: tuple[int, int]) -> Window:
-    """Return the windows of an adaptive pooling."""
+def _steps(x: fx.Node, wanted: tuple[int, int]) -> Window:
+    """Return the windows of an adaptive pooling; they follow from both sizes where one divides not the other."""
     sizes = size_of(x)
     if any(full % part for full, part in zip(sizes, wanted, strict=True)):
-        raise StructureError(
-            f"an adaptive pooling from {given_shape(x)[2:]} to {given_shape(node)[2:]}, of which neither divides the "
-            "other"
-        )
+        return Window(stride=ADAPTIVE)
     steps = (sizes[0] // wanted[0], sizes[1] // wanted[1])
     return Window(steps, steps)
 
@@ -216,6 +228,9 @@ def _slice(
 def _rows_or_columns(low: Lowering, x: fx.Node, node: fx.Node, axis: int, begin: int, step: int = 1) -> Value:
     """Return as many rows (axis 2) or columns (3) from `begin` on as a node gives."""
     value = low.value(x)
+    row = _one_step(value, begin) if axis == 2 and rank(node) == 2 else None
+    if begin and row is not None:
+        return row
     if begin:
         value, step = from_on(low, low.unresized(low.plain_value(value)), axis, begin, step), 1
     size = size_of(node) if rank(node) == 4 else (1, 1)
@@ -229,6 +244,28 @@ def _rows_or_columns(low: Lowering, x: fx.Node, node: fx.Node, axis: int, begin:
     return replace(value, size=size, resampling=Resampling.PICK, window=Window(stride=stride))
 
 
+def _one_step(value: Value, step: int) -> Value | None:
+    """Return one step of a sequence whose maps have the channels of a step side by side, read where it lies."""
+    rows: dict[int, Leaf] = {}
+    for leaf in value.leaves():
+        map_ = leaf.map
+        is_whole = (leaf.top, leaf.left, leaf.up) == (0, 0, None) and (leaf.height, leaf.width) == map_.size
+        if not value.is_plain or map_.is_input or map_.width > 1 or map_.is_in_planes or not is_whole:
+            return None
+        row = Map(map_.channels, 1, 1, view_of=map_.owner, first=map_.first + step * map_.channels)
+        rows[id(leaf)] = replace(leaf, map=row, height=1)
+    for leaf in rows.values():
+        leaf.map.owner.is_viewed = True
+    segments = [
+        Segment(
+            segment.channels,
+            tuple(op if op.leaf is None else replace(op, leaf=rows[id(op.leaf)]) for op in segment.ops),
+        )
+        for segment in value.segments
+    ]
+    return replace(value, segments=tuple(segments), source=(1, 1), size=(1, 1))
+
+
 @HANDLERS.register("chunk", "split", "split_with_sizes")
 def _split(low: Lowering, node: fx.Node, x: fx.Node, sizes: Any, axis: int = 0) -> Value:
     """Return the whole map, of which `getitem` takes a part."""
@@ -239,6 +276,10 @@ def _split(low: Lowering, node: fx.Node, x: fx.Node, sizes: Any, axis: int = 0) 
 
 @HANDLERS.register("getitem")
 def _getitem(low: Lowering, node: fx.Node, parts: fx.Node, index: int) -> Value:
+    if recurrence_of(node) is not None:
+        if index > 1:
+            raise StructureError("the cells of an LSTM; C code gives its states")
+        return low.states[parts.name] if index else low.value(parts)
     if _gives_places(parts):
         if index:
             raise StructureError("the places of the largest numbers; C code gives the numbers")
@@ -257,6 +298,12 @@ def _select(low: Lowering, node: fx.Node, x: fx.Node, axis: int, index: int) -> 
     shape = x.meta["val"].shape
     axis %= rank(x)
     index %= shape[axis]
+    if node.name in low.given_last:
+        return low.value(x)
+    found = recurrence_of(x)
+    if found is not None and found[1] > 0 and axis == 0:
+        size = shape[2]
+        return low.plain(x).of_channels(index * size, (index + 1) * size)
     if rank(x) == 4 and axis == 1:
         return low.plain(x).of_channels(index, index + 1)
     is_left = rank(node) == 4 or (rank(x) == 4 and shape[5 - axis] == 1)  # a map of one row, or one position
@@ -272,7 +319,7 @@ def _cat(low: Lowering, node: fx.Node, parts: Any, axis: int = 0) -> Value:
     values = [low.plain(part) for part in parts]
     if any(value.is_flat and value.size != (1, 1) for value in values):
         raise StructureError("a concatenation of flattened maps")
-    joined = replace(values[0], segments=tuple(segment for value in values for segment in value.segments))
+    joined = joined_channels(values)
     return low.stored(joined) if len(joined.leaves()) > 4 else joined
 
 
@@ -307,6 +354,8 @@ def _reshape(low: Lowering, node: fx.Node, x: fx.Node, *_: Any, **__: Any) -> Va
     value, shape = low.value(x), tuple(node.meta["val"].shape)
     if len(shape) not in (2, 3, 4) or shape[0] != 1:
         raise StructureError(f"a map of shape {given_shape(x)} seen as {given_shape(node)}")
+    if not (is_canonical(x) and is_canonical(node)) and value.size != (1, 1):
+        return seen_otherwise(low, node, x)
     if len(shape) == 2:
         return replace(value, is_flat=True)
     if len(shape) == 3 and value.size == (1, 1):  # on the way to (1, channels, 1, 1)
@@ -314,29 +363,10 @@ def _reshape(low: Lowering, node: fx.Node, x: fx.Node, *_: Any, **__: Any) -> Va
     wanted = (1, *shape[1:])[-3:]
     if wanted == (value.channels, *value.size):
         return replace(value, is_flat=False)
-    leaf = _in_memory(low, value)
-    if not leaf.map.is_planar:
-        raise StructureError(
-            f"a map of shape {given_shape(x)} seen as {given_shape(node)}; C code knows it of maps of one channel or "
-            "one row, and to (1, features)"
-        )
-    owner = leaf.map.owner
-    owner.is_viewed = True
-    channels, height, width = wanted
-    seen = Map(channels, height, width, is_input=owner.is_input, view_of=None if owner.is_input else owner)
-    return of_leaf(Leaf(seen, channels, height, width))
-
-
-def _in_memory(low: Lowering, value: Value) -> Leaf:
-    """Return the leaf that reads a value, and the whole of its map; the value is stored if there is none."""
-    ops = value.segments[0].ops
-    leaf = ops[0].leaf
-    is_one = value.is_plain and len(value.segments) == 1 and len(ops) == 1 and leaf is not None
-    if not is_one or leaf is None or not leaf.is_whole:
-        leaf = low.stored(value).segments[0].ops[0].leaf
-    if leaf is None:
-        raise StructureError("a map that is not in memory")
-    return leaf
+    leaf = whole_leaf(value) or whole_leaf(low.stored(value))
+    if leaf is None or not leaf.map.is_planar:
+        return low.seen(low.as_given(x), *wanted)
+    return low.seen(leaf.map, *wanted)
 
 
 @HANDLERS.register(

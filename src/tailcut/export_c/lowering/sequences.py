@@ -1,9 +1,14 @@
-"""Networks over sequences (Conv1d): a map (channels, length) becomes one of a single row or column.
+"""Axes of a traced network's maps: sequences become maps of one row or column, permuted maps what they were before.
 
-Of a single row, (channels, 1, length), unless the input is (length, channels): then of a single column, (channels,
-length, 1), whose numbers lie in memory as the input's. Transposed maps, (length, channels), become the same maps.
+A map (channels, length) becomes one of a single row, (channels, 1, length), unless the input is (length, channels) or a
+layer is recurrent: then of a single column, (channels, length, 1), whose numbers lie in memory as (length, channels).
+What is permuted becomes the same map with its axes by other names, wherever the layers agree; else it stays an
+operation, and so do two that are put around a linear layer or norm along another axis than that of the channels.
+
+The order of a node's axes is told by a letter for each: batch, channels, length; or batch, channels, height, width.
 """
 
+import operator
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -13,7 +18,8 @@ from torch import Tensor, fx
 from tailcut.errors import StructureError
 
 # What a node was in the user's network; the constant that it is with other axes.
-_GIVEN, _NAMED, _LAST, _OF = "given_shape", "given_target", "channels_last", "of_constant"
+_GIVEN, _NAMED, _ORDER, _OF = "given_shape", "given_target", "order", "of_constant"
+_CANONICAL = {3: "ncl", 4: "nchw"}
 
 _aten = torch.ops.aten
 _TWO_AXES: dict[Any, Any] = {
@@ -38,14 +44,29 @@ _NEUTRAL = {
     "scale_factors": 1.0,
 }
 _ARITHMETIC = ("add", "sub", "rsub", "mul", "div")
-_TRANSPOSES = ("transpose", "permute", "swapaxes", "swapdims", "movedim", "mT")
+PERMUTATIONS = ("transpose", "permute", "swapaxes", "swapdims", "movedim", "moveaxis", "mT")
+RECURRENT = ("gru", "lstm", "rnn_tanh", "rnn_relu")
 RESHAPES = ("flatten", "reshape", "squeeze", "unflatten", "unsqueeze", "view", "_unsafe_view")
-# Operations whose second axis is that of the channels, whatever their arguments say.
-_OF_CHANNELS = ("batch_norm", "instance_norm", "group_norm", "prelu", "expand", "expand_as", "feature_dropout", "stack")
+# Operations whose second axis is that of the channels, whatever their arguments say; the first have to have it there.
+_NORMS = ("batch_norm", "instance_norm", "group_norm", "prelu")
+_OF_CHANNELS = (*_NORMS, "expand", "expand_as", "feature_dropout", "stack")
+_ALONG_LAST = ("linear", "layer_norm", "rms_norm")
+_ALONG_ROWS_AND_COLUMNS = (
+    "conv2d",
+    "conv_transpose2d",
+    "max_pool2d",
+    "avg_pool2d",
+    "adaptive_avg_pool2d",
+    "adaptive_max_pool2d",
+    "upsample_nearest2d",
+    "upsample_bilinear2d",
+)
 
 
 def rows_of_sequences(graph: fx.Graph, constants: Collection[str], name_of: Callable[[fx.Node], str]) -> bool:
-    """Let sequences be maps of one row or column (changes the graph); a network without any is left as it is.
+    """Let sequences be maps of one row or column, and permuted maps as they were (changes the graph).
+
+    A network without any is left as it is.
 
     Args:
         graph: of ATen operations.
@@ -60,11 +81,13 @@ def rows_of_sequences(graph: fx.Graph, constants: Collection[str], name_of: Call
     """
     fixed = _of_constants(graph, constants)
     maps = [node for node in graph.nodes if node not in fixed and node.op != "output"]
-    change = _Change(graph, fixed, _layouts(maps, name_of), name_of)
-    for node in maps:
-        if node.op == "call_function":
+    orders = _orders(maps)
+    _turn_around(graph, orders, name_of)
+    change = _Change(graph, fixed, orders, name_of)
+    for node in list(graph.nodes):
+        if node.op == "call_function" and node not in fixed:
             change.arguments(node)
-    for node in change.layouts:
+    for node in orders:
         change.shape(node)
     return change.is_vertical
 
@@ -85,19 +108,58 @@ def given_constant(node: Any) -> Any:
     return node.meta.get(_OF, node) if isinstance(node, fx.Node) else node
 
 
+def given_order(node: fx.Node) -> str:
+    """Return the letters of a node's axes in the user's network; "nhw" without channels, "nc" for features."""
+    found: str | None = node.meta.get(_ORDER)
+    return found if found is not None else {4: "nchw", 3: "nhw"}.get(_first(node).ndim, "nc")
+
+
+def is_canonical(node: fx.Node) -> bool:
+    """Return whether the axes of a node are in the user's network in the order of a map in C."""
+    return given_order(node) in ("ncl", "nchw", "nhw", "nc")
+
+
 def channels_last(node: fx.Node) -> bool:
-    """Return whether a node is (1, length, channels) in the user's network, and (1, channels, ...) now."""
-    return bool(node.meta.get(_LAST, False))
+    """Return whether the channels of a map are the last axis in the user's network."""
+    return bool(node.meta.get(_ORDER, "n")[-1] == "c")
 
 
 def axis_of(node: fx.Node, axes: Any) -> str:
     """Return what axes of a node are in the user's network."""
     given = [axes] if isinstance(axes, int) else list(axes)
     rank = _first(node).ndim
-    if _GIVEN in node.meta:
-        order = (0, 2, 1, 1) if channels_last(node) else (0, 1, 2, 2)
-        given = list(dict.fromkeys(order[axis % rank] for axis in given))
+    if _ORDER in node.meta:
+        order = node.meta[_ORDER]
+        letters = ("n", "c", "h", "w") if "h" in order else ("n", "c", "l", "l")
+        given = list(dict.fromkeys(order.index(letters[axis % rank]) for axis in given))
     return f"axis {given[0]}" if isinstance(axes, int) else f"the axes {given}"
+
+
+def permutation_of(node: fx.Node) -> tuple[int, ...] | None:
+    """Return for each axis that a node gives the axis of its input that it is; None if it does not permute axes."""
+    rank = _rank(node)
+    given: Any = node.args[1:]
+    if node.op != "call_function" or _name(node) not in PERMUTATIONS or rank < 2:
+        return None
+    axes = list(range(rank))
+    if _name(node) == "permute":
+        return tuple(int(axis) % rank for axis in given[0])
+    if _name(node) in ("movedim", "moveaxis"):
+        sources, targets = ([one % rank for one in ([item] if isinstance(item, int) else item)] for item in given)
+        moved = dict(zip(targets, sources, strict=True))
+        left = iter(axis for axis in axes if axis not in sources)
+        return tuple(moved[axis] if axis in moved else next(left) for axis in axes)
+    one, two = (-2, -1) if _name(node) == "mT" else given
+    axes[one], axes[two] = axes[two], axes[one]
+    return tuple(axes)
+
+
+def recurrence_of(node: Any) -> tuple[fx.Node, int] | None:
+    """Return the recurrent layer, and which of its outputs, that a node gives; None for any other node."""
+    if not isinstance(node, fx.Node) or node.target is not operator.getitem:
+        return None
+    layer, index = node.args
+    return (layer, int(index)) if isinstance(layer, fx.Node) and _name(layer) in RECURRENT else None  # type: ignore[arg-type]
 
 
 def _of_constants(graph: fx.Graph, constants: Collection[str]) -> set[fx.Node]:
@@ -105,7 +167,7 @@ def _of_constants(graph: fx.Graph, constants: Collection[str]) -> set[fx.Node]:
     found: set[fx.Node] = set()
     for node in graph.nodes:
         sources = node.all_input_nodes
-        if node.name in constants or (node.op == "call_function" and sources and found.issuperset(sources)):
+        if node.name in constants or (node.op == "call_function" and found.issuperset(sources)):
             found.add(node)
     return found
 
@@ -122,90 +184,200 @@ def _rank(node: Any) -> int:
 
 
 def _name(node: fx.Node) -> str:
+    if node.target is operator.getitem:
+        return "getitem"
     packet = getattr(node.target, "overloadpacket", None)
     return "" if packet is None else packet.__name__.rstrip("_")
 
 
-def _is_transpose(node: fx.Node) -> bool:
-    """Tell if a node swaps the last two of three axes."""
-    if _name(node) not in _TRANSPOSES or _rank(node) != 3:
-        return False
-    given: Any = node.args[1:]
-    if _name(node) == "permute":
-        return [axis % 3 for axis in given[0]] == [0, 2, 1]
-    if _name(node) == "mT":
-        return True
-    return all(isinstance(axis, int) for axis in given) and {axis % 3 for axis in given} == {1, 2}
+def _wanted_order(node: fx.Node, of: fx.Node) -> str | None:
+    """Return the order of axes that a layer has to read, None if it takes any."""
+    name, rank = _name(node), _rank(of)
+    if node.target in _TWO_AXES or (name in _NORMS and rank in _CANONICAL):
+        return _CANONICAL.get(rank)
+    if name in _ALONG_ROWS_AND_COLUMNS and rank == 4:
+        return _CANONICAL[rank]
+    if name in _ALONG_LAST and rank in (3, 4):
+        is_one = name == "linear" or len(node.args[1]) == 1  # type: ignore[arg-type]
+        return {3: "nlc", 4: "nhwc"}[rank] if is_one else None
+    if name in RECURRENT and rank == 3:
+        return "nlc" if node.args[-1] else "lnc"
+    return None
 
 
-def _layouts(maps: list[fx.Node], name_of: Callable[[fx.Node], str]) -> dict[fx.Node, bool]:
-    """Return for each sequence, a map of three axes joined with a layer over sequences, if its channels are last."""
-    joined: dict[fx.Node, list[tuple[fx.Node, bool]]] = {node: [] for node in maps}
-    found: dict[fx.Node, bool] = {}
-    for node in maps:
-        for source in node.all_input_nodes:
-            if source in joined and _rank(node) == _rank(source) == 3:
-                joined[node].append((source, _is_transpose(node)))
-                joined[source].append((node, _is_transpose(node)))
-        if node.target in _TWO_AXES:
-            found |= {one: False for one in (node, node.args[0]) if isinstance(one, fx.Node) and _rank(one) == 3}
-    reached = list(found)
-    for node in reached:
-        for other, is_turned in joined[node]:
-            if other not in found:
-                found[other] = found[node] != is_turned
-                reached.append(other)
-            elif found[other] != (found[node] != is_turned):
-                raise StructureError(
-                    f"{name_of(other)}: channels and length of a sequence change their places; C code knows "
-                    "layers along the one and the other not in one network"
-                )
-    return found
+class _Parts:
+    """Maps that have the axes in one order: joined by any operation but those that permute or reshape."""
+
+    def __init__(self, maps: list[fx.Node]) -> None:
+        self.parent = {node: node for node in maps if _rank(node) in _CANONICAL and not _is_state(node)}
+        self.wanted: dict[fx.Node, set[str]] = {}
+        self.links: list[tuple[fx.Node, fx.Node, tuple[int, ...]]] = []
+        for node in self.parent:
+            for source in node.all_input_nodes:
+                if source in self.parent and _rank(source) == _rank(node):
+                    self._meet(node, source)
+        for node in maps:
+            for place, of in enumerate(node.all_input_nodes):
+                order = _wanted_order(node, of) if place == 0 and of in self.parent else None
+                if order is not None:
+                    self.wanted.setdefault(self.root(of), set()).add(order)
+                    if node in self.parent:
+                        self.wanted.setdefault(self.root(node), set()).add(order)
+            if node in self.parent and node.op == "placeholder" and _rank(node) == 4:
+                self.wanted.setdefault(self.root(node), set()).add("nchw")
+
+    def root(self, node: fx.Node) -> fx.Node:
+        while self.parent[node] is not node:
+            node = self.parent[node]
+        return node
+
+    def _meet(self, node: fx.Node, source: fx.Node) -> None:
+        axes = permutation_of(node)
+        is_reshape = _name(node) in RESHAPES and _first(node).shape != _first(source).shape
+        if axes is not None:
+            self.links.append((source, node, axes))
+        elif not is_reshape:
+            self.parent[self.root(node)] = self.root(source)
+        elif _rank(node) == 3:
+            self.links.append((source, node, (0, 1, 2)))
+
+
+def _is_state(node: fx.Node) -> bool:
+    """Tell if a node is the last state of a recurrent layer, (layers, 1, hidden)."""
+    found = recurrence_of(node)
+    return found is not None and found[1] > 0
+
+
+def _orders(maps: list[fx.Node]) -> dict[fx.Node, str]:
+    """Return the order of axes of each sequence, and of each map whose axes are not in the canonical one."""
+    parts = _Parts(maps)
+    found: dict[fx.Node, str] = {}
+    for root, wanted in parts.wanted.items():
+        root = parts.root(root)
+        has_canonical = found.get(root) in _CANONICAL.values() or wanted & set(_CANONICAL.values())
+        if has_canonical:
+            found[root] = _CANONICAL[_rank(root)]
+        elif root not in found and _rank(root) == 3:
+            found[root] = min(wanted, key=("nlc", "lnc").index)
+    _spread(parts, found)
+    for root in parts.parent:  # maps of which nothing is said are what they seem
+        if parts.root(root) is root and _rank(root) == 4 and root not in found:
+            found[root] = "nchw"
+            _spread(parts, found)
+    orders = {node: found[parts.root(node)] for node in parts.parent if parts.root(node) in found}
+    return {node: order for node, order in orders.items() if order != "nchw"}
+
+
+def _spread(parts: _Parts, found: dict[fx.Node, str]) -> None:
+    """Give parts without an order that of a permutation of another's."""
+    is_new = True
+    while is_new:
+        is_new = False
+        for source, node, axes in parts.links:
+            one, two = parts.root(source), parts.root(node)
+            if one in found and two not in found:
+                found[two] = "".join(found[one][axis] for axis in axes)
+                is_new = True
+            elif two in found and one not in found:
+                found[one] = "".join(found[two][axes.index(axis)] for axis in range(len(axes)))
+                is_new = True
+
+
+def _turn_around(graph: fx.Graph, orders: dict[fx.Node, str], name_of: Callable[[fx.Node], str]) -> None:
+    """Put permutations around layers that want another order of axes than their maps have."""
+    for node in list(graph.nodes):
+        of = node.args[0] if node.op == "call_function" and node.args else None
+        if not isinstance(of, fx.Node) or _name(node) not in (*_ALONG_LAST, *RECURRENT):
+            continue
+        wanted = _wanted_order(node, of)
+        if _name(node) in RECURRENT and wanted is not None and _first(of).shape[wanted.index("n")] != 1:
+            raise StructureError(
+                f"{name_of(node)}: reads {tuple(_first(of).shape)} as {_first(of).shape[wanted.index('n')]} sequences; "
+                "C code knows one, (1, length, features) with batch_first=True"
+            )
+        own = orders.get(of, _CANONICAL.get(_rank(of), "n") if _rank(of) == 4 else "")
+        if wanted is None or not own or own[-1] == "c":
+            continue
+        if _name(node) in RECURRENT:
+            raise StructureError(f"{name_of(node)}: along another axis than layers before it take for the length")
+        with graph.inserting_before(node):
+            before = graph.call_function(_aten.permute.default, (of, list(range(len(own)))))
+        before.meta |= {"val": of.meta["val"], "nn_module_stack": node.meta.get("nn_module_stack")}
+        node.replace_input_with(of, before)
+        orders[before] = wanted
+        with graph.inserting_after(node):
+            after = graph.call_function(_aten.permute.default, (node, list(range(len(own)))))
+        node.replace_all_uses_with(after, delete_user_cb=lambda user, after=after: user is not after)
+        after.meta |= {"val": node.meta["val"], "nn_module_stack": node.meta.get("nn_module_stack")}
+        if own != "nchw":
+            orders[after] = own
+        else:
+            orders.pop(after, None)
+        orders[node] = wanted
 
 
 class _Change:
     """What is done to the nodes of a graph."""
 
     def __init__(
-        self, graph: fx.Graph, fixed: set[fx.Node], layouts: dict[fx.Node, bool], name_of: Callable[[fx.Node], str]
+        self, graph: fx.Graph, fixed: set[fx.Node], orders: dict[fx.Node, str], name_of: Callable[[fx.Node], str]
     ) -> None:
-        self.graph, self.fixed, self.layouts, self.name_of = graph, fixed, layouts, name_of
-        self.is_vertical = any(node.op == "placeholder" and is_last for node, is_last in layouts.items())
-        self.length = 2 if self.is_vertical else 3
+        self.graph, self.fixed, self.orders, self.name_of = graph, fixed, orders, name_of
+        recurs = any(node.op == "call_function" and _name(node) in RECURRENT for node in graph.nodes)
+        self.is_vertical = recurs or any(node.op == "placeholder" and order == "nlc" for node, order in orders.items())
+        # The axis of a map in C that each axis is.
+        self.axis = {"n": 0, "c": 1, "h": 2, "w": 3, "l": 2 if self.is_vertical else 3}
 
     def shape(self, node: fx.Node) -> None:
         """Give a sequence the shape of its map."""
         given = node.meta["val"]
-        node.meta[_GIVEN], node.meta[_LAST] = tuple(_first(node).shape), self.layouts[node]
+        node.meta[_GIVEN], node.meta[_ORDER] = tuple(_first(node).shape), self.orders[node]
         is_list = isinstance(given, (list, tuple))
         node.meta["val"] = [self._map(part, node) for part in given] if is_list else self._map(given, node)
 
     def _map(self, given: Any, node: fx.Node) -> Any:
-        batch, channels, length = given.shape
-        if self.layouts[node]:
-            channels, length = length, channels
-        sizes = (length, 1) if self.is_vertical else (1, length)
-        return torch.empty(batch, channels, *sizes, dtype=given.dtype, device="meta")
+        sizes = [1, 1, 1, 1]
+        if given.ndim != len(self.orders[node]):  # a state beside a sequence
+            return given
+        for letter, size in zip(self.orders[node], given.shape, strict=True):
+            sizes[self.axis[letter]] = size
+        return torch.empty(sizes, dtype=given.dtype, device="meta")
 
     def arguments(self, node: fx.Node) -> None:
-        """Change an operation over sequences, whose values still have three axes, to that over maps."""
+        """Change an operation over sequences, whose values still have their axes, to that over maps."""
         target: Any = node.target
         schema = getattr(target, "_schema", None)
         if schema is None:  # a part of a list
             return
-        of = node.args[0] if isinstance(node.args[0], fx.Node) else node
-        if node in self.layouts or of in self.layouts:
+        of = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else node
+        if node in self.orders or of in self.orders:
             self._check(node)
         names = [argument.name for argument in schema.arguments]
-        if target in _TWO_AXES and node in self.layouts:
+        axes = permutation_of(node)
+        if target in _TWO_AXES and node in self.orders:
             node.meta[_NAMED], node.target = target, _TWO_AXES[target]
             self._each(node, names, self._beside)
-        elif node in self.layouts and _is_transpose(node):
-            node.meta[_NAMED], node.target, node.args, node.kwargs = target, _aten.alias.default, (of,), {}
-        elif of in self.layouts:
-            self._each(node, names, lambda name, value: self._of_map(name, value, is_last=self.layouts[of]))
-        if node in self.layouts and _name(node) in _ARITHMETIC:
+        elif axes is not None:
+            self._permutation(node, of, axes)
+        elif of in self.orders:
+            self._each(node, names, lambda name, value: self._of_map(name, value, self.orders[of]))
+        if node in self.orders and _name(node) in _ARITHMETIC:
             node.args = tuple(self._beside_maps(node, value) for value in node.args)
+
+    def _permutation(self, node: fx.Node, of: fx.Node, axes: tuple[int, ...]) -> None:
+        """Let a permutation that gives the axes other names do nothing; what is left is told the axes that it moves."""
+        orders = [self.orders.get(one, "nchw" if _rank(one) == 4 else "") for one in (of, node)]
+        if not all(orders):
+            return
+        moved = [(orders[0][axis], letter) for axis, letter in zip(axes, orders[1], strict=True)]
+        if all(one == two for one, two in moved):
+            node.meta[_NAMED], node.target, node.args, node.kwargs = node.target, _aten.alias.default, (of,), {}
+            return
+        if any("n" in pair and pair[0] != pair[1] for pair in moved):
+            raise StructureError(f"{self.name_of(node)}: moves the axis of the batch; C code keeps it where it is")
+        pairs = [[self.axis[one] - 1, self.axis[two] - 1] for one, two in moved if one != "n"]
+        node.meta[_NAMED], node.target = node.target, _aten.permute.default
+        node.args, node.kwargs = (of, pairs), {}
 
     def _each(self, node: fx.Node, names: list[str], change: Callable[[str, Any], Any]) -> None:
         node.args = tuple(change(name, value) for name, value in zip(names, node.args, strict=False))
@@ -213,16 +385,11 @@ class _Change:
 
     def _check(self, node: fx.Node) -> None:
         """Raise `StructureError` if a node takes or gives (1, length, channels) in an order that the map has not."""
-        sources = [one for one in node.all_input_nodes if one in self.layouts]
-        last = [one for one in (*sources, node) if self.layouts.get(one) and min(_first(one).shape[1:]) > 1]
-        if _name(node) == "linear" and not self.layouts.get(node):
-            shape = tuple(_first(sources[0]).shape) if sources else None
-            raise StructureError(
-                f"{self.name_of(node)}: a linear layer along the length of {shape}; C code knows it along the "
-                "channels, (1, length, channels)"
-            )
-        is_reshape = _name(node) in RESHAPES and any(_first(one).shape != _first(node).shape for one in sources)
-        if last and (is_reshape or _name(node) in _OF_CHANNELS or (_name(node) in RESHAPES and not sources)):
+        sources = [one for one in node.all_input_nodes if one in self.orders]
+        last = [
+            one for one in (*sources, node) if self.orders.get(one, "n")[-1] == "c" and min(_first(one).shape[1:]) > 1
+        ]
+        if last and _name(node) in _OF_CHANNELS:
             raise StructureError(
                 f"{self.name_of(node)}: of (1, length, channels), {tuple(_first(last[0]).shape)}; C code knows it of "
                 "(1, channels, length): transpose(1, 2) before it"
@@ -236,33 +403,39 @@ class _Change:
 
     def _beside_maps(self, node: fx.Node, value: Any) -> Any:
         """Return an argument as it meets a map: a constant of numbers for each channel gets the axes of maps."""
-        is_last = self.layouts[node]
-        if not isinstance(value, fx.Node) or value not in self.fixed or _rank(value) < (1 if is_last else 2):
+        order, rank = self.orders[node], _rank(value)
+        if not isinstance(value, fx.Node) or value not in self.fixed or rank < (1 if order[-1] == "c" else 2):
             return value
-        given = value
+        given, canonical = value, "nchw" if "h" in order else "ncl"
         with self.graph.inserting_before(node):
-            if is_last and _rank(given) == 1:
+            for _ in range(len(order) - rank):
                 value = self.graph.call_function(_aten.unsqueeze.default, (value, 0))
-            if is_last:
-                value = self.graph.call_function(_aten.mT.default, (value,))
-            value = self.graph.call_function(_aten.unsqueeze.default, (value, -1 if self.is_vertical else -2))
+            if order != canonical:
+                axes = [order.index(letter) for letter in canonical]
+                value = self.graph.call_function(_aten.permute.default, (value, axes))
+            if "l" in order:
+                value = self.graph.call_function(_aten.unsqueeze.default, (value, -1 if self.is_vertical else -2))
         value.meta[_OF] = given
         return value
 
-    def _of_map(self, name: str, value: Any, *, is_last: bool) -> Any:
+    def _of_map(self, name: str, value: Any, order: str) -> Any:
         """Return an argument of a sequence as one of a map: an axis, or padding; a mean along the length is of both."""
         if name == "pad":
-            pads = [*value, *[0] * (4 - len(value))] if is_last else [*value]
-            length, rest = (pads[2:4], [*pads[:2], *pads[4:]]) if is_last else (pads[:2], pads[2:])
-            return [*([0, 0, *length] if self.is_vertical else [*length, 0, 0]), *rest]
+            pads = [0] * 8
+            for place, letter in enumerate(order[::-1][: len(value) // 2]):
+                at = 2 * (3 - self.axis[letter])
+                pads[at : at + 2] = value[2 * place : 2 * place + 2]
+            while len(pads) > 4 and not any(pads[-2:]):
+                pads = pads[:-2]
+            return pads
         if name != "dim" or value is None:
             return value
         if isinstance(value, (list, tuple)):
-            return [axis for given in value for axis in self._axes(given, is_last)]
-        axes = self._axes(value, is_last)
-        return self.length if len(axes) > 1 else axes[0]
+            return [axis for given in value for axis in self._axes(given, order)]
+        axes = self._axes(value, order)
+        return self.axis["l"] if len(axes) > 1 else axes[0]
 
-    def _axes(self, given: int, is_last: bool) -> tuple[int, ...]:
+    def _axes(self, given: int, order: str) -> tuple[int, ...]:
         """Return the axes of a map that an axis of a sequence is: both of the length."""
-        length = 1 if is_last else 2
-        return (0,) if given % 3 == 0 else (2, 3) if given % 3 == length else (1,)
+        letter = order[given % len(order)]
+        return (2, 3) if letter == "l" else (self.axis[letter],)

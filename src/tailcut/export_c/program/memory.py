@@ -12,6 +12,7 @@ from tailcut.export_c.program.program import (
     Norm,
     Operation,
     Program,
+    Recurrence,
     Resampling,
     Segment,
     Stage,
@@ -191,6 +192,8 @@ def mix_floats(stage: Stage) -> int:
         counts.append(num * weight.corner[1] + (weight.corner[0] if stage.groups > 1 else 0))
     if stage.norm is not None and stage.out is not None:
         counts.append(stage.out.channels)
+    if stage.recurrence is not None:
+        counts += [*stage.recurrence.of_input.corner[:2], *stage.recurrence.of_state.corner[:2]]
     return max([0, *counts])
 
 
@@ -221,6 +224,8 @@ def scratch_floats(stage: Stage) -> int:
         _take_leaf(bump, leaf)
     if weight is not None:
         _take_weight(bump, stage, weight)
+    if stage.recurrence is not None:
+        _take_recurrence(bump, stage, stage.recurrence)
     if stage.norm is None or stage.out is None:
         return bump.peak
     own, count = _Bump(), stage.out.channels
@@ -235,6 +240,8 @@ def prepared_floats(stage: Stage) -> int:
     weight, ups = stage.weight, [leaf.up for leaf in stage.value.leaves() if leaf.up is not None]
     floats = sum(leaf.num_channels * leaf.num_narrow for leaf in stage.value.leaves())
     floats += sum(up.corner[0] * up.floats_per_output for up in ups)
+    if stage.recurrence is not None:
+        floats += sum(map(_prepared_matrix, (stage.recurrence.of_input, stage.recurrence.of_state)))
     if weight is None or stage.out is None:
         return floats
     if not weight.is_truncated:
@@ -249,6 +256,14 @@ def prepared_floats(stage: Stage) -> int:
         kernel = sum(size * count for size, count in zip(weight.sizes[2:], weight.corner[2:], strict=True))
         return floats + kernel + TERM_FLOATS * len(weight.numbers)
     return floats + stage.out.channels * weight.floats_per_output
+
+
+def _prepared_matrix(weight: Weight) -> int:
+    """Count the floats of a recurrent layer's weight in a prepared buffer."""
+    if not weight.is_truncated:
+        return 0 if weight.stored.is_float32 else len(weight.numbers)
+    narrow = zip((weight.is_narrow_out, weight.is_narrow_in), weight.sizes, weight.corner, strict=False)
+    return weight.corner[0] * weight.corner[1] + sum(size * count for is_narrow, size, count in narrow if is_narrow)
 
 
 def _projects_rows(stage: Stage) -> bool:
@@ -301,3 +316,17 @@ def _take_weight(bump: _Bump, stage: Stage, weight: Weight) -> None:
         bump.take((reach // window.stride[0] + 1) * weight.corner[1] * width)
     elif stage.kind == Kind.FLAT and is_narrow:
         bump.take(weight.corner[1])
+
+
+def _take_recurrence(bump: _Bump, stage: Stage, recurrence: Recurrence) -> None:
+    """Take what `recur` of `tailcut_run_recurrent.h` does."""
+    hidden, num_sums = recurrence.of_state.sizes[1], recurrence.of_state.sizes[0]
+    most = 0
+    for weight in (recurrence.of_input, recurrence.of_state):
+        if not weight.is_truncated:
+            continue
+        bump.take_core(weight, weight.corner[0])
+        narrow = weight.is_narrow_in, weight.is_narrow_out
+        bump.take(sum(size + 1 for size, is_narrow in zip(weight.sizes[1::-1], narrow, strict=True) if is_narrow))
+        most = max(most, sum(count for count, is_narrow in zip(weight.corner[1::-1], narrow, strict=True) if is_narrow))
+    bump.take(stage.value.channels + 2 * hidden + num_sums * (2 if stage.kind == Kind.GRU else 1) + most)

@@ -37,7 +37,9 @@ def _can_pool(stage: Stage, reader: Stage, leaf: Leaf) -> bool:
 def _keeps_order(op: Op) -> bool:
     if op.kind in (Operation.SCALE, Operation.LEAKY):
         return bool(np.min(op.low if op.scale is None else op.scale) >= 0)
-    return op.kind in (Operation.CLAMP, Operation.SIGMOID, Operation.TANH)
+    if op.kind == Operation.ELU:
+        return op.low * op.high >= 0
+    return op.kind in (Operation.CLAMP, Operation.SIGMOID, Operation.TANH, Operation.SOFTPLUS)
 
 
 def _is_cheap(stage: Stage, value: Value) -> bool:

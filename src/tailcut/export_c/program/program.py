@@ -29,6 +29,16 @@ class Kind(enum.IntEnum):
     MEAN = 6
     OUTPUT = 7
     SOFTMAX = 8
+    LOG_SOFTMAX = 9
+    SOFTMAX_OF_PLACES = 10
+    LAYER_NORM = 11
+    RMS_NORM = 12
+    GROUP_NORM = 13
+    PERMUTE = 14
+    GRU = 15
+    LSTM = 16
+    RNN_TANH = 17
+    RNN_RELU = 18
 
 
 class Resampling(enum.IntEnum):
@@ -57,7 +67,14 @@ class Operation(enum.IntEnum):
     SILU = 9
     HARDSWISH = 10
     GELU = 11
+    GELU_TANH = 12
+    ELU = 13
+    SOFTPLUS = 14
+    MISH = 15
 
+
+ADAPTIVE = (0, 0)
+"""The stride of pooling windows that follow from both sizes."""
 
 OF_TWO = (Operation.ADD, Operation.MULTIPLY)
 
@@ -68,9 +85,10 @@ class Map:
 
     Attributes:
         view_of: the map whose numbers these are, with other sizes (that one is of one row, or of one channel).
+        first: the place of the first number among those of `view_of`.
         is_viewed: whether another map is a view of it, so that its rows have to lie one after the other.
         offset, row_stride: filled in by `memory.plan`; in floats. An input whose channels are side by side, of one
-            column, has its row stride from the start.
+            column, has its row stride from the start; so has a view whose channels of one row are side by side.
     """
 
     channels: int
@@ -81,6 +99,7 @@ class Map:
     is_viewed: bool = False
     offset: int = -1
     row_stride: int = 0
+    first: int = 0
 
     @property
     def is_channels_last(self) -> bool:
@@ -90,8 +109,18 @@ class Map:
     @property
     def channel_stride(self) -> int:
         """From a channel to the next."""
-        in_planes = (self.is_input and not self.is_channels_last) or self.view_of is not None
-        return self.height * self.width if in_planes else self.width
+        return self.height * self.width if self.is_in_planes else self.width
+
+    @property
+    def is_in_planes(self) -> bool:
+        """True for the caller's input and views, unless the channels of one row are side by side there too."""
+        return (self.is_input or self.view_of is not None) and self.row_stride == 0
+
+    def has_strides(self, strides: tuple[int, int, int]) -> bool:
+        """Tell if channels, rows and columns are so far apart from one to the next."""
+        row = self.width if self.is_in_planes else self.row_stride or self.channels * self.width
+        found = zip((self.channel_stride, row, 1), strides, (self.channels, *self.size), strict=True)
+        return all(own == wanted or size == 1 for own, wanted, size in found)
 
     @property
     def owner(self) -> Map:
@@ -101,16 +130,17 @@ class Map:
     @property
     def is_planar(self) -> bool:
         """True if its numbers lie channel by channel, so that they may be seen with other sizes."""
-        return (
-            (self.is_input and not self.is_channels_last)
-            or self.view_of is not None
-            or 1 in (self.channels, self.height)
-        )
+        return self.is_in_planes or 1 in (self.channels, self.height)
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width."""
         return self.height, self.width
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        return self.channels, self.height, self.width
 
     @property
     def floats(self) -> int:
@@ -270,6 +300,19 @@ def of_leaf(leaf: Leaf, *ops: Op) -> Value:
     return Value((Segment(channels, (Op(Operation.LEAF, leaf), *ops)),), size, size)
 
 
+def whole_leaf(value: Value) -> Leaf | None:
+    """Return the leaf of a value that is one whole map as it lies in memory, None for any other."""
+    ops = value.segments[0].ops
+    leaf = ops[0].leaf
+    is_one = value.is_plain and len(value.segments) == 1 and len(ops) == 1 and leaf is not None
+    return leaf if is_one and leaf is not None and leaf.is_whole else None
+
+
+def joined_channels(values: list[Value]) -> Value:
+    """Return the channels of plain values of one size, one behind the other."""
+    return replace(values[0], segments=tuple(segment for value in values for segment in value.segments))
+
+
 def _joined(ops: tuple[Op, ...], op: Op) -> tuple[Op, ...]:
     """With one more; two linear ones after another are one."""
     if not ops or op.kind != Operation.SCALE or ops[-1].kind != Operation.SCALE:
@@ -298,6 +341,24 @@ def _scalar(values: npt.NDArray[np.float64]) -> float:
     return 0.0 if values.ndim else float(values)
 
 
+@dataclass(frozen=True, eq=False)
+class Recurrence:
+    """Weights and biases of a recurrent layer, all gates one below the other.
+
+    Attributes:
+        of_input, of_state: weights (gates times hidden, inputs) and (gates times hidden, hidden).
+        bias: of the input, or where both are always added their sum.
+        state_bias: of a GRU's state.
+        is_reversed: from the last step to the first.
+    """
+
+    of_input: Weight
+    of_state: Weight
+    bias: Floats | None = None
+    state_bias: Floats | None = None
+    is_reversed: bool = False
+
+
 @dataclass(eq=False)
 class Stage:
     """One pass over an input; see `tailcut_stage`.
@@ -305,6 +366,9 @@ class Stage:
     Attributes:
         pool: rows and columns of a convolution's output of which the largest number alone is stored.
         part: outputs that are made at a time; 0 for all.
+        epsilon: of a norm that is done once its numbers are stored.
+        strides: of a permutation, from a channel, a row and a column of its input to the next in its output.
+        recurrence: of a recurrent layer.
     """
 
     kind: Kind
@@ -319,11 +383,21 @@ class Stage:
     node: str = ""
     pool: tuple[int, int] = (1, 1)
     part: int = 0
+    epsilon: float = 0.0
+    strides: tuple[int, int, int] = (0, 0, 0)
+    recurrence: Recurrence | None = None
 
     @property
     def is_pooled(self) -> bool:
         """True if the largest numbers alone of the output are stored."""
         return self.pool != (1, 1)
+
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        """The layer's weights, and those that spread the maps that it reads."""
+        ups = [leaf.up for leaf in self.value.leaves()]
+        both = (None, None) if self.recurrence is None else (self.recurrence.of_input, self.recurrence.of_state)
+        return tuple(weight for weight in (self.weight, *both, *ups) if weight is not None)
 
     @property
     def num_at_once(self) -> int:

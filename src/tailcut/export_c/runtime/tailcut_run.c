@@ -2,7 +2,8 @@
  *
  * The included parts have one job each. They are no files of their own for the compiler, since what is called once can
  * then be a part of its caller. */
-#include "tailcut_run_linear.h"
+#include "tailcut_run_norms.h"
+#include "tailcut_run_recurrent.h"
 
 static void store(machine *m) {
     const tailcut_stage *stage = m->stage;
@@ -15,34 +16,21 @@ static void store(machine *m) {
             for (own = 0; own < segment->channels; own++, channel++) {
                 input_row(m, segment, own, channel, y, m->row);
                 if ((!TAILCUT_HAS_MEAN && !HAS_STORE) || stage->kind == TAILCUT_OUTPUT) {
-                    size_t at = stage->output_offset + ((size_t)channel * stage->height + y) * stage->width;
+                    size_t at = stage->detail + ((size_t)channel * stage->height + y) * stage->width;
                     memcpy(m->output + at, m->row, stage->width * sizeof(float));
                 } else if (TAILCUT_HAS_MEAN && (!HAS_STORE || stage->kind == TAILCUT_MEAN)) {
                     float *mean = m->arena + stage->out.offset + channel, sum = 0.0f;
                     for (x = 0; x < stage->width; x++) sum += m->row[x];
                     *mean = (y == 0 ? 0.0f : *mean) + sum / ((float)stage->height * (float)stage->width);
+                } else if (TAILCUT_HAS_PERMUTE && stage->kind == TAILCUT_PERMUTE) {
+                    float *into = m->arena + stage->out.offset + y * stage->out.row_stride;
+                    into += channel * (size_t)stage->out.channel_stride;
+                    for (x = 0; x < stage->width; x++) into[x * stage->detail] = m->row[x];
                 } else {
                     float *into = m->arena + stage->out.offset + y * stage->out.row_stride;
                     memcpy(into + channel * (size_t)stage->out.channel_stride, m->row, stage->width * sizeof(float));
                 }
             }
-        }
-    }
-}
-
-static void soften(machine *m) {
-    const tailcut_map *out = &m->stage->out;
-    uint32_t x, y, n;
-    for (y = 0; y < out->height; y++) {
-        for (x = 0; x < out->width; x++) {
-            float *at = m->arena + out->offset + y * out->row_stride + x, most = at[0], sum = 0.0f;
-            for (n = 1; n < out->channels; n++)
-                most = at[n * out->channel_stride] > most ? at[n * out->channel_stride] : most;
-            for (n = 0; n < out->channels; n++) {
-                at[n * out->channel_stride] = exponential(at[n * out->channel_stride] - most);
-                sum += at[n * out->channel_stride];
-            }
-            for (n = 0; n < out->channels; n++) at[n * out->channel_stride] /= sum;
         }
     }
 }
@@ -162,6 +150,7 @@ static void run_stage(machine *m) {
 #if !TAILCUT_SMALL
     if (!is_running(m)) {
         if (TAILCUT_HAS_WHOLE && stage->kind == TAILCUT_WHOLE) multiply_whole(m, weight);
+        if (is_recurrent(stage)) recur(m);
         m->scratch = start;
         return;
     }
@@ -193,8 +182,13 @@ static void run_stage(machine *m) {
             break;
         }
         default:
+            if (is_recurrent(stage)) {
+                recur(m);
+                break;
+            }
             store(m);
-            if (TAILCUT_HAS_SOFTMAX && stage->kind == TAILCUT_SOFTMAX) soften(m);
+            if (is_softmax(stage)) soften(m);
+            if (is_norm(stage)) normalize(m);
     }
     m->scratch = start;
     if (TAILCUT_HAS_STATS && stage->stats != TAILCUT_NONE) {

@@ -72,14 +72,18 @@ enum {
     TAILCUT_OP_TANH,
     TAILCUT_OP_SILU,
     TAILCUT_OP_HARDSWISH,
-    TAILCUT_OP_GELU
+    TAILCUT_OP_GELU,
+    TAILCUT_OP_GELU_TANH,
+    TAILCUT_OP_ELU,
+    TAILCUT_OP_SOFTPLUS,
+    TAILCUT_OP_MISH
 };
 
 /* A step of an expression, on a stack of rows. */
 typedef struct {
     const float *scale; /* of SCALE and LEAKY, for each channel; NULL for `low` in all */
     const float *shift; /* of SCALE, for each channel; NULL for `high` in all */
-    float low;
+    float low; /* of ELU, low (exp(high x) - 1) below 0; of SOFTPLUS, log(1 + exp(low x)) / low up to low x = high */
     float high;
     uint16_t leaf;
     uint8_t kind;
@@ -101,7 +105,17 @@ enum {
     TAILCUT_STORE,
     TAILCUT_MEAN,
     TAILCUT_OUTPUT,
-    TAILCUT_SOFTMAX
+    TAILCUT_SOFTMAX,
+    TAILCUT_LOG_SOFTMAX,
+    TAILCUT_SOFTMAX_OF_PLACES,
+    TAILCUT_LAYER_NORM,
+    TAILCUT_RMS_NORM,
+    TAILCUT_GROUP_NORM,
+    TAILCUT_PERMUTE,
+    TAILCUT_GRU,
+    TAILCUT_LSTM,
+    TAILCUT_RNN_TANH,
+    TAILCUT_RNN_RELU
 };
 enum { TAILCUT_AS_IT_IS, TAILCUT_MAX, TAILCUT_AVERAGE, TAILCUT_PICK, TAILCUT_NEAREST, TAILCUT_BILINEAR };
 
@@ -109,12 +123,13 @@ enum { TAILCUT_AS_IT_IS, TAILCUT_MAX, TAILCUT_AVERAGE, TAILCUT_PICK, TAILCUT_NEA
 typedef struct {
     tailcut_map out;
     int32_t stats; /* where scales and shifts of batch norm by this very input are written, or TAILCUT_NONE */
-    const float *gamma;
-    const float *beta;
-    float epsilon;
+    const float *gamma; /* of recurrent layers the input's bias, or the sum of both */
+    const float *beta;  /* of a GRU the state's bias */
+    float epsilon;      /* of norms */
     uint32_t scratch;       /* what the stage needs for itself begins here in the arena, in floats */
     uint32_t mix;           /* factors of one channel, at most */
-    uint32_t output_offset; /* of TAILCUT_OUTPUT, in the caller's output */
+    uint32_t detail;        /* of TAILCUT_OUTPUT, the place in the caller's output; of TAILCUT_PERMUTE, from a column to
+                             * the next; of recurrent layers, the input's weight, behind which is the state's */
     int16_t weight;
     uint16_t groups;
     uint16_t channels;
@@ -140,6 +155,7 @@ typedef struct {
     uint8_t pool_kernel[2];
     uint8_t pool_stride[2];
     uint8_t pool_padding[2];
+    uint8_t is_reversed; /* of recurrent layers: from the last step to the first */
     uint8_t out_pool[2]; /* of a convolution that stores the largest number of each such part of its output; else 0 */
 } tailcut_stage;
 

@@ -178,6 +178,24 @@ static void apply(const tailcut_op *op, uint32_t channel, float *row, const floa
             if (!TAILCUT_HAS_GELU) break;
             for (x = 0; x < width; x++) row[x] = gelu(row[x]);
             break;
+        case TAILCUT_OP_GELU_TANH:
+            if (!TAILCUT_HAS_GELU_TANH) break;
+            for (x = 0; x < width; x++) row[x] = gelu_by_tanh(row[x]);
+            break;
+        case TAILCUT_OP_ELU:
+            if (!TAILCUT_HAS_ELU) break;
+            for (x = 0; x < width; x++) {
+                if (row[x] < 0) row[x] = op->low * (exponential(op->high * row[x]) - 1.0f);
+            }
+            break;
+        case TAILCUT_OP_SOFTPLUS:
+            if (!TAILCUT_HAS_SOFTPLUS) break;
+            for (x = 0; x < width; x++) row[x] = softplus(row[x], op->low, op->high);
+            break;
+        case TAILCUT_OP_MISH:
+            if (!TAILCUT_HAS_MISH) break;
+            for (x = 0; x < width; x++) row[x] = mish(row[x]);
+            break;
         default:
             break;
     }
@@ -242,14 +260,29 @@ static void evaluate(machine *m, const tailcut_segment *segment, uint32_t channe
 
 /* ---- changes of size ---- */
 
+/* Where the window at `at` begins, and how many rows or columns it has: `kernel`, unless `stride` is 0 for an adaptive
+ * pooling of `full` into `count` parts. */
+static uint32_t window_at(uint32_t at, uint32_t stride, uint32_t padding, uint32_t full, uint32_t count,
+                          uint32_t *kernel) {
+    uint32_t first = at * stride - padding;
+    if (TAILCUT_HAS_ADAPTIVE && stride == 0) {
+        first = at * full / count;
+        *kernel = ((at + 1) * full + count - 1) / count - first;
+    }
+    return first;
+}
+
 static void pool(machine *m, const tailcut_segment *segment, uint32_t channel, uint32_t num, uint32_t y,
                  float *row) {
     const tailcut_stage *stage = m->stage;
     int is_max = !TAILCUT_HAS_AVERAGE || (TAILCUT_HAS_MAX && stage->resample == TAILCUT_MAX);
     uint32_t size = num * stage->source_width, rows = 0, columns = 0, dy, dx, x, j;
+    uint32_t kernel = stage->pool_kernel[0];
     float *sum = m->before, *next = sum;
-    for (dy = 0; dy < stage->pool_kernel[0]; dy++) {
-        uint32_t from = y * stage->pool_stride[0] + dy - stage->pool_padding[0];
+    uint32_t first =
+        window_at(y, stage->pool_stride[0], stage->pool_padding[0], stage->source_height, stage->height, &kernel);
+    for (dy = 0; dy < kernel; dy++) {
+        uint32_t from = first + dy;
         rows += stage->counts_padding || from < stage->source_height;
         if (from >= stage->source_height) continue;
         evaluate(m, segment, channel, num, from, next);
@@ -266,9 +299,12 @@ static void pool(machine *m, const tailcut_segment *segment, uint32_t channel, u
         }
         for (x = 0; x < stage->width; x++) {
             float total = is_max ? -LARGEST : 0.0f;
+            kernel = stage->pool_kernel[1];
+            first =
+                window_at(x, stage->pool_stride[1], stage->pool_padding[1], stage->source_width, stage->width, &kernel);
             columns = 0;
-            for (dx = 0; dx < stage->pool_kernel[1]; dx++) {
-                uint32_t at = x * stage->pool_stride[1] + dx - stage->pool_padding[1];
+            for (dx = 0; dx < kernel; dx++) {
+                uint32_t at = first + dx;
                 columns += stage->counts_padding || at < stage->source_width;
                 if (at >= stage->source_width) continue;
                 total = !is_max ? total + sum[at] : sum[at] > total ? sum[at] : total;

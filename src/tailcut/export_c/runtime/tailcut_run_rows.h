@@ -52,6 +52,30 @@ static float gelu(float x) { /* by the error function: Abramowitz and Stegun 7.1
     return x < 0 ? 0.5f * x * tail : x * (1.0f - 0.5f * tail);
 }
 
+static float gelu_by_tanh(float x) { return x * sigmoid(1.59576912f * x * (1.0f + 0.044715f * x * x)); }
+
+static float log_of_one_and(float y) { /* log(1 + y) of 0 to 1, by the series of 2 artanh(y / (2 + y)) */
+    float s = y / (2.0f + y), ss = s * s, sum = 0.09090909f + ss * 0.07692308f;
+    return 2.0f * s * (1.0f + ss * (0.33333333f + ss * (0.2f + ss * (0.14285714f + ss * (0.11111111f + ss * sum)))));
+}
+
+static float logarithm(float x) { /* of 1 or more */
+    float halvings = 0.0f;
+    for (; x > 2.0f; x *= 0.5f) halvings += 1.0f;
+    return halvings * 0.69314718f + log_of_one_and(x - 1.0f);
+}
+
+static float softplus(float x, float beta, float threshold) {
+    float y = x * beta;
+    if (y > threshold) return x;
+    return ((y < 0 ? 0.0f : y) + log_of_one_and(exponential(y < 0 ? y : -y))) / beta;
+}
+
+static float mish(float x) { /* x tanh(log(1 + e)) of e = exp(x) */
+    float e = exponential(x > 20.0f ? 20.0f : x), square = e * (e + 2.0f);
+    return x * square / (square + 2.0f);
+}
+
 /* ---- rows ---- */
 
 #define LARGEST 3.4028235e38f

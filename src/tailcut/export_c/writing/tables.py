@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tailcut.export_c.program.memory import mix_floats, stack_depth
-from tailcut.export_c.program.program import Leaf, Map, Op, Program, Stage, Value
+from tailcut.export_c.program.program import Kind, Leaf, Map, Op, Program, Recurrence, Stage, Value
 from tailcut.export_c.program.weights import Floats, StoredNumbers, Weight
 
 INPUT_OFFSET = -1  # TAILCUT_INPUT
@@ -117,6 +117,18 @@ class Tables:
             self.rows["weight"].append(Row(weight_fields(weight, array), weight.name))
         return self._numbers[id(weight)]
 
+    def _recurrence(self, recurrence: Recurrence) -> int:
+        """Return the number of the input's weight, behind which is the state's."""
+        if id(recurrence.of_input) not in self._numbers:
+            self._weight(recurrence.of_input)
+            self._weight(recurrence.of_state)
+        return self._numbers[id(recurrence.of_input)]
+
+    def _detail(self, stage: Stage) -> int:
+        if stage.recurrence is not None:
+            return self._recurrence(stage.recurrence)
+        return stage.strides[2] if stage.kind == Kind.PERMUTE else stage.output_offset
+
     def _leaf(self, leaf: Leaf) -> None:
         fields = {
             "map": map_fields(leaf.map),
@@ -156,17 +168,20 @@ class Tables:
         return fields
 
     def _stage(self, stage: Stage) -> None:
-        value, norm = stage.value, stage.norm
+        value, norm, recurrence = stage.value, stage.norm, stage.recurrence
+        gamma, beta = (None, None) if norm is None else (norm.gamma, norm.beta)
+        if recurrence is not None:
+            gamma, beta = recurrence.bias, recurrence.state_bias
         at = self._value(value)
         fields: dict[str, Any] = {
-            "out": map_fields(Map(0, 0, 0, offset=0) if stage.out is None else stage.out),
+            "out": _out_fields(stage),
             "stats": NONE if norm is None else norm.offset,
-            "gamma": self._floats(None if norm is None else norm.gamma),
-            "beta": self._floats(None if norm is None else norm.beta),
-            "epsilon": 0.0 if norm is None else float(norm.epsilon),
+            "gamma": self._floats(gamma),
+            "beta": self._floats(beta),
+            "epsilon": float(stage.epsilon if norm is None else norm.epsilon),
             "scratch": stage.scratch_offset,
             "mix": mix_floats(stage),
-            "output_offset": stage.output_offset,
+            "detail": self._detail(stage),
             "weight": self._weight(stage.weight),
             "groups": stage.groups,
             **size_fields(value),
@@ -179,6 +194,7 @@ class Tables:
             "counts_padding": int(value.flag),
             "depth": stack_depth(value.segments),
             **window_fields(stage),
+            "is_reversed": int(recurrence is not None and recurrence.is_reversed),
             "out_pool": stage.pool if stage.is_pooled else (0, 0),
         }
         self.rows["stage"].append(Row(fields, stage.node))
@@ -241,9 +257,14 @@ def window_fields(stage: Stage) -> dict[str, tuple[int, int]]:
     }
 
 
+def _out_fields(stage: Stage) -> tuple[int, ...]:
+    """Return the fields of the map that a stage writes, as it writes it."""
+    fields = map_fields(Map(0, 0, 0, offset=0) if stage.out is None else stage.out)
+    return (fields[0], stage.strides[1], stage.strides[0], *fields[3:]) if stage.kind == Kind.PERMUTE else fields
+
+
 def map_fields(map_: Map) -> tuple[int, ...]:
     """Return the fields of `tailcut_map`."""
-    offset = INPUT_OFFSET if map_.is_input else map_.owner.offset
-    in_planes = map_.channel_stride != map_.width or (map_.is_input and not map_.is_channels_last)
-    row = map_.width if in_planes else map_.row_stride
+    offset = INPUT_OFFSET if map_.is_input else map_.owner.offset + map_.first
+    row = map_.width if map_.is_in_planes else map_.row_stride
     return offset, row, map_.channel_stride, map_.channels, map_.height, map_.width

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tailcut.export_c.program.program import Operation, Program
-from tailcut.export_c.program.weights import Weight
+from tailcut.export_c.program.program import ADAPTIVE, Operation, Program
 from tailcut.export_c.sources import runtime_folder
 from tailcut.export_c.writing.tables import Pointer, Row, Tables, number_type
 
@@ -153,20 +152,18 @@ def features_text(used: set[str]) -> str:
 
 def _used(program: Program) -> set[str]:
     found = set()
-    weights: list[Weight | None] = []
     for stage in program.stages:
+        pool = stage.value.window
         found |= {stage.kind.name, stage.value.resampling.name}
         ops = [op for segment in stage.value.segments for op in segment.ops] + [*stage.value.ops]
         found |= {op.kind.name for op in ops if op.kind != Operation.LEAF}
-        found |= {"GROUPS"} if stage.groups > 1 else set()
+        found |= {"GROUPS"} if stage.groups > 1 and stage.weight is not None else set()
         found |= {"THREE_COLUMNS"} if stage.window.kernel[1] == 3 else set()
         found |= {"POOLED"} if stage.is_pooled else set()
         found |= {"PARTS"} if stage.part else set()
         found |= {"STATS"} if stage.norm is not None else set()
-        ups = [leaf.up for leaf in stage.value.leaves() if leaf.up is not None]
-        found |= {"UP"} if ups else set()
-        weights += [stage.weight, *ups]
-    for weight in weights:
-        if weight is not None:
+        found |= {"UP"} if any(leaf.up is not None for leaf in stage.value.leaves()) else set()
+        found |= {"ADAPTIVE"} if pool.stride == ADAPTIVE else set()
+        for weight in stage.weights:
             found |= {"TRUNCATED" if weight.is_truncated else "DENSE", number_type(weight.stored).name}
     return found

@@ -1,0 +1,104 @@
+"""Norms by the numbers of the input itself that are no batch norm: layer norm, RMS norm and group norm."""
+
+from typing import Any
+
+import numpy as np
+from torch import fx
+
+from tailcut.errors import StructureError
+from tailcut.export_c.lowering.graph import rank
+from tailcut.export_c.lowering.lowering import Handlers, Lowering
+from tailcut.export_c.lowering.sequences import given_order, given_shape
+from tailcut.export_c.program.program import Kind, Op, Operation, Value
+from tailcut.export_c.program.weights import Floats
+
+HANDLERS = Handlers()
+
+
+@HANDLERS.register("layer_norm")
+def _layer_norm(
+    low: Lowering,
+    node: fx.Node,
+    x: fx.Node,
+    shape: Any,
+    weight: Any = None,
+    bias: Any = None,
+    epsilon: float = 1e-5,
+    cudnn: bool = False,
+) -> Value:
+    letters = set(given_order(x)[-len(shape) :])
+    gamma, beta = low.constant(weight), low.constant(bias)
+    if letters == {"c"}:
+        return _affine(_of_channels(low, x, Kind.LAYER_NORM, epsilon), gamma, beta)
+    if rank(x) != 4 or "n" in letters:
+        raise _unknown(x, shape)
+    value = low.value(x)
+    groups = 1 if "c" in letters else value.channels
+    made = low.stored(value, Kind.GROUP_NORM, epsilon=epsilon, groups=groups)
+    return _affine(made, *(_same_in_all_places(part, x, shape, groups) for part in (gamma, beta)))
+
+
+@HANDLERS.register("rms_norm")
+def _rms_norm(
+    low: Lowering, node: fx.Node, x: fx.Node, shape: Any, weight: Any = None, epsilon: float | None = None
+) -> Value:
+    if set(given_order(x)[-len(shape) :]) != {"c"}:
+        raise _unknown(x, shape)
+    least = float(np.finfo(np.float32).eps) if epsilon is None else epsilon
+    return _affine(_of_channels(low, x, Kind.RMS_NORM, least), low.constant(weight), None)
+
+
+@HANDLERS.register("group_norm")
+def _group_norm(
+    low: Lowering,
+    node: fx.Node,
+    x: fx.Node,
+    groups: int,
+    weight: Any = None,
+    bias: Any = None,
+    epsilon: float = 1e-5,
+    cudnn: bool = False,
+) -> Value:
+    value = low.value(x)
+    if rank(x) not in (2, 4) or (value.is_flat and value.size != (1, 1)):
+        raise _unknown(x, [groups])
+    made = low.stored(value, Kind.GROUP_NORM, epsilon=epsilon, groups=groups)
+    return _affine(made, low.constant(weight), low.constant(bias))
+
+
+def _of_channels(low: Lowering, x: fx.Node, kind: Kind, epsilon: float) -> Value:
+    value = low.value(x)
+    if rank(x) not in (2, 4) or (value.is_flat and value.size != (1, 1)):
+        raise _unknown(x, given_shape(x)[-1:])
+    return low.stored(value, kind, epsilon=epsilon)
+
+
+def _unknown(x: fx.Node, shape: Any) -> StructureError:
+    return StructureError(
+        f"a norm over {list(shape)} of {given_shape(x)}; C code knows it over the channels, over all of a map, "
+        "and over groups of channels"
+    )
+
+
+def _affine(value: Value, gamma: Floats | None, beta: Floats | None) -> Value:
+    if gamma is None and beta is None:
+        return value
+    return value.then(Op(Operation.SCALE, scale=gamma, shift=beta))
+
+
+def _same_in_all_places(numbers: Floats | None, x: fx.Node, shape: Any, groups: int) -> Floats | None:
+    """Return the number of each channel, where all places have the same."""
+    if numbers is None:
+        return None
+    channels = x.meta["val"].shape[1]
+    if groups > 1:
+        rows = np.broadcast_to(numbers.reshape(1, -1), (channels, numbers.size))
+    else:
+        order = given_order(x)[-len(shape) :]
+        rows = np.moveaxis(numbers, order.index("c"), 0).reshape(channels, -1)
+    if not (rows == rows[:, :1]).all():
+        raise StructureError(
+            f"a norm over {list(shape)} with a weight for each place; C code knows one for each channel "
+            "(elementwise_affine=False has none)"
+        )
+    return np.ascontiguousarray(rows[:, 0])
