@@ -44,6 +44,11 @@ def change_a_part(x: Tensor) -> Tensor:
     return x
 
 
+def change_a_permutation(x: Tensor) -> Tensor:
+    x.transpose(2, 3).relu_()
+    return x
+
+
 def view_what_changes(x: Tensor) -> Tensor:
     flat = x.flatten(1)
     x.mul_(2.0)
@@ -87,6 +92,7 @@ def view_what_changes(x: Tensor) -> Tensor:
         (lambda x: x.chunk(2, 2)[0], r"chunk .*: parts of \(1, 4, 7, 5\) along axis 2; C code splits channels"),
         (lambda x: x.flatten(1).split(35, 1)[0], r"split .*: parts of \(1, 140\) along axis 1"),
         (change_a_part, "relu_ .* changes in place a map that is read by another name"),
+        (change_a_permutation, "relu_ .* changes in place a map that is read by another name"),
         (change_a_view, "relu_ .* changes in place a map that is read by another name"),
         (view_what_changes, "mul_ .* changes in place a map that is read by another name"),
     ],

@@ -6,14 +6,14 @@ from typing import Any
 from torch import fx
 
 from tailcut.errors import StructureError
-from tailcut.export_c.lowering.sequences import RESHAPES
+from tailcut.export_c.lowering.sequences import PERMUTATIONS, RESHAPES
 
 _MEANS = ("mean", "sum")
 
 # What these give has the memory of what they take: where one is changed in place, so is the other.
 _PARTS = ("chunk", "getitem", "select", "slice", "split", "split_with_sizes")
 _SAME = ("alias", "contiguous", "detach", "dropout", "expand", "expand_as", "feature_dropout", "to")
-_VIEWS = {*_SAME, *_PARTS, *RESHAPES}
+_VIEWS = {*_SAME, *_PARTS, *PERMUTATIONS, *RESHAPES}
 
 
 def check_changes_in_place(graph: fx.Graph) -> None:
