@@ -374,7 +374,9 @@ class _Change:
             node.meta[_NAMED], node.target, node.args, node.kwargs = node.target, _aten.alias.default, (of,), {}
             return
         if any("n" in pair and pair[0] != pair[1] for pair in moved):
-            raise StructureError(f"{self.name_of(node)}: moves the axis of the batch; C code keeps it where it is")
+            raise StructureError(
+                f"{self.name_of(node)}: moves the axis of the batch, as attention does; C code has no form of it"
+            )
         pairs = [[self.axis[one] - 1, self.axis[two] - 1] for one, two in moved if one != "n"]
         node.meta[_NAMED], node.target = node.target, _aten.permute.default
         node.args, node.kwargs = (of, pairs), {}
