@@ -27,6 +27,10 @@ FOR_BYTES = {
         "ResNet-20 on CIFAR-10, whole file",
         "77.52 % in 9,920 bytes with its decoder, [tiny-cifar](https://github.com/Rome-1/tiny-cifar)",
     ),
+    "resnet56-65536": (
+        "ResNet-56 on CIFAR-10, whole file",
+        "91.50 % in 66 KB of coded weights, ResNet-20-4 of [LilNetX](https://arxiv.org/abs/2204.02965)",
+    ),
 }
 PRUNED = ("resnet56-tuned", "resnet56-47")
 
