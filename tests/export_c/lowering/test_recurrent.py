@@ -39,6 +39,10 @@ class Recurrent(nn.Module):
             return y.relu(), state[-1]
         if self.takes == "state":
             return self.head(torch.cat([state[-2], state[-1]], 1) if self.layer.bidirectional else state[-1])
+        if self.takes == "mean":
+            return self.head(y.mean(1))
+        if self.takes == "largest":
+            return self.head(y.amax(1) + y.sum(dim=1))
         return self.head(y[:, -1])
 
 
@@ -59,6 +63,12 @@ def test_the_last_state_alone_is_kept(tmp_path: Path) -> None:
     torch.manual_seed(0)
     arenas = [check(lively(Recurrent(takes=takes)), tmp_path / takes, 40) for takes in ("last", "state", "all")]
     assert arenas[0] == arenas[1] < arenas[2] - 4 * 6 * 38
+
+
+@pytest.mark.parametrize("takes", ["mean", "largest"])
+def test_states_are_pooled_over_time(takes: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    check(lively(Recurrent(nn.LSTM, takes, bidirectional=True)), tmp_path)
 
 
 def test_plain_layers_with_relu_and_last_states_of_both_directions(tmp_path: Path) -> None:

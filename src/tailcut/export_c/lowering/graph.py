@@ -3,7 +3,7 @@
 import operator
 from typing import Any
 
-from torch import fx
+from torch import Tensor, fx
 
 from tailcut.errors import StructureError
 from tailcut.export_c.lowering.sequences import PERMUTATIONS, RESHAPES
@@ -77,5 +77,6 @@ def layer_name(node: fx.Node) -> str:
 
 
 def rank(node: fx.Node) -> int:
-    """Return the number of axes of what a node gives."""
-    return len(node.meta["val"].shape)
+    """Return the number of axes of what a node gives, 0 if it is several tensors."""
+    given = node.meta["val"]
+    return given.ndim if isinstance(given, Tensor) else 0
