@@ -127,19 +127,19 @@ def test_names_in_a_file_are_text(tmp_path: Path) -> None:
 
 
 def test_a_refused_network_leaves_the_page_as_it_was(tmp_path: Path) -> None:
-    class Normed(torch.nn.Module):
+    class Shuffled(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.norm = torch.nn.GroupNorm(2, 20)
+            self.shuffle = torch.nn.ChannelShuffle(2)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            normed: torch.Tensor = self.norm(x)
-            return normed
+            shuffled: torch.Tensor = self.shuffle(x)
+            return shuffled
 
     (tmp_path / "page.html").write_text("old", encoding="utf-8")
     model = tailcut.create_model("lenet5")
-    model.conv1 = torch.nn.Sequential(model.get_submodule("conv1"), Normed())
-    with pytest.raises(StructureError, match=r"group_norm \(conv1\.1\.norm\)"):
+    model.conv1 = torch.nn.Sequential(model.get_submodule("conv1"), Shuffled())
+    with pytest.raises(StructureError, match=r"\(conv1\.1\.shuffle\)"):
         export_html(model, tmp_path / "page.html")
     with pytest.raises(ArgumentError, match="registered family"):
         export_html(torch.nn.Conv2d(1, 1, 1), tmp_path / "page.html")

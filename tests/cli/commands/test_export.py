@@ -133,5 +133,5 @@ def test_a_page_of_what_the_runner_does_not_know_is_refused(tailcut: Tailcut, tm
     outcome = tailcut("export", tmp_path / "vit.tailcut", "--to", "html", "-o", tmp_path / "page.html", "--json")
     assert outcome.code != 0
     assert outcome.json["error"]["type"] == "StructureError"
-    assert "flatten (VisionTransformer.forward)" in outcome.json["error"]["message"]
+    assert "cat (VisionTransformer.forward)" in outcome.json["error"]["message"]
     assert not (tmp_path / "page.html").exists()

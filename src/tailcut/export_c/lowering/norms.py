@@ -98,7 +98,7 @@ def _same_in_all_places(numbers: Floats | None, x: fx.Node, shape: Any, groups: 
         rows = np.moveaxis(numbers, order.index("c"), 0).reshape(channels, -1)
     if not (rows == rows[:, :1]).all():
         raise StructureError(
-            f"a norm over {list(shape)} with a weight for each place; C code knows one for each channel "
-            "(elementwise_affine=False has none)"
+            f"a norm over {list(shape)} with a weight for each place; C code knows one for each channel, "
+            "or none (elementwise_affine)"
         )
     return np.ascontiguousarray(rows[:, 0])

@@ -293,7 +293,7 @@ def _turn_around(graph: fx.Graph, orders: dict[fx.Node, str], name_of: Callable[
         if _name(node) in RECURRENT and wanted is not None and _first(of).shape[wanted.index("n")] != 1:
             raise StructureError(
                 f"{name_of(node)}: reads {tuple(_first(of).shape)} as {_first(of).shape[wanted.index('n')]} sequences; "
-                "C code knows one, (1, length, features) with batch_first=True"
+                "C code knows one, (1, length, features), its batch first"
             )
         own = orders.get(of, _CANONICAL.get(_rank(of), "n") if _rank(of) == 4 else "")
         if wanted is None or not own or own[-1] == "c":
