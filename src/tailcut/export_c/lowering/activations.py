@@ -7,7 +7,7 @@ from torch import fx
 
 from tailcut.errors import StructureError
 from tailcut.export_c.lowering.graph import rank
-from tailcut.export_c.lowering.lowering import LARGEST, Handlers, Lowering
+from tailcut.export_c.lowering.lowering import LARGEST, Handlers, Lowering, has_channels
 from tailcut.export_c.lowering.sequences import axis_of, given_target
 from tailcut.export_c.program.program import Kind, Op, Operation, Value
 
@@ -118,7 +118,7 @@ def _softmax(low: Lowering, node: fx.Node, x: fx.Node, axis: int, dtype: Any = N
     place = axis % rank(x)
     if rank(x) == 4 and place in (2, 3) and value.size[3 - place] == 1 and not is_log:
         return low.stored(value, Kind.SOFTMAX_OF_PLACES)
-    if rank(x) not in (2, 4) or place != 1 or (value.is_flat and value.size != (1, 1)):
+    if not has_channels(x, value) or place != 1:
         raise StructureError(
             f"{'log ' if is_log else ''}softmax along {axis_of(x, axis)}; C code knows that of the channels"
             + ("" if is_log else ", or of all places in a row or column")

@@ -9,7 +9,7 @@ from torch import fx
 from tailcut.errors import StructureError
 from tailcut.export_c.lowering.edges import padded
 from tailcut.export_c.lowering.graph import rank
-from tailcut.export_c.lowering.lowering import Handlers, Lowering, pair, size_of, window
+from tailcut.export_c.lowering.lowering import Handlers, Lowering, has_channels, pair, size_of, window
 from tailcut.export_c.lowering.sequences import channels_last, given_shape
 from tailcut.export_c.program.program import Kind, Leaf, Map, Norm, Op, Operation, Stage, Value, of_leaf
 
@@ -112,7 +112,7 @@ def _batch_norm(
     cudnn: bool = False,
 ) -> Value:
     value = low.value(x)
-    if rank(x) not in (2, 4) or (value.is_flat and value.size != (1, 1)):
+    if not has_channels(x, value):
         raise StructureError(f"batch norm of a map of shape {given_shape(x)}; C code knows it of channels or features")
     gamma, beta = low.constant(weight), low.constant(bias)
     if training:

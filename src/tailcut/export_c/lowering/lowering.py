@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 
 from tailcut.errors import StructureError
-from tailcut.export_c.lowering.graph import check_changes_in_place, join_means, layer_name, op_name
+from tailcut.export_c.lowering.graph import check_changes_in_place, join_means, layer_name, op_name, rank
 from tailcut.export_c.lowering.sequences import (
     channels_last,
     given_constant,
@@ -378,6 +378,11 @@ def pair(value: Any) -> tuple[int, int]:
 def window(kernel: Any, stride: Any, padding: Any, dilation: Any = 1) -> Window:
     """Return a kernel along two axes."""
     return Window(pair(kernel), pair(stride), pair(padding), pair(dilation))
+
+
+def has_channels(node: fx.Node, value: Value) -> bool:
+    """Tell if axis 1 of what a node gives is that of the channels."""
+    return rank(node) in (2, 4) and not value.mixes_places
 
 
 def size_of(node: fx.Node) -> tuple[int, int]:

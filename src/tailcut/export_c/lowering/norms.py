@@ -7,7 +7,7 @@ from torch import fx
 
 from tailcut.errors import StructureError
 from tailcut.export_c.lowering.graph import rank
-from tailcut.export_c.lowering.lowering import Handlers, Lowering
+from tailcut.export_c.lowering.lowering import Handlers, Lowering, has_channels
 from tailcut.export_c.lowering.sequences import given_order, given_shape
 from tailcut.export_c.program.program import Kind, Op, Operation, Value
 from tailcut.export_c.program.weights import Floats
@@ -60,7 +60,7 @@ def _group_norm(
     cudnn: bool = False,
 ) -> Value:
     value = low.value(x)
-    if rank(x) not in (2, 4) or (value.is_flat and value.size != (1, 1)):
+    if not has_channels(x, value):
         raise _unknown(x, [groups])
     made = low.stored(value, Kind.GROUP_NORM, epsilon=epsilon, groups=groups)
     return _affine(made, low.constant(weight), low.constant(bias))
@@ -68,7 +68,7 @@ def _group_norm(
 
 def _of_channels(low: Lowering, x: fx.Node, kind: Kind, epsilon: float) -> Value:
     value = low.value(x)
-    if rank(x) not in (2, 4) or (value.is_flat and value.size != (1, 1)):
+    if not has_channels(x, value):
         raise _unknown(x, given_shape(x)[-1:])
     return low.stored(value, kind, epsilon=epsilon)
 

@@ -8,7 +8,7 @@ from torch import fx
 
 from tailcut.errors import StructureError
 from tailcut.export_c.lowering.graph import rank
-from tailcut.export_c.lowering.lowering import Handlers, Lowering
+from tailcut.export_c.lowering.lowering import Handlers, Lowering, has_channels
 from tailcut.export_c.lowering.sequences import axis_of, given_constant, given_shape
 from tailcut.export_c.program.program import Kind, Leaf, Map, Op, Operation, Resampling, Segment, Stage, Value, of_leaf
 from tailcut.export_c.program.weights import Weight
@@ -131,7 +131,7 @@ def _pow(low: Lowering, node: fx.Node, x: fx.Node, exponent: Any) -> Value:
 @HANDLERS.register("glu")
 def _glu(low: Lowering, node: fx.Node, x: fx.Node, axis: int = -1) -> Value:
     value = low.plain(x)
-    if rank(x) not in (2, 4) or axis % rank(x) != 1 or (value.is_flat and value.size != (1, 1)):
+    if not has_channels(x, value) or axis % rank(x) != 1:
         raise StructureError(f"GLU along {axis_of(x, axis)}; C code knows that of the channels")
     half = value.channels // 2
     gate = value.of_channels(half, value.channels).then(Op(Operation.SIGMOID))

@@ -317,7 +317,7 @@ def _cat(low: Lowering, node: fx.Node, parts: Any, axis: int = 0) -> Value:
     if axis % len(node.meta["val"].shape) != 1:
         raise StructureError(f"a concatenation along {axis_of(node, axis)}; C code knows that of the channels")
     values = [low.plain(part) for part in parts]
-    if any(value.is_flat and value.size != (1, 1) for value in values):
+    if any(value.mixes_places for value in values):
         raise StructureError("a concatenation of flattened maps")
     joined = joined_channels(values)
     return low.stored(joined) if len(joined.leaves()) > 4 else joined

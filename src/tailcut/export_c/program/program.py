@@ -267,6 +267,11 @@ class Value:
         """True if it is expressions alone, without a change of size."""
         return self.resampling == Resampling.AS_IT_IS and not self.ops
 
+    @property
+    def mixes_places(self) -> bool:
+        """True if its one axis is not that of the channels alone."""
+        return self.is_flat and self.size != (1, 1)
+
     def leaves(self) -> list[Leaf]:
         """List the maps that are read, each once."""
         return list({id(leaf): leaf for segment in self.segments for leaf in segment.leaves()}.values())
