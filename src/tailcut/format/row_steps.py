@@ -132,20 +132,22 @@ def rounded_with_feedback(block: Block, values: Mapping[str, Tensor], sizes: Map
     lengths = [len(values[name]) for name in block.names]
     if sum(lengths) % len(block.upper) or (len(lengths) > 1 and sum(lengths) > len(block.upper)):
         raise _other_size(block, sum(lengths))
-    rest = torch.cat([values[name] for name in block.names]).reshape(-1, len(block.upper))
     steps = torch.cat([sizes[name] for name in block.names])[: len(block.upper)]
+    # A row of these is what all rows of a weight have at one place: it is used at once, so it lies in one piece.
+    rest = torch.cat([values[name] for name in block.names]).reshape(-1, len(block.upper)).T.contiguous()
     upper = block.upper.double()
     scaled = upper / upper.diagonal()[:, None]
-    result, errors = torch.empty_like(rest), torch.empty_like(rest)
+    result = torch.empty_like(rest)
     for start in range(0, len(upper), COLUMNS):
         stop = min(start + COLUMNS, len(upper))
-        for place in range(start, stop):
-            column = rest[:, place]
-            result[:, place] = torch.round(column / steps[place])
-            errors[:, place] = column - result[:, place] * steps[place]
-            rest[:, place + 1 : stop] -= errors[:, place, None] * scaled[place, place + 1 : stop]
-        rest[:, stop:] -= errors[:, start:stop] @ scaled[start:stop, stop:]
-    return dict(zip(block.names, result.reshape(-1).split(lengths), strict=True))
+        inside = rest[start:stop]  # becomes the errors
+        for place, step in enumerate(steps[start:stop], start):
+            column = inside[place - start]
+            torch.div(column, step, out=result[place]).round_()
+            column.addcmul_(result[place], step, value=-1)
+            inside[place - start + 1 :].addr_(scaled[place, place + 1 : stop], column, alpha=-1)
+        rest[stop:].addmm_(scaled[start:stop, stop:].T, inside, alpha=-1)
+    return dict(zip(block.names, result.T.reshape(-1).split(lengths), strict=True))
 
 
 def _other_size(block: Block, count: int) -> ArgumentError:
