@@ -1,6 +1,5 @@
 """The writer of quantised files: steps, sizes, transforms, error feedback."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,7 @@ from torch import nn
 import tailcut
 from tailcut.errors import ArgumentError
 from tailcut.format.network.tensors import NetworkTensors, network_tensors
-from tailcut.format.quantization import completed, default_sensitivity, finest_step
-from tailcut.format.quantized.values import step_size
+from tailcut.format.quantization import completed, default_sensitivity
 from tailcut.format.row_steps import rounded_with_feedback
 from tailcut.format.sensitivity import Block, Sensitivity, block_of
 from tailcut.structure import record_of
@@ -184,19 +182,6 @@ def test_a_block_of_another_size(tmp_path: Path) -> None:
         tailcut.save(
             model, tmp_path / "a.tailcut", dtype="quantized", sensitivity=replace(sensitivity, blocks=(block,))
         )
-
-
-@pytest.mark.parametrize("guess", [None, lambda step: int(900 / step), lambda step: int(3000 / step)])
-def test_the_finest_step_that_fits(guess: Callable[[float], int] | None) -> None:
-    calls: list[float] = []
-
-    def size_of(step: float) -> int:
-        calls.append(step)
-        return int(1000 / step)
-
-    step = finest_step(size_of, 777, guess=guess)
-    assert size_of(step) <= 777 < size_of(step * step_size(-1))
-    assert len(calls) < 18
 
 
 def test_rounding_is_the_same_every_time(tmp_path: Path) -> None:

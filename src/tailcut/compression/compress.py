@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,15 @@ from tailcut.format.container.contents import decode
 from tailcut.format.container.streams import decode_values
 from tailcut.format.network.tensors import NetworkTensors, network_tensors
 from tailcut.format.quantization import (
-    COARSEST,
-    FINEST,
-    REFINEMENT,
     Rounding,
     completed,
     finest_eighth,
-    finest_step,
     types_of_others,
 )
 from tailcut.format.quantized.values import FineStepError, step_size
 from tailcut.format.save import checked_step, compression_ratio, dense_bytes, pack
 from tailcut.format.sensitivity import Sensitivity
+from tailcut.format.step_search import COARSEST, FINEST, REFINEMENT, finest_step
 from tailcut.model_inputs import ModelInputs
 from tailcut.printing import Report
 from tailcut.structure import check_module, deepcopied, record_of, without_views
@@ -220,16 +217,17 @@ class _Work:
         self.edits = [edit.current(model) for edit in record_of(model).edits]
         self.tensors = network_tensors(model, self.edits)
         self.sensitivity = completed(sensitivity, self.tensors)
+        types = types_of_others(self.tensors.others, None)
+        self.rounding = Rounding(self.tensors, types, bool(self.tensors.coefficients), self.sensitivity)
 
     def content(self, step: float) -> tuple[bytes, nn.Module]:
         """Return the file at that step, and the network that it holds."""
-        types = types_of_others(self.tensors.others, None)
-        rounding = Rounding(self.tensors, types, bool(self.tensors.coefficients), self.sensitivity)
+        rounding = self.rounding
         names, refit = rounding.rounded_by_rows, None
         if names:
             refit = Refit(self.model, names, lambda name, weight: rounding.values_of_rows(name, weight, step))
         moved = corrected(self.model, rounding.values(step), self.inputs, refit)
-        content = self._pack(moved, step, self.sensitivity)
+        content = self._pack(moved, step)
         self._read_back(moved, content)
         return content, moved
 
@@ -242,6 +240,7 @@ class _Work:
 
     def content_within(self, step: float, max_bytes: int | None) -> tuple[float, bytes, nn.Module]:
         """Return the step, the file and its network; a fit makes the file a little longer or shorter than it was."""
+        _log.info("fitting weights, biases and statistics to what is rounded")
         content, network = self.content(step)
         if max_bytes is None:
             return step, content, network
@@ -273,12 +272,12 @@ class _Work:
 
     def step_within(self, max_bytes: int) -> float:
         """Return the finest step for at most so many bytes."""
-        nearest = replace(self.sensitivity, has_feedback=False)
+        _log.info("searching for the finest step for %s bytes", max_bytes)
         return finest_step(
-            lambda size: len(self._pack(self.model, size, self.sensitivity)),
+            lambda size: len(self._pack(self.model, size)),
             max_bytes,
             finest=finest_eighth(self.sensitivity, self.tensors),
-            guess=(lambda size: len(self._pack(self.model, size, nearest))) if self.sensitivity.blocks else None,
+            estimate=self.rounding.estimated_bytes,
         )
 
     def step_as_good(self, evaluate: Callable[[nn.Module], float], least: float) -> float:
@@ -310,11 +309,11 @@ class _Work:
                 coarse = middle
         return best
 
-    def _pack(self, model: nn.Module, step: float, sensitivity: Sensitivity) -> bytes:
+    def _pack(self, model: nn.Module, step: float) -> bytes:
         # A calibrated level has biases and statistics of its own, which count for the size.
         calibration = self.inputs if len(self.settings["levels"]) else None
         return pack(
-            model, dtype="quantized", step=step, sensitivity=sensitivity, calibration=calibration, **self.settings
+            model, dtype="quantized", step=step, sensitivity=self.sensitivity, calibration=calibration, **self.settings
         )[0]
 
 

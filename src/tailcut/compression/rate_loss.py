@@ -20,15 +20,14 @@ from tailcut.format.container.numbers import QUANTIZED, QUANTIZED_DTYPE
 from tailcut.format.network.tensors import current_tensors
 from tailcut.format.quantization import (
     RELATIVE_STEP,
-    check_least,
     completed,
     default_sensitivity,
     finest_eighth,
-    finest_step,
     types_of_others,
 )
 from tailcut.format.save import SaveReport, pack, save
 from tailcut.format.sensitivity import Sensitivity
+from tailcut.format.step_search import check_least, finest_step
 from tailcut.structure import check_module, deepcopied, without_views
 from tailcut.weights.planning.counts import check_positive
 

@@ -1,8 +1,9 @@
 """Encoder side of quantised files: the choice of tensors, steps and transforms."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -29,15 +30,11 @@ from tailcut.format.quantized.values import (
 )
 from tailcut.format.row_steps import RowSteps, relative_costs, rounded_with_feedback, row_steps
 from tailcut.format.sensitivity import Block, Sensitivity
+from tailcut.format.step_search import FINEST, expected_bits
 from tailcut.weights.planning.byte_budget import STATISTICS
 
 RELATIVE_STEP = 0.25
 """Steps in parts of the root mean square of what they round, where the user gives none."""
-
-# Of the steps tried for a size, in eighths of an octave.
-COARSEST, FINEST = 64, -128
-REFINEMENT = 8
-"""Parts of an eighth, to which the step for a size is found in the end."""
 
 NORM_EPSILON = 1e-5
 """Batch norm's usual epsilon: a file has no place for a layer's own. It bounds the spread of dead channels alone, whose
@@ -196,6 +193,18 @@ class Rounding:
                 candidates = list(self._candidates(other, step))
                 yield layout, _cheapest(other.tensor, layout, candidates, _spread(other.name, values))
 
+    def estimated_bytes(self, step: float) -> float:
+        """Return about the bytes of the numbers at this step, at once: as if each tensor had a Laplace distribution."""
+        bits = 0.0
+        for name, (count, mean) in self._magnitudes.items():
+            bits += count * expected_bits(mean / self._step_of(name, self.sensitivity.curvature, step))
+        return bits / 8
+
+    @cached_property
+    def _magnitudes(self) -> dict[str, tuple[int, float]]:
+        """How many numbers each tensor has, and the mean of their magnitudes."""
+        return {name: (len(x), float(x.abs().mean())) for name, x in self._values().items() if len(x)}
+
     def _others_with_blocks(self) -> Iterator[tuple[OtherTensor, Block | None]]:
         """Yield each other tensor, with its block if it is rounded by rows."""
         blocks = {block.names[0]: block for block in self.sensitivity.blocks if len(block.names) == 1}
@@ -206,7 +215,7 @@ class Rounding:
         entries = self.tensors.coefficients
         steps = {entry.name: nearest_step(size) for entry, size in zip(entries, self._steps_of_kept(step), strict=True)}
         numbers = {name: values[name] / step_size(steps[name]) for name in steps}
-        for block in self._blocks_of_kept() if self.sensitivity.has_feedback else ():
+        for block in self._blocks_of_kept():
             sizes = {name: torch.full_like(values[name], step_size(steps[name])) for name in block.names}
             numbers |= rounded_with_feedback(block, values, sizes)
         for entry in entries:
@@ -236,9 +245,7 @@ class Rounding:
         is_learned = other.name in self.sensitivity.transforms
         steps = RowSteps(nearest_step(size)) if is_learned else row_steps(block, other.shape, size)
         sizes = steps.sizes(other.shape)
-        multiples = numbers / sizes
-        if self.sensitivity.has_feedback:
-            multiples = rounded_with_feedback(block, {other.name: numbers}, {other.name: sizes})[other.name]
+        multiples = rounded_with_feedback(block, {other.name: numbers}, {other.name: sizes})[other.name]
         return layout, coded(multiples, transform, steps.step, layout, steps.shifts)
 
     def _values(self) -> dict[str, Tensor]:
@@ -290,93 +297,6 @@ def finest_eighth(sensitivity: Sensitivity, tensors: NetworkTensors) -> int:
     known = [math.log2(sensitivity.curvature[name] / size) for name, size in usual.items()]
     # A tensor's step is the network's over the root of its curvature, its size is the root of 1 over the usual one.
     return min(FINEST, math.floor(FINEST + 8 * sorted(known)[len(known) // 2] / 2)) if known else FINEST
-
-
-def finest_step(
-    size_of: Callable[[float], int],
-    max_bytes: int,
-    *,
-    finest: int = FINEST,
-    guess: Callable[[float], int] | None = None,
-) -> float:
-    """Return the finest step whose file has at most `max_bytes` bytes.
-
-    Args:
-        size_of: step -> bytes; coarser steps take fewer, or about as many.
-        max_bytes: the most bytes.
-        finest: of the steps tried, see `finest_eighth`.
-        guess: much faster than `size_of`, and about as much: the search begins where it ends.
-
-    Raises:
-        ArgumentError: no step makes it so small.
-    """
-    if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
-        raise ArgumentError(f"max_bytes must be a whole number of bytes, got {max_bytes!r}")
-    check_least(size_of, max_bytes)
-    coarse, fine = COARSEST, FINEST
-    if guess is not None:
-        start, width = _bisected(guess, max_bytes, coarse, fine), 1
-        if _fits(size_of, max_bytes, start):
-            coarse = start
-            while start - width > fine and _fits(size_of, max_bytes, start - width):
-                coarse, width = start - width, 2 * width
-            fine = max(fine, start - width)
-        else:
-            fine = start
-            while start + width < coarse and not _fits(size_of, max_bytes, start + width):
-                fine, width = start + width, 2 * width
-            coarse = min(coarse, start + width)
-    found = _bisected(size_of, max_bytes, coarse, fine)
-    if found == FINEST + 1:
-        found = _bisected(size_of, max_bytes, found, finest)
-    return _between_eighths(size_of, max_bytes, found)
-
-
-def _between_eighths(size_of: Callable[[float], int], max_bytes: int, eighth: int) -> float:
-    """Return a finer step than 2^(eighth / 8) that fits, but coarser than the next eighth.
-
-    The steps of tensors are whole eighths of an octave, but they do not all change at the same step of the network.
-    """
-    best, low, high = step_size(eighth), 0, REFINEMENT
-    while high - low > 1:
-        middle = (low + high) // 2
-        step = step_size(eighth) * 2.0 ** (-middle / (8 * REFINEMENT))
-        if _has_room(size_of, max_bytes, step):
-            best, low = step, middle
-        else:
-            high = middle
-    return best
-
-
-def check_least(size_of: Callable[[float], int], max_bytes: int) -> None:
-    """Raise `ArgumentError` if the file has more than `max_bytes` bytes even with all numbers rounded away."""
-    least = size_of(step_size(COARSEST))
-    if least > max_bytes:
-        raise ArgumentError(
-            f"the file cannot have {max_bytes:,} bytes: with all numbers rounded away it has {least:,}, for names, "
-            "structure and what stays exact"
-        )
-
-
-def _bisected(size_of: Callable[[float], int], max_bytes: int, coarse: int, fine: int) -> int:
-    while coarse - fine > 1:
-        middle = (coarse + fine) // 2
-        if _fits(size_of, max_bytes, middle):
-            coarse = middle
-        else:
-            fine = middle
-    return coarse
-
-
-def _fits(size_of: Callable[[float], int], max_bytes: int, eighth: int) -> bool:
-    return _has_room(size_of, max_bytes, step_size(eighth))
-
-
-def _has_room(size_of: Callable[[float], int], max_bytes: int, step: float) -> bool:
-    try:
-        return size_of(step) <= max_bytes
-    except ArgumentError:  # too fine to be coded
-        return False
 
 
 def _cheapest(values: Tensor, layout: Layout, candidates: list[tuple[int, float]], spread: Tensor | None) -> Coded:

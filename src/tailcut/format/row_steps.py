@@ -135,18 +135,18 @@ def rounded_with_feedback(block: Block, values: Mapping[str, Tensor], sizes: Map
     steps = torch.cat([sizes[name] for name in block.names])[: len(block.upper)]
     # A row of these is what all rows of a weight have at one place: it is used at once, so it lies in one piece.
     rest = torch.cat([values[name] for name in block.names]).reshape(-1, len(block.upper)).T.contiguous()
-    upper = block.upper.double()
-    scaled = upper / upper.diagonal()[:, None]
     result = torch.empty_like(rest)
-    for start in range(0, len(upper), COLUMNS):
-        stop = min(start + COLUMNS, len(upper))
-        inside = rest[start:stop]  # becomes the errors
-        for place, step in enumerate(steps[start:stop], start):
-            column = inside[place - start]
-            torch.div(column, step, out=result[place]).round_()
-            column.addcmul_(result[place], step, value=-1)
-            inside[place - start + 1 :].addr_(scaled[place, place + 1 : stop], column, alpha=-1)
-        rest[stop:].addmm_(scaled[start:stop, stop:].T, inside, alpha=-1)
+    for start in range(0, len(rest), COLUMNS):
+        inside = rest[start : start + COLUMNS]  # becomes the errors
+        num = len(inside)
+        scaled = block.upper[start : start + num, start:].double()
+        scaled /= scaled.diagonal()[:, None].clone()
+        for place, step in enumerate(steps[start : start + num]):
+            errors, rounded = inside[place], result[start + place]
+            torch.div(errors, step, out=rounded).round_()
+            errors.addcmul_(rounded, step, value=-1)
+            inside[place + 1 :].addr_(scaled[place, place + 1 : num], errors, alpha=-1)
+        rest[start + num :].addmm_(scaled[:, num:].T, inside, alpha=-1)
     return dict(zip(block.names, result.T.reshape(-1).split(lengths), strict=True))
 
 

@@ -26,10 +26,10 @@ from tailcut.format.quantization import (
     completed,
     default_sensitivity,
     finest_eighth,
-    finest_step,
     types_of_others,
 )
 from tailcut.format.sensitivity import Sensitivity
+from tailcut.format.step_search import finest_step
 from tailcut.limits import MAX_TENSORS, check_level_work, check_total, check_work, limit_of, non_finite_allowed
 from tailcut.printing import Report
 from tailcut.structure import (
@@ -318,12 +318,10 @@ def _quantized(
     exact = [number if number < QUANTIZED else None for number in types]
     exact_streams = [other_streams(level.tensors.others, exact, kinds.others) for level in levels if level.has_others]
     exact_vectors = [] if with_coefficients else coefficient_streams(levels, kinds.coefficients)
-    unfed = replace(rounding.sensitivity, has_feedback=False)
 
     @cache
-    def content(size: float, nearest: bool = False) -> bytes:
-        rounds = replace(rounding, sensitivity=unfed) if nearest else rounding
-        streams = [Stream(QUANTIZED, codec, made) for codec, made in quantized_payloads(levels, rounds, size)]
+    def content(size: float) -> bytes:
+        streams = [Stream(QUANTIZED, codec, made) for codec, made in quantized_payloads(levels, rounding, size)]
         own = [stream for level, stream in zip(levels, streams, strict=True) if level.has_others]
         others = []
         for exactly, stream in zip(exact_streams, own, strict=True):
@@ -336,9 +334,10 @@ def _quantized(
         return content(RELATIVE_STEP if step is None else checked_step(step))
     if step is not None:
         raise ArgumentError("step and max_bytes exclude each other: one sets the other")
-    guess = (lambda size: len(content(size, nearest=True))) if rounding.sensitivity.blocks else None
     finest = finest_eighth(rounding.sensitivity, tensors)
-    return content(finest_step(lambda size: len(content(size)), max_bytes, finest=finest, guess=guess))
+    return content(
+        finest_step(lambda size: len(content(size)), max_bytes, finest=finest, estimate=rounding.estimated_bytes)
+    )
 
 
 def _sensitivity_of(tensors: NetworkTensors, given: Sensitivity | None) -> Sensitivity:

@@ -55,11 +55,9 @@ class Sensitivity:
         transforms: name of a plain tensor -> the transform whose numbers are rounded (see `format.quantized.values`);
             of those without an entry the cheapest is taken. Tensors with one, also of coefficients, have just the step
             of their curvature.
-        has_feedback: False rounds numbers of blocks to the nearest step, which is much faster.
     """
 
     curvature: Mapping[str, float]
     log_curvature: Mapping[str, float]
     blocks: tuple[Block, ...] = ()
     transforms: Mapping[str, int] = field(default_factory=dict)
-    has_feedback: bool = True

@@ -1,0 +1,153 @@
+"""The search for the finest step of a network whose file has no more bytes than are allowed."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from tailcut.errors import ArgumentError
+from tailcut.format.quantized.values import step_size
+
+COARSEST, FINEST = 64, -128
+"""Of the steps tried for a size, in eighths of an octave."""
+
+REFINEMENT = 8
+"""Parts of an eighth, to which the step for a size is found in the end."""
+
+FIRST_REACH = 4
+"""Parts by which an estimate that was set right by one size may still be wrong: so far the search reaches first."""
+
+WIDE = 8 * REFINEMENT
+"""Parts between two steps, an octave, within which sizes are about linear in the logarithm of the step."""
+
+
+def finest_step(
+    size_of: Callable[[float], int],
+    max_bytes: int,
+    *,
+    finest: int = FINEST,
+    estimate: Callable[[float], float] | None = None,
+) -> float:
+    """Return the finest step whose file has at most `max_bytes` bytes.
+
+    The steps of tensors are whole eighths of an octave, but they do not all change at the same step of the network: the
+    search goes on to parts of an eighth.
+
+    Args:
+        size_of: step -> bytes; coarser steps take fewer, or about as many. It is called about five times with an
+            estimate, ten times without.
+        max_bytes: the most bytes.
+        finest: of the steps tried, in eighths of an octave.
+        estimate: step -> about the bytes of what the step changes, at once. The search begins where it says.
+
+    Raises:
+        ArgumentError: no step makes it so small.
+    """
+    if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
+        raise ArgumentError(f"max_bytes must be a whole number of bytes, got {max_bytes!r}")
+    search = _Search(size_of, max_bytes, min(finest, FINEST))
+    if estimate is not None:
+        search.approach(estimate)
+    return search.finest()
+
+
+def check_least(size_of: Callable[[float], int], max_bytes: int) -> None:
+    """Raise `ArgumentError` if the file has more than `max_bytes` bytes even with all numbers rounded away."""
+    least = size_of(step_size(COARSEST))
+    if least > max_bytes:
+        raise ArgumentError(
+            f"the file cannot have {max_bytes:,} bytes: with all numbers rounded away it has {least:,}, for names, "
+            "structure and what stays exact"
+        )
+
+
+def expected_bits(mean: float) -> float:
+    """Return the bits of a number with a Laplace distribution, rounded to whole numbers.
+
+    Args:
+        mean: of its magnitude, not below 0.
+    """
+    if mean < 1e-3:
+        return 0.0
+    zero, ratio = -math.expm1(-0.5 / mean), math.exp(-1 / mean)
+    shares = np.array([zero, 1 - zero, ratio, 1 - ratio])
+    surprises = -shares * np.log2(np.maximum(shares, 1e-300))
+    # Whether it is 0; then the sign, and a geometric distribution of the magnitude.
+    return float(surprises[0] + surprises[1] + (1 - zero) * (1 + (surprises[2] + surprises[3]) / (1 - ratio)))
+
+
+def _step(part: int) -> float:
+    """Return 2^(part / 64)."""
+    eighth = -(-part // REFINEMENT)
+    return step_size(eighth) * math.exp2((part - eighth * REFINEMENT) / (8 * REFINEMENT))
+
+
+class _Search:
+    """Steps whose sizes are known, in parts of an eighth: one that fits, and a finer one that does not."""
+
+    def __init__(self, size_of: Callable[[float], int], max_bytes: int, finest: int) -> None:
+        self._size_of, self._max_bytes = size_of, max_bytes
+        self._coarse, self._fine = COARSEST * REFINEMENT, finest * REFINEMENT
+        self._sizes: dict[int, int] = {}
+
+    def approach(self, estimate: Callable[[float], float]) -> None:
+        """Begin at an estimate, set right by the first size, and reach out until the step lies between two others."""
+        start = self._estimated(estimate, self._max_bytes)
+        self._fits(start)
+        if start in self._sizes:
+            right = self._max_bytes / max(1, self._sizes[start])
+            start = self._estimated(estimate, right * estimate(_step(start)))
+        reach = FIRST_REACH
+        while start - self._fine > max(reach, self._near(self._fine)) and self._fits(start - reach):
+            reach *= 2
+        reach = FIRST_REACH
+        while self._coarse - start > max(reach, self._near(self._coarse)) and not self._fits(start + reach):
+            reach *= 2
+
+    def finest(self) -> float:
+        """Return the finest step that fits."""
+        poor = 0
+        while self._coarse - self._fine > 1:
+            width = self._coarse - self._fine
+            # Lines that do not halve what is left, twice in a row, are no good guides.
+            self._fits(self._by_line() if poor < 2 else (self._coarse + self._fine) // 2)
+            poor = poor + 1 if 2 * (self._coarse - self._fine) > width + 1 else 0
+        if self._coarse not in self._sizes:
+            check_least(self._size_of, self._max_bytes)
+        return _step(self._coarse)
+
+    def _near(self, end: int) -> int:
+        """Return how far an end may be from where the step should be: a line leads from it, if its size is known."""
+        return WIDE // 2 if end in self._sizes else 0
+
+    def _by_line(self) -> int:
+        """Return the step at which a line between the two sizes has just the bytes that are allowed; or the middle."""
+        most, least = self._sizes.get(self._fine), self._sizes.get(self._coarse)
+        width = self._coarse - self._fine
+        if most is None or least is None or width > WIDE or most <= least:
+            return (self._coarse + self._fine) // 2
+        part = math.floor((self._max_bytes - least) / (most - least) * width)
+        return min(max(self._coarse - part, self._fine + 1), self._coarse - 1)
+
+    def _fits(self, part: int) -> bool:
+        """Measure the size at a step, and move the end of its kind there."""
+        try:
+            self._sizes[part] = self._size_of(_step(part))
+        except ArgumentError:  # too fine to be coded
+            self._fine = max(self._fine, part)
+            return False
+        if self._sizes[part] <= self._max_bytes:
+            self._coarse = min(self._coarse, part)
+            return True
+        self._fine = max(self._fine, part)
+        return False
+
+    def _estimated(self, estimate: Callable[[float], float], num_bytes: float) -> int:
+        coarse, fine = self._coarse - 1, self._fine + 1
+        while coarse - fine > 1:
+            middle = (coarse + fine) // 2
+            if estimate(_step(middle)) <= num_bytes:
+                coarse = middle
+            else:
+                fine = middle
+        return coarse
