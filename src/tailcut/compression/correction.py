@@ -130,13 +130,11 @@ def _copy_movable(source: nn.Module, target: nn.Module) -> None:
 
 
 def _moments(x: Tensor) -> Moments:
-    """Return mean and variance per channel."""
-    flat = _channels_first(x).double()
-    return flat.mean(1), flat.var(1, correction=0)
-
-
-def _channels_first(x: Tensor) -> Tensor:
-    return x.detach().movedim(1, 0).flatten(1) if x.ndim > 1 else x.detach()[None]
+    """Return mean and variance per channel, float64; of float32, in which they are summed, to about 1e-7."""
+    x = x.detach() if x.dtype == torch.float64 else x.detach().float()
+    x = x if x.ndim > 1 else x[None, None]
+    variance, mean = torch.var_mean(x, [axis for axis in range(x.ndim) if axis != 1], correction=0)
+    return mean.double(), variance.double()
 
 
 @contextmanager
