@@ -1,9 +1,9 @@
 """`RateLoss`: training for bytes, in the user's own loop."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from tailcut.compression.byte_target import ByteTarget
 from tailcut.compression.fisher import Drawn, measure_sensitivity
 from tailcut.compression.laplace import laplace_bits
 from tailcut.compression.lattices import Lattices, cut_empty_tails, cut_to, trained_tensors
+from tailcut.compression.reference import LEAST_STEP, Reference, codable, times
 from tailcut.errors import ArgumentError
 from tailcut.format.container.numbers import QUANTIZED, QUANTIZED_DTYPE
 from tailcut.format.network.tensors import current_tensors
@@ -39,12 +40,6 @@ SEEDS = 1 << 32
 
 MAX_COARSER = 6
 """Octaves by which the curvature of what is not trained may fall where a file is a little too large; steps by half."""
-
-LEAST_STEP = 2.0**-17
-"""The finest step of a tensor, in parts of its largest number: one that is four times as fine could not be coded."""
-
-LARGEST_LOG = 128
-"""Base-2 logarithms of variances are smaller than this."""
 
 LEARNED = 0.7
 """The part of the run in which the steps are learned, between the eighths too: where a step jumped from one eighth to
@@ -127,7 +122,7 @@ class RateLoss(nn.Module):
         finest = finest_eighth(found, tensors)
         step = finest_step(lambda size: self._packed_bytes(size, found), start_bytes, finest=finest)
         # In units of the network's first step, so that a step of 1 is the first.
-        found = _times(found, 1 / step**2)
+        found = times(found, 1 / step**2)
         sizes = [found.curvature.get(tensor.name, 1.0) ** -0.5 for tensor in self.trained]
         self.log_steps = nn.Parameter(
             torch.tensor(sizes, dtype=torch.float32, device="cpu").log2().to(self._lattices.owner.device)
@@ -212,7 +207,7 @@ class RateLoss(nn.Module):
         parameters = [tensor.parameter for tensor in self.trained]
         before = [parameter.grad for parameter in parameters]
         self._masters = [parameter.detach().clone() for parameter in parameters]
-        self._keep_codable(self._masters)
+        self._keepcodable(self._masters)
         errors, is_used = self._round(self.step_sizes().detach())
         for parameter in parameters:
             parameter.grad = None
@@ -261,11 +256,11 @@ class RateLoss(nn.Module):
             known = torch.tensor(curvature, dtype=torch.float64, device="cpu").to(now.device)
             counts, wider = counts * (known > 0), now + known.clamp(min=1e-300).log2() / 2
         mean = float((wider.double() * counts).sum() / counts.sum()) if float(counts.sum()) else 0.0
-        found = _times(measured, 4**-mean)
+        found = times(measured, 4**-mean)
         sizes = self._file_steps().tolist()
         learned = {tensor.name: size**-2 for tensor, size in zip(self.trained, sizes, strict=True)}
         transforms = self._reference.sensitivity.transforms
-        found = _codable(found, {other.name: other.tensor for other in current_tensors(self._model).others})
+        found = codable(found, {other.name: other.tensor for other in current_tensors(self._model).others})
         return replace(found, curvature={**found.curvature, **learned}, transforms=transforms)
 
     def _rescaled(self) -> tuple[Sensitivity, Tensor]:
@@ -284,10 +279,10 @@ class RateLoss(nn.Module):
         grown = now.log_steps - then.log_steps - (now.log_sizes - then.log_sizes)
         return replace(then.sensitivity, curvature=curvature), grown
 
-    def _referred(self, sensitivity: Sensitivity) -> "_Reference":
+    def _referred(self, sensitivity: Sensitivity) -> Reference:
         """Return a sensitivity with the network that it is of: the network as it is now."""
         usual = default_sensitivity(current_tensors(self._model)).curvature
-        return _Reference(sensitivity, usual, self.log_steps.detach().clone(), self._log_sizes())
+        return Reference(sensitivity, usual, self.log_steps.detach().clone(), self._log_sizes())
 
     def _log_sizes(self) -> Tensor:
         """Return the base-2 logarithms of the root mean squares of the numbers behind the rounding, (tensors,)."""
@@ -375,7 +370,7 @@ class RateLoss(nn.Module):
             self._round(self._file_steps())
             return deepcopied(self._model).eval()
 
-    def _keep_codable(self, values: list[Tensor]) -> None:
+    def _keepcodable(self, values: list[Tensor]) -> None:
         """Keep the steps coarse enough for the coder."""
         with torch.no_grad():
             largest = [part.abs().max() for part in self._parts(self._flat(values))]
@@ -430,63 +425,9 @@ class RateLoss(nn.Module):
 
     def _with_coarser_others(self, sensitivity: Sensitivity, factor: float) -> Sensitivity:
         """Return the sensitivity with that factor on the curvature of what is not trained."""
-        scaled = _times(sensitivity, factor)
+        scaled = times(sensitivity, factor)
         learned = {tensor.name: sensitivity.curvature[tensor.name] for tensor in self.trained}
         return replace(scaled, curvature={**scaled.curvature, **learned})
 
     def _packed_bytes(self, step: float, sensitivity: Sensitivity) -> int:
         return len(pack(self._model, dtype=QUANTIZED_DTYPE, step=step, sensitivity=sensitivity)[0])
-
-
-@dataclass(frozen=True)
-class _Reference:
-    """A sensitivity, and the size of the numbers when it was measured.
-
-    Attributes:
-        sensitivity: in units in which a step of 1 is the network's.
-        usual: name -> curvature by magnitudes alone, which falls with the square of a tensor's numbers.
-        log_steps: base-2 logarithms of the steps, (tensors,).
-        log_sizes: base-2 logarithms of the root mean squares of the trained numbers, (tensors,).
-    """
-
-    sensitivity: Sensitivity
-    usual: Mapping[str, float]
-    log_steps: Tensor
-    log_sizes: Tensor
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state as plain values; blocks and transforms follow from the network."""
-        found = self.sensitivity
-        return {
-            "curvature": dict(found.curvature),
-            "log_curvature": dict(found.log_curvature),
-            "usual": dict(self.usual),
-            "log_steps": self.log_steps,
-            "log_sizes": self.log_sizes,
-        }
-
-    def restored(self, state: dict[str, Any]) -> "_Reference":
-        """Return the reference whose state this is, on the device of this one."""
-        found = replace(self.sensitivity, curvature=state["curvature"], log_curvature=state["log_curvature"])
-        log_steps, log_sizes = (state[name].to(self.log_steps.device) for name in ("log_steps", "log_sizes"))
-        return _Reference(found, state["usual"], log_steps, log_sizes)
-
-
-def _codable(sensitivity: Sensitivity, values: Mapping[str, Tensor]) -> Sensitivity:
-    """Return the sensitivity without steps that are too fine to be coded, whatever the transform of the values."""
-    curvature = dict(sensitivity.curvature)
-    for name in curvature.keys() & values.keys():
-        norm = float(values[name].detach().double().norm())
-        if norm > 0:
-            curvature[name] = min(curvature[name], (LEAST_STEP * norm) ** -2)
-    most = (LEAST_STEP * LARGEST_LOG) ** -2
-    logs = {name: min(size, most) for name, size in sensitivity.log_curvature.items()}
-    return replace(sensitivity, curvature=curvature, log_curvature=logs)
-
-
-def _times(sensitivity: Sensitivity, factor: float) -> Sensitivity:
-    return replace(
-        sensitivity,
-        curvature={name: factor * size for name, size in sensitivity.curvature.items()},
-        log_curvature={name: factor * size for name, size in sensitivity.log_curvature.items()},
-    )
