@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tailcut.compression.batches import input_batches
-from tailcut.compression.correction import CoarseStepError, corrected, write_numbers
+from tailcut.compression.correction import CoarseStepError, Original, write_numbers
 from tailcut.compression.moments import DAMPING
 from tailcut.compression.refit import RIDGE, Refit
 from tailcut.model_inputs import ModelInputs
@@ -34,7 +34,7 @@ def test_the_fit_is_ridge_regression(bias: bool) -> None:
     spoiled = first.weight.detach() + 0.2 * torch.randn(5, 6)
     weight = second.weight.detach().clone()
     rounded = {"0.weight": spoiled.reshape(-1), "1.weight": half("", weight.reshape(-1))}
-    moved = corrected(model, rounded, [ModelInputs((x,))], Refit(model, ["1.weight"], exact))
+    moved = Original(model, [ModelInputs((x,))], Refit(model, ["1.weight"])).corrected(rounded, exact)
 
     wanted, found = (functional.linear(x, weight).detach() for weight in (first.weight, spoiled))
     if bias:  # takes the means away
@@ -72,8 +72,8 @@ def test_a_rounded_network_is_closer_with_fitted_weights() -> None:
 
     x = torch.randn(200, 3, 9, 9) + 1  # others
     errors = []
-    for refit in (Refit(model, names, coarse), None):
-        moved = corrected(model, numbers(model), list(input_batches(inputs)), refit)
+    for refit in (Refit(model, names), None):
+        moved = Original(model, list(input_batches(inputs)), refit).corrected(numbers(model), coarse)
         write_numbers(moved, numbers(moved))
         with torch.no_grad():
             errors.append(float((moved(x) - model(x)).square().mean()))
@@ -142,7 +142,8 @@ def test_what_no_regression_fits_is_left(make: Callable[[], nn.Module]) -> None:
     names = [name for name, value in model.named_parameters() if value.ndim > 1]
     before = copy.deepcopy(model.state_dict())
     spoiled = {names[0]: torch.randn(16)}
-    moved = corrected(model, spoiled, [ModelInputs((torch.randn(64, 4),))], Refit(model, names[1:], half))
+    original = Original(model, [ModelInputs((torch.randn(64, 4),))], Refit(model, names[1:]))
+    moved = original.corrected(spoiled, half)
     for name in names:
         assert torch.equal(moved.get_parameter(name), before[name])
     assert all(bool(value.isfinite().all()) for value in moved.parameters())
@@ -151,8 +152,9 @@ def test_what_no_regression_fits_is_left(make: Callable[[], nn.Module]) -> None:
 def test_a_rounded_network_that_overflows_is_left() -> None:
     overflowing = {"0.weight": torch.full((16,), 3e38)}
     model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)).eval()
-    moved = corrected(model, overflowing, [ModelInputs((torch.ones(8, 4),))], Refit(model, ["1.weight"], half))
+    ones = [ModelInputs((torch.ones(8, 4),))]
+    moved = Original(model, ones, Refit(model, ["1.weight"])).corrected(overflowing, half)
     assert torch.equal(moved.get_parameter("1.weight"), model.get_parameter("1.weight"))
     with_bias = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).eval()  # no bias makes good what is infinite
     with pytest.raises(CoarseStepError, match="no finite numbers at 0: ask for more bytes"):
-        corrected(with_bias, overflowing, [ModelInputs((torch.ones(8, 4),))], Refit(with_bias, ["1.weight"], half))
+        Original(with_bias, ones, Refit(with_bias, ["1.weight"])).corrected(overflowing, half)

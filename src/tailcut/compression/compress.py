@@ -4,14 +4,15 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tailcut.compression.batches import Batches, input_batches
-from tailcut.compression.correction import MAX_INPUTS, CoarseStepError, corrected, write_numbers
+from tailcut.compression.correction import MAX_INPUTS, CoarseStepError, Original, write_numbers
 from tailcut.compression.fisher import GRADIENT_BATCH, measure_sensitivity
 from tailcut.compression.refit import Refit
 from tailcut.errors import ArgumentError
@@ -25,6 +26,7 @@ from tailcut.format.quantization import (
     finest_eighth,
     types_of_others,
 )
+from tailcut.format.quantized import Coded
 from tailcut.format.quantized.values import FineStepError, step_size
 from tailcut.format.save import checked_step, compression_ratio, dense_bytes, pack
 from tailcut.format.sensitivity import Sensitivity
@@ -137,22 +139,24 @@ def compress(
     if max_drop is not None and before is not None and not math.isfinite(before):
         raise ArgumentError(f"evaluate gives {before} for the network itself, from which nothing can fall by max_drop")
     if max_bytes is not None:
-        step = work.step_within(max_bytes)
+        made = work.within(max_bytes)
     elif evaluate is not None and before is not None and max_drop is not None:
-        step = work.step_as_good(evaluate, before - max_drop)
-    size, content, network = work.content_within(checked_step(step), max_bytes)
-    metric = None if evaluate is None else _metric(evaluate, network)
-    write_atomically(path, content)
-    _warn_of_nothing_left(network_tensors(network, work.edits), size)
-    parameters = network_tensors(work.model, work.edits).num_parameters()
+        made = work.as_good(evaluate, before - max_drop)
+    else:
+        made = work.made(checked_step(step))
+    if evaluate is not None and made.metric is None:
+        made = made._replace(metric=_metric(evaluate, made.network))
+    write_atomically(path, made.content)
+    _warn_of_nothing_left(network_tensors(made.network, work.edits), made.step)
+    parameters = work.tensors.num_parameters()
     report = CompressReport(
         str(path),
-        len(content),
+        len(made.content),
         dense_bytes(parameters),
-        compression_ratio(parameters, len(content)),
-        size,
+        compression_ratio(parameters, len(made.content)),
+        made.step,
         before,
-        metric,
+        made.metric,
     )
     _log.info("saved %s", report)
     return report
@@ -207,6 +211,22 @@ def _warn_of_nothing_left(tensors: NetworkTensors, step: float) -> None:
         )
 
 
+class _Made(NamedTuple):
+    """A file as it would be.
+
+    Attributes:
+        step: of the network.
+        content: the file.
+        network: what it holds.
+        metric: of that network, where it was measured.
+    """
+
+    step: float
+    content: bytes
+    network: nn.Module
+    metric: float | None = None
+
+
 class _Work:
     """A network and its sensitivity, to be rounded at several steps."""
 
@@ -220,16 +240,23 @@ class _Work:
         types = types_of_others(self.tensors.others, None)
         self.rounding = Rounding(self.tensors, types, bool(self.tensors.coefficients), self.sensitivity)
 
-    def content(self, step: float) -> tuple[bytes, nn.Module]:
-        """Return the file at that step, and the network that it holds."""
-        rounding = self.rounding
-        names, refit = rounding.rounded_by_rows, None
-        if names:
-            refit = Refit(self.model, names, lambda name, weight: rounding.values_of_rows(name, weight, step))
-        moved = corrected(self.model, rounding.values(step), self.inputs, refit)
-        content = self._pack(moved, step)
+    @cached_property
+    def _original(self) -> Original:
+        names = self.rounding.rounded_by_rows
+        return Original(self.model, self.inputs, Refit(self.model, names) if names else None)
+
+    def made(self, step: float) -> _Made:
+        """Return the file at that step."""
+        known: dict[str, Coded] = {}
+
+        def round_weight(name: str, weight: Tensor) -> Tensor:
+            known[name], values = self.rounding.rounded_weight(name, weight, step)
+            return values
+
+        moved = self._original.corrected(self.rounding.values(step), round_weight)
+        content = self._pack(moved, step, known)
         self._read_back(moved, content)
-        return content, moved
+        return _Made(step, content, moved)
 
     def _read_back(self, network: nn.Module, content: bytes) -> None:
         """Give a network the numbers of the file that was made of it (changes the network)."""
@@ -238,29 +265,40 @@ class _Work:
         names = [entry.name for entry in tensors.coefficients] + [other.name for other in tensors.others]
         write_numbers(network, dict(zip(names, vectors + values, strict=True)))
 
-    def content_within(self, step: float, max_bytes: int | None) -> tuple[float, bytes, nn.Module]:
-        """Return the step, the file and its network; a fit makes the file a little longer or shorter than it was."""
+    def within(self, max_bytes: int) -> _Made:
+        """Return the file at the finest step for at most so many bytes."""
+        _log.info("searching for the finest step for %s bytes", max_bytes)
+        step = finest_step(
+            lambda size: len(self._pack(self.model, size)),
+            max_bytes,
+            finest=finest_eighth(self.sensitivity, self.tensors),
+            estimate=self.rounding.estimated_bytes,
+        )
         _log.info("fitting weights, biases and statistics to what is rounded")
-        content, network = self.content(step)
-        if max_bytes is None:
-            return step, content, network
-        coarser = 1
-        while len(content) > max_bytes:
-            step *= 2.0 ** (coarser / (8 * REFINEMENT))
+        return self._used_up(self._fitted_within(step, max_bytes), max_bytes)
+
+    def _fitted_within(self, step: float, max_bytes: int) -> _Made:
+        """Return the file at a step, or at a coarser one: a fit makes it a little longer or shorter than it was."""
+        made, coarser = self.made(step), 1
+        while len(made.content) > max_bytes:
+            made = self.made(made.step * 2.0 ** (coarser / (8 * REFINEMENT)))
             coarser *= 2
-            content, network = self.content(step)
+        return made
+
+    def _used_up(self, made: _Made, max_bytes: int) -> _Made:
+        """Return the file at a finer step, if it leaves bytes enough for one."""
         for _ in range(MAX_FINER):
-            finer = self._finer(step, max_bytes - len(content))
-            if finer is None:
+            step = self._finer(made.step, max_bytes - len(made.content))
+            if step is None:
                 break
             try:
-                longer, other = self.content(finer)
+                longer = self.made(step)
             except FineStepError:
                 break
-            if len(longer) > max_bytes:
+            if len(longer.content) > max_bytes:
                 break
-            step, content, network = finer, longer, other
-        return step, content, network
+            made = longer
+        return made
 
     def _finer(self, step: float, room: int) -> float | None:
         """Return a step that is finer by what so many bytes are enough for: a bit of each number halves it."""
@@ -270,18 +308,8 @@ class _Work:
         finer = int(8 * room * parts / max(1, numbers))
         return step * 2.0 ** (-finer / parts) if finer > 0 else None
 
-    def step_within(self, max_bytes: int) -> float:
-        """Return the finest step for at most so many bytes."""
-        _log.info("searching for the finest step for %s bytes", max_bytes)
-        return finest_step(
-            lambda size: len(self._pack(self.model, size)),
-            max_bytes,
-            finest=finest_eighth(self.sensitivity, self.tensors),
-            estimate=self.rounding.estimated_bytes,
-        )
-
-    def step_as_good(self, evaluate: Callable[[nn.Module], float], least: float) -> float:
-        """Return the coarsest step that was tried whose network reaches that metric."""
+    def as_good(self, evaluate: Callable[[nn.Module], float], least: float) -> _Made:
+        """Return the file at the coarsest step that was tried whose network reaches that metric."""
         best = self._bisected(evaluate, least, COARSEST, FINEST)
         if best is None:
             best = self._bisected(evaluate, least, FINEST, finest_eighth(self.sensitivity, self.tensors))
@@ -289,31 +317,37 @@ class _Work:
             raise ArgumentError(f"no step keeps the metric at {least:.4f} or more: is evaluate= the same each time?")
         return best
 
-    def _bisected(self, evaluate: Callable[[nn.Module], float], least: float, coarse: int, fine: int) -> float | None:
+    def _bisected(self, evaluate: Callable[[nn.Module], float], least: float, coarse: int, fine: int) -> _Made | None:
         best = None
         while coarse - fine > 1:
             middle = (coarse + fine) // 2
             try:
-                content, network = self.content(step_size(middle))
+                made = self.made(step_size(middle))
             except CoarseStepError:
                 coarse = middle
                 continue
             except FineStepError:
                 fine = middle
                 continue
-            metric = _metric(evaluate, network)
-            _log.info("%s bytes: %.4f", f"{len(content):,}", metric)
+            metric = _metric(evaluate, made.network)
+            _log.info("%s bytes: %.4f", f"{len(made.content):,}", metric)
             if metric >= least:
-                fine, best = middle, step_size(middle)
+                fine, best = middle, made._replace(metric=metric)
             else:
                 coarse = middle
         return best
 
-    def _pack(self, model: nn.Module, step: float) -> bytes:
+    def _pack(self, model: nn.Module, step: float, known: Mapping[str, Coded] | None = None) -> bytes:
         # A calibrated level has biases and statistics of its own, which count for the size.
         calibration = self.inputs if len(self.settings["levels"]) else None
         return pack(
-            model, dtype="quantized", step=step, sensitivity=self.sensitivity, calibration=calibration, **self.settings
+            model,
+            dtype="quantized",
+            step=step,
+            sensitivity=self.sensitivity,
+            calibration=calibration,
+            known=known,
+            **self.settings,
         )[0]
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from tailcut.compression.refit import Refit, before
+from tailcut.compression.refit import Refit, Round, before
 from tailcut.errors import ArgumentError
 from tailcut.format.network.tensors import current_tensors
 from tailcut.model_inputs import ModelInputs, joined
@@ -32,47 +32,59 @@ class CoarseStepError(ArgumentError):
     """The rounded network has numbers that are not finite: a finer step is needed."""
 
 
-def corrected(
-    model: nn.Module, rounded: Mapping[str, Tensor], inputs: Sequence[ModelInputs], refit: Refit | None = None
-) -> nn.Module:
-    """Return a copy of `model` whose numbers fit its weights when these are rounded.
-
-    Layer after layer, in the order in which they run: weights are fitted to the inputs that they get then, the bias of
-    a linear layer or convolution loses what the mean of its outputs differs by from that in the original, the running
-    mean of a norm gains what the mean of its inputs does, and its variance is scaled as theirs is. The same inputs pass
-    both networks, so that what they lack of the training data cancels. Layers that run more than once are left as they
-    are.
+class Original:
+    """A trained network and what passes its layers, with which rounded copies of it are compared.
 
     Args:
-        model: in evaluation mode; it is not changed.
-        rounded: name -> numbers of the rounded network, flat; coefficients under the plain name of their tensor.
-        inputs: batches of training inputs.
-        refit: of the weights that are fitted; they are rounded anew. None leaves them as they are.
-
-    Raises:
-        CoarseStepError: the rounded network has outputs of a layer, or inputs of a norm, that are not finite.
+        model: in evaluation mode; it is not changed, and must not be from here on.
+        inputs: batches of training inputs, the same for it and for all copies, so that what they lack of the training
+            data cancels.
+        refit: of the weights that are fitted. None leaves all as they are.
     """
-    result = deepcopied(model)
-    if refit is None and not any(map(_movable, model.modules())):
+
+    def __init__(self, model: nn.Module, inputs: Sequence[ModelInputs], refit: Refit | None = None) -> None:
+        self._model, self._refit = model, refit
+        self._wanted: dict[str, Moments] = {}
+        self._batch: ModelInputs | None = None
+        if refit is None and not any(map(_movable, model.modules())):
+            return
+        self._batch = _joined(inputs)
+        found: dict[str, list[Moments]] = {}
+        with ExitStack() as stack, torch.no_grad():
+            stack.enter_context(_listening(model, lambda name, x: found.setdefault(name, []).append(_moments(x))))
+            if refit is not None:
+                stack.enter_context(refit.watching(model))
+            self._batch.run(model)
+        self._wanted = {name: moments[0] for name, moments in found.items() if len(moments) == 1}
+
+    def corrected(self, rounded: Mapping[str, Tensor], round_weight: Round | None = None) -> nn.Module:
+        """Return a copy of the network whose numbers fit its weights when these are rounded.
+
+        Layer after layer, in the order in which they run: weights are fitted to the inputs that they get then, the bias
+        of a linear layer or convolution loses what the mean of its outputs differs by from that in the original, the
+        running mean of a norm gains what the mean of its inputs does, and its variance is scaled as theirs is. Layers
+        that run more than once are left as they are.
+
+        Args:
+            rounded: name -> numbers of the rounded network, flat; coefficients under the plain name of their tensor.
+            round_weight: rounds weights that are fitted anew, see `Refit`.
+
+        Raises:
+            CoarseStepError: the rounded network has outputs of a layer, or inputs of a norm, that are not finite.
+        """
+        result = deepcopied(self._model)
+        if self._batch is None:
+            return result
+        trial = deepcopied(self._model)
+        write_numbers(trial, rounded)
+        _copy_movable(self._model, trial)  # biases and statistics begin as in the original, not rounded
+        with ExitStack() as stack, torch.no_grad():
+            if self._refit is not None and round_weight is not None:
+                stack.enter_context(self._refit.fitting(trial, result, round_weight))
+            stack.enter_context(_moving(trial, self._wanted))
+            self._batch.run(trial)
+        _copy_movable(trial, result)
         return result
-    batch, trial = _joined(inputs), deepcopied(model)
-    write_numbers(trial, rounded)
-    wanted: dict[str, list[Moments]] = {}
-    for network in (trial, result):  # biases and statistics begin as in the original, not rounded
-        _copy_movable(model, network)
-    with ExitStack() as stack, torch.no_grad():
-        stack.enter_context(_listening(model, lambda name, x: wanted.setdefault(name, []).append(_moments(x))))
-        if refit is not None:
-            stack.enter_context(refit.watching(model))
-        batch.run(model)
-    once = {name: moments[0] for name, moments in wanted.items() if len(moments) == 1}
-    with ExitStack() as stack, torch.no_grad():
-        if refit is not None:
-            stack.enter_context(refit.fitting(trial, result))
-        stack.enter_context(_moving(trial, once))
-        batch.run(trial)
-    _copy_movable(trial, result)
-    return result
 
 
 def write_numbers(model: nn.Module, values: Mapping[str, Tensor]) -> None:

@@ -38,14 +38,13 @@ class Refit:
     Args:
         model: the original network, in evaluation mode.
         names: weights of its linear layers and convolutions without groups.
-        round_weight: (name, numbers, flat) -> the numbers that a file has for them, flat.
     """
 
-    def __init__(self, model: nn.Module, names: Iterable[str], round_weight: Round) -> None:
+    def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
         uses = Counter(map(id, dict(model.named_parameters(remove_duplicate=False)).values()))
         names = [name for name in names if type(_layer_of(model, name)).forward in FORWARDS]
         names = [name for name in names if uses[id(_layer_of(model, name).weight)] == 1]
-        self._names, self._round = names, round_weight
+        self._names = names
         lengths = [_layer_of(model, name).weight[0].numel() for name in names]
         self._most = min(MAX_ROWS, MAX_NUMBERS // max(1, sum(lengths)))
         self._has_norms = has_norms(model)
@@ -64,23 +63,29 @@ class Refit:
             yield
 
     @contextmanager
-    def fitting(self, rounded: nn.Module, result: nn.Module) -> Iterator[None]:
+    def fitting(self, rounded: nn.Module, result: nn.Module, round_weight: Round) -> Iterator[None]:
         """Within the block, fit each layer before it runs (changes both networks), if it ran once in the original.
 
         Args:
             rounded: runs within the block; it gets the fitted weights, rounded.
             result: gets the fitted weights.
+            round_weight: (name, numbers, flat) -> the numbers that a file has for them, flat.
         """
+        seen: set[str] = set()
 
         def fit(name: str, x: Tensor) -> None:
+            wanted = self._rows.get(name, [])
+            if name in seen or len(wanted) != 1:
+                return
+            seen.add(name)
             layer = _layer_of(rounded, name)
-            wanted, found = self._rows.pop(name, []), self._sampled(name, layer, x)
-            if len(wanted) != 1 or found.shape != wanted[0].shape or not bool(found.isfinite().all()):
+            found = self._sampled(name, layer, x)
+            if found.shape != wanted[0].shape or not bool(found.isfinite().all()):
                 return
             centred = self._has_norms or layer.bias is not None
             weight = _layer_of(result, name).weight.detach()  # as in the original until here
             weight.copy_(_refitted(weight, wanted[0], found, centred=centred))
-            layer.weight.detach().copy_(self._round(name, weight.reshape(-1)).reshape(weight.shape))
+            layer.weight.detach().copy_(round_weight(name, weight.reshape(-1)).reshape(weight.shape))
 
         with self._listening(rounded, fit):
             yield

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -137,12 +137,14 @@ class Rounding:
         types: of the other tensors, see `types_of_others`.
         with_coefficients: whether the coefficients are rounded too.
         sensitivity: what the steps are in proportion to.
+        known: name of a weight -> what was rounded of it already, by `rounded_weight` at the same step.
     """
 
     tensors: NetworkTensors
     types: Sequence[int]
     with_coefficients: bool
     sensitivity: Sensitivity
+    known: Mapping[str, Coded] = field(default_factory=dict)
 
     def values(self, step: float) -> dict[str, Tensor]:
         """Return the numbers that a reader decodes at this step, flat, by name; integers separately."""
@@ -157,8 +159,8 @@ class Rounding:
         """Names of the weights whose rows are rounded side by side with error feedback."""
         return [other.name for other, block in self._others_with_blocks() if block is not None]
 
-    def values_of_rows(self, name: str, values: Tensor, step: float) -> Tensor:
-        """Return the numbers that a reader decodes where one of these weights had other values, flat.
+    def rounded_weight(self, name: str, values: Tensor, step: float) -> tuple[Coded, Tensor]:
+        """Return the whole numbers of one of these weights if it had other values, and what a reader makes of them.
 
         Args:
             name: of the weight.
@@ -167,8 +169,8 @@ class Rounding:
         """
         for other, block in self._others_with_blocks():
             if other.name == name and block is not None:
-                layout, rounded = self._rounded_rows(other, block, values, step)
-                return quantized.dequantize(rounded, layout)
+                layout, made = self._rounded_rows(other, block, values, step)
+                return made, quantized.dequantize(made, layout)
         raise KeyError(f"{name} is none of the weights that are rounded by rows")
 
     def rounded(self, step: float) -> Iterator[tuple[Layout, Coded]]:
@@ -187,6 +189,8 @@ class Rounding:
             layout = layout_of_other(other.name, other.shape, is_integer=number == INTEGERS)
             if number == INTEGERS:
                 yield layout, Coded(other.tensor.detach().reshape(-1).cpu().to(torch.int64).numpy())
+            elif other.name in self.known:
+                yield layout, self.known[other.name]
             elif block is not None:
                 yield self._rounded_rows(other, block, values[other.name], step)
             elif number == QUANTIZED:

@@ -28,6 +28,7 @@ from tailcut.format.quantization import (
     finest_eighth,
     types_of_others,
 )
+from tailcut.format.quantized import Coded
 from tailcut.format.sensitivity import Sensitivity
 from tailcut.format.step_search import finest_step
 from tailcut.limits import MAX_TENSORS, check_level_work, check_total, check_work, limit_of, non_finite_allowed
@@ -200,8 +201,9 @@ def pack(
     allow_non_finite: bool = False,
     levels: Sequence[float] = (),
     calibration: Iterable[Any] | None = None,
+    known: Mapping[str, Coded] | None = None,
 ) -> tuple[bytes, NetworkTensors]:
-    """Return the bytes of the file and the tensors in it; see `save`."""
+    """Return the bytes of the file and the tensors in it; see `save`, and for `known` the attribute of `Rounding`."""
     model = without_views(model)
     kinds = _Kinds.of(dtype, other_dtype)
     parts = () if isinstance(levels, Sized) and len(levels) == 0 else parts_of(levels)
@@ -230,7 +232,7 @@ def pack(
     found = network_levels(model, tensors, edits, parts, calibration)
     _check_caps(found, len(model.state_dict(keep_vars=True)), len(edits))
     if kinds.quantizes:
-        return _quantized(plain, found, kinds, step, max_bytes, sensitivity), tensors
+        return _quantized(plain, found, kinds, step, max_bytes, sensitivity, known or {}), tensors
     return _unrounded(plain, found, kinds), tensors
 
 
@@ -305,6 +307,7 @@ def _quantized(
     step: float | None,
     max_bytes: int | None,
     sensitivity: Sensitivity | None,
+    known: Mapping[str, Coded],
 ) -> bytes:
     """Return the file of rounded numbers: with this step, or with the finest that takes at most `max_bytes`."""
     tensors = levels[-1].tensors
@@ -312,7 +315,7 @@ def _quantized(
     with_coefficients = kinds.rounds_coefficients and bool(tensors.coefficients)
     if not with_coefficients and not any(number >= QUANTIZED for number in types):
         raise ArgumentError("the network has nothing to quantise: no coefficients, parameters or running statistics")
-    rounding = Rounding(tensors, types, with_coefficients, _sensitivity_of(tensors, sensitivity))
+    rounding = Rounding(tensors, types, with_coefficients, _sensitivity_of(tensors, sensitivity), known)
     expected = stream_types(types, has_quantized_coefficients=with_coefficients)
     # What no step changes is encoded once.
     exact = [number if number < QUANTIZED else None for number in types]
