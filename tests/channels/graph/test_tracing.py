@@ -63,6 +63,16 @@ def test_a_training_mode_that_fails_leaves_the_layers_idle() -> None:
     assert not found.trains
 
 
+@pytest.mark.parametrize(("slopes", "idle"), [(1, []), (8, ["3"])])
+def test_a_prelu_of_one_slope_has_no_channels_that_could_be_idle(slopes: int, idle: list[str]) -> None:
+    class Half(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return self[2](self[1](self[0](x)))
+
+    model = Half(nn.Conv2d(3, 8, 3), nn.PReLU(slopes), nn.Conv2d(8, 3, 3), nn.PReLU(slopes))
+    assert trace(model, (X,)).idle == idle
+
+
 class DropPath(nn.Module):
     """Leaves out an image's whole map, in training."""
 

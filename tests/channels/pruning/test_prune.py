@@ -370,6 +370,16 @@ def test_what_is_no_network_to_prune(model: Any, message: str) -> None:
         prune(model, X, {}, 0.5)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+def test_a_part_in_torchscript_is_refused() -> None:
+    """Torch takes no hooks of it: this ended in a RuntimeError of torch's."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Sequential(torch.jit.script(nn.Conv2d(8, 8, 3))))
+    with pytest.raises(
+        ArgumentError, match=r"^1\.0 is of TorchScript, whose layers can neither be followed nor narrowed"
+    ):
+        prune(model, X, {}, 0.5)
+
+
 def test_networks_of_inference_mode_are_refused() -> None:
     """Torch lets nobody change such numbers; a network made outside can be pruned within it, and trains on."""
     with torch.inference_mode():

@@ -333,11 +333,14 @@ class _Tracer(Observer):
 def _idle(found: Trace) -> list[str]:
     ran = {layer.module for layer in found.layers.values()}
     inside = {part for module in ran for part in module.modules()}
-    return [
-        name
-        for name, module in found.modules.named.items()
-        if layer_kind(module) is not None and module not in inside and any(True for _ in module.parameters())
-    ]
+    return [name for name, module in found.modules.named.items() if module not in inside and _has_channels(module)]
+
+
+def _has_channels(module: nn.Module) -> bool:
+    """Return whether it is a layer with numbers of its own for channels, which a PReLU of one slope has not."""
+    if isinstance(module, nn.PReLU) and module.num_parameters == 1:
+        return False
+    return layer_kind(module) is not None and any(True for _ in module.parameters())
 
 
 def _parametrization(module: nn.Module) -> str:

@@ -196,6 +196,12 @@ def _check_network(model: nn.Module, example_input: InputTensors) -> ModelInputs
         raise ArgumentError(
             f"{type(model).__name__} is a wrapper: prune the network itself (its .module, .source or ._orig_mod)"
         )
+    scripted = next((path for path, part in model.named_modules() if isinstance(part, torch.jit.ScriptModule)), None)
+    if scripted is not None:
+        raise ArgumentError(
+            f"{scripted} is of TorchScript, whose layers can neither be followed nor narrowed: put the torch.nn.Module "
+            "that it was made from in its place, prune, and script that part of the narrower network"
+        )
     tensors = [*model.parameters(), *model.buffers()]
     if any(is_lazy(x) for x in tensors):
         raise ArgumentError("the network is not initialised yet: run one forward first")
