@@ -33,6 +33,14 @@ def constant() -> nn.Module:
     return model
 
 
+def prices() -> nn.Module:
+    """Numbers so large that the softmax of classes would be certain of one."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 4))
+    model[1].get_parameter("weight").data *= 1e5
+    return model
+
+
 def overflowing() -> nn.Module:
     model = nn.Sequential(nn.Flatten(), nn.Linear(784, 784), nn.Linear(784, 10))
     for parameter in model.parameters():
@@ -64,6 +72,7 @@ def in_inference() -> nn.Module:
         (nn.ReLU, FITTING, "the network has no parameters: there is nothing to compress"),
         (sound, torch.zeros(0, 1, 28, 28), "inputs= has no batches"),
         (constant, FITTING, "no number of the network changes its loss"),
+        (prices, FITTING, r"large numbers \(coordinates, prices\), which were taken for classes\? .* a loss=$"),
         (overflowing, FITTING, "the network's outputs are not finite, in float32"),
         (on_meta, FITTING, "weight was made on the meta device"),
         (in_inference, FITTING, "weight was made under torch.inference_mode"),

@@ -120,3 +120,47 @@ def test_the_classes_of_a_convolution_lie_along_axis_1() -> None:
     assert features_of(nn.Sequential(nn.Conv1d(5, 7, 1), nn.ReLU()), batch) == (False,)
     assert features_of(nn.Sequential(nn.Linear(7, 7), nn.Conv1d(5, 5, 1)), batch) == (False,)
     assert features_of(nn.Sequential(nn.Conv1d(5, 5, 1), nn.Linear(7, 7)), batch) == (True,)
+
+
+class Rays(nn.Module):
+    """Colour and density of the points of rays, of two linear layers, as NeRF has them: (rays, points, 4)."""
+
+    def __init__(self, flat: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.flat, self.wide, self.density, self.colour = flat, nn.Linear(5, 8), nn.Linear(8, 1), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.wide(x.flatten(0, 1) if self.flat else x))
+        return torch.cat([self.colour(y), self.density(y)], -1).view(*x.shape[:2], 4)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_the_outputs_of_several_linear_layers_are_put_together_along_the_last_axis(flat: bool) -> None:
+    """Taken for classes along axis 1, of the points, a last bias changed no loss, and `compress` rounded it to zero."""
+    x = torch.rand(32, 7, 5, generator=torch.Generator().manual_seed(0))
+    found = measure_sensitivity(Rays(flat), x, num_gradients=40).curvature
+    assert min(found["colour.bias"], found["density.bias"]) > 0.1
+
+
+def test_the_axis_of_outputs_that_no_layer_gave_is_that_of_the_layers_with_their_positions() -> None:
+    class Ends(nn.Sequential):
+        def __init__(self, *layers: nn.Module, ends: Callable[[Tensor], Tensor]) -> None:
+            super().__init__(*layers)
+            self.ends = ends
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.ends(super().forward(x))
+
+    def linear(x: Tensor, ends: Callable[[Tensor], Tensor], *layers: nn.Module) -> bool:
+        return features_of(Ends(*layers, ends=ends), ModelInputs((x,)))[0]
+
+    tokens, flat, signal = torch.rand(2, 5, 7), torch.rand(6, 7), torch.rand(2, 1, 7)
+    assert linear(tokens, lambda y: y[..., 1:], nn.Linear(7, 4))
+    assert linear(flat, lambda y: y.view(2, 3, 4), nn.Linear(7, 4))
+    assert linear(signal, lambda y: y.view(2, 3, 4), nn.Conv1d(1, 3, 1), nn.Flatten(0, 1), nn.Linear(7, 4))
+    assert not linear(tokens, lambda y: y[:, 1:], nn.Conv1d(5, 4, 1))
+    assert not linear(tokens, lambda y: y[:, 1:], nn.Linear(7, 7), nn.Conv1d(5, 4, 1))
+    assert not linear(tokens, lambda y: y.mT, nn.Linear(7, 4))
+    assert not linear(flat, lambda y: y[:, None], nn.Linear(7, 4))  # a signal of one channel
+    assert not linear(signal, lambda y: y.repeat_interleave(2, 2), nn.Conv1d(1, 3, 1))

@@ -1,8 +1,9 @@
 """Loss of a network's outputs for targets that are drawn from what the network itself believes."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -78,23 +79,56 @@ def logits_of(outputs: object) -> list[Tensor]:
 
 
 def features_of(model: nn.Module, batch: ModelInputs) -> tuple[bool, ...]:
-    """Return of each output tensor that counts whether a linear layer made it, whose features lie along the last axis.
+    """Return of each output tensor that counts whether linear layers made it, whose features lie along the last axis.
 
-    That is so if of the layers whose output has the shape of the tensor the last one to run is linear. The network,
-    which is not changed, runs once, without gradients.
+    That is so if of the layers whose output has the shape of the tensor the last one to run is linear. Where none has
+    it, the tensor was put together of several outputs, cut or reshaped, and the layers count that have its positions:
+    all axes but that of their features. The network, which is not changed, runs once, without gradients.
     """
-    makers: dict[tuple[int, ...], nn.Module] = {}
+    made: list[_Made] = []
 
     def note(module: nn.Module, _: object, output: object) -> None:
-        if isinstance(output, Tensor):
-            makers[tuple(output.shape)] = module
+        if isinstance(output, Tensor) and output.ndim:
+            made.append(_Made(isinstance(module, nn.Linear), output.shape))
 
     with ExitStack() as hooks, torch.no_grad():
         for module in model.modules():
             if isinstance(module, (nn.Linear, _ConvNd)):
                 hooks.enter_context(module.register_forward_hook(note))
         found = logits_of(batch.run(model))
-    return tuple(isinstance(makers.get(tuple(x.shape)), nn.Linear) for x in found)
+    return tuple(_is_of_linear(x.shape, made) for x in found)
+
+
+class _Made(NamedTuple):
+    """The output of a linear layer, or of a convolution."""
+
+    is_linear: bool
+    shape: torch.Size
+
+    def has_positions(self, shape: torch.Size) -> bool:
+        """Return whether a tensor of this shape has the same axes, but for that of the features."""
+        if self.is_linear:
+            return shape[:-1] == self.shape[:-1]
+        return len(self.shape) == len(shape) and _without_axis_1(shape) == _without_axis_1(self.shape)
+
+    def has_rows(self, shape: torch.Size) -> bool:
+        """Return whether it is linear, and gives as many rows of features as a tensor of this shape has."""
+        return self.is_linear and math.prod(shape[:-1]) == math.prod(self.shape[:-1])
+
+
+def _is_of_linear(shape: torch.Size, made: Sequence[_Made]) -> bool:
+    if len(shape) < 3:  # axis 1 is the last one
+        return False
+    known = [one for one in made if one.shape == shape] or [one for one in made if one.has_positions(shape)]
+    if known:
+        return known[-1].is_linear
+    # (batch * tokens, features) as (batch, tokens, features). One row is a signal rather, of one channel.
+    all_linear = all(one.is_linear for one in made)
+    return shape[1] > 1 and any(one.has_rows(shape) and (all_linear or one.shape[-1] == shape[-1]) for one in made)
+
+
+def _without_axis_1(shape: torch.Size) -> tuple[int, ...]:
+    return (*shape[:1], *shape[2:])
 
 
 def _named(outputs: object) -> dict[str, Tensor]:

@@ -87,7 +87,9 @@ def completed(sensitivity: Sensitivity, tensors: NetworkTensors) -> Sensitivity:
     ]
     if not known and any(name in sensitivity.curvature for name in usual.curvature):
         raise ArgumentError(
-            "no number of the network changes its loss: are its outputs always the same (a last layer of zeros)?"
+            "no number of the network changes its loss: are its outputs always the same (a last layer of zeros), or "
+            "large numbers (coordinates, prices), which were taken for classes? For numbers give measure_sensitivity a "
+            "loss="
         )
     if not known:
         raise ArgumentError("the sensitivity has no tensor of this network: measure it on the network that is saved")
