@@ -243,6 +243,20 @@ def test_later_opsets_and_networks_of_float64(opset: int, tmp_path: Path) -> Non
     assert errors(tmp_path / "a.onnx", model, torch.rand(3, 1, 28, 28, dtype=torch.float64)) < 1e-12
 
 
+@pytest.mark.parametrize("opset", [18, 22])
+def test_bfloat16_that_onnx_has_no_operation_for_is_refused(opset: int, tmp_path: Path) -> None:
+    """The file was written, and no runtime loaded it."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3)).bfloat16()
+    example = torch.rand(2, 3, 9, 9).bfloat16()
+    with pytest.raises(
+        StructureError, match=r"are of bfloat16, with which ONNX cannot run it .*: export network\.float"
+    ):
+        export_onnx(model, tmp_path / "model.onnx", example_input=example, opset=opset)
+    assert not any(tmp_path.iterdir())
+    export_onnx(model.float(), tmp_path / "model.onnx", example_input=example.float(), opset=opset)
+    assert onnxruntime.InferenceSession(tmp_path / "model.onnx").get_outputs()[0].type == "tensor(float)"
+
+
 def test_the_report_tells_size_shapes_and_ways(tmp_path: Path) -> None:
     model = create_model("lenet300", bias=False)
     regularize(model, num_kept=200)

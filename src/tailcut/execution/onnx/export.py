@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from tailcut.errors import ArgumentError, MissingExtraError, StructureError
+from tailcut.errors import ArgumentError, MissingExtraError, StructureError, first_line
 from tailcut.files import check_output_path, write_atomically
 from tailcut.inputs.detection.detectors import Detector
 from tailcut.inputs.stem.replace import image_shape
@@ -298,6 +298,13 @@ def _serialized(program: "ir.Model") -> bytes:
             "the network's tensors"
         )
     proto = ir.to_proto(program)
-    onnx.checker.check_model(proto)
+    values = (*program.graph.inputs, *program.graph.initializers.values())
+    try:  # ONNX knows bfloat16 in some operations only; other types pass, and the full check takes its time
+        onnx.checker.check_model(proto, full_check=any(value.dtype == ir.DataType.BFLOAT16 for value in values))
+    except onnx.shape_inference.InferenceError as error:
+        raise StructureError(
+            f"the network's numbers are of bfloat16, with which ONNX cannot run it ({first_line(error)}): export "
+            "network.float(), with an example_input of float32"
+        ) from error
     content: bytes = proto.SerializeToString(deterministic=True)
     return content
