@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -289,6 +290,25 @@ def test_a_place_that_cannot_be_written_is_refused(out: str, problem: str, tmp_p
     with pytest.raises(ArgumentError, match=f"cannot write .*{problem}"):
         check_output_path(tmp_path / out)
     check_output_path(tmp_path / "report.html")
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> tuple[int, str]:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(tmp_path / ".tailcut-x.part"))
+
+    make = tempfile.mkstemp
+    monkeypatch.setattr(tempfile, "mkstemp", refused)
+    check_output_path(tmp_path / "a")  # nothing is tried where the folder seems writable
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(OSError, match="Read-only file system") as caught:
+        check_output_path(tmp_path / "a")
+    assert caught.value.filename == str(tmp_path / "a")
+    check_output_path(os.devnull)
+    monkeypatch.setattr(tempfile, "mkstemp", make)
+    check_output_path(tmp_path / "a")  # what the answer was wrong about
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])

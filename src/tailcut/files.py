@@ -117,13 +117,24 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
 
 
 def check_output_path(out: str | Path) -> None:
-    """Raise `ArgumentError` if no file can lie there; for commands that would notice only after hours of work."""
+    """Raise an error if no file can lie there; for what would notice only after hours of work.
+
+    Raises:
+        ArgumentError: the folder of `out`, or of what it links to, does not exist, or `out` is a folder.
+        OSError: no file can be made in that folder: it belongs to somebody else, or cannot be written at all.
+    """
     path, target = Path(out), Path(os.path.realpath(out))
     if path.is_dir():
         raise ArgumentError(f"cannot write {path}: it is a folder; give a file name")
     for folder in (path.parent, target.parent):  # of a link, then of what it points to
         if not folder.is_dir():
             raise ArgumentError(f"cannot write {path}: the folder {folder} does not exist; create it first")
+    is_device = target.exists() and not target.is_file()
+    if not is_device and not os.access(target.parent, os.W_OK | os.X_OK):
+        with naming(path):  # tried, as file systems of other machines may allow what is denied here, and for the reason
+            descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=PREFIX, suffix=".part")
+            os.close(descriptor)
+            Path(temporary).unlink()
 
 
 def make_folder(path: str | Path) -> Path:

@@ -1,6 +1,6 @@
 """Inputs and networks that cannot be compressed: one clear error, and no file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,19 @@ def on_meta() -> nn.Module:
 def in_inference() -> nn.Module:
     with torch.inference_mode():
         return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+
+
+def test_a_place_where_no_file_can_lie_is_told_before_the_work(tmp_path: Path) -> None:
+    def inputs() -> Iterator[Tensor]:
+        pytest.fail("inputs were read")
+        yield FITTING
+
+    path = tmp_path / "nowhere" / "a.tailcut"
+    with pytest.raises(ArgumentError, match="nowhere does not exist; create it first"):
+        tailcut.compress(sound(), path, inputs(), max_bytes=700)
+    rate = tailcut.RateLoss(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)), target_bytes=300, num_steps=10)
+    with pytest.raises(ArgumentError, match="nowhere does not exist; create it first"):
+        rate.save(path, inputs())
 
 
 @pytest.mark.parametrize(

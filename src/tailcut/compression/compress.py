@@ -16,7 +16,7 @@ from tailcut.compression.correction import MAX_INPUTS, CoarseStepError, Original
 from tailcut.compression.fisher import GRADIENT_BATCH, measure_sensitivity
 from tailcut.compression.refit import Refit
 from tailcut.errors import ArgumentError
-from tailcut.files import write_atomically
+from tailcut.files import check_output_path, write_atomically
 from tailcut.format.container.contents import decode
 from tailcut.format.container.streams import decode_values
 from tailcut.format.network.tensors import NetworkTensors, network_tensors
@@ -122,12 +122,13 @@ def compress(
 
     Raises:
         ArgumentError: not just one of `max_bytes`, `max_drop` and `step` is given, `max_drop` without `evaluate`, the
-            metric of the network itself is not finite, there are no inputs, or no step makes the file so small or so
-            good.
+            metric of the network itself is not finite, there are no inputs, no file can lie at `path`, or no step makes
+            the file so small or so good.
     """
     check_module("compress", model)
     check_goal(max_bytes, max_drop, step)
     _check_metric(max_drop, evaluate)
+    check_output_path(path)  # the rest takes up to hours
     count = usual_gradients(model) if num_gradients is None else num_gradients
     batches = _first(inputs, max(MAX_INPUTS, GRADIENT_BATCH * count))
     if sensitivity is None:

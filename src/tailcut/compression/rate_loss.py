@@ -17,6 +17,7 @@ from tailcut.compression.laplace import laplace_bits
 from tailcut.compression.lattices import Lattices, cut_empty_tails, cut_to, trained_tensors
 from tailcut.compression.reference import LEAST_STEP, Reference, codable, times
 from tailcut.errors import ArgumentError
+from tailcut.files import check_output_path
 from tailcut.format.container.numbers import QUANTIZED, QUANTIZED_DTYPE
 from tailcut.format.network.tensors import current_tensors
 from tailcut.format.quantization import (
@@ -338,8 +339,9 @@ class RateLoss(nn.Module):
             settings: metadata and registered, see `tailcut.save`.
 
         Raises:
-            ArgumentError: no step makes the file so small.
+            ArgumentError: no step makes the file so small, or no file can lie at `path`.
         """
+        check_output_path(path)
         masters, network = deepcopied(self._model).eval(), self._rounded_copy()
         cut_to(masters, cut_empty_tails(network))
         has_untrained, measured = self.has_untrained, None
