@@ -165,6 +165,33 @@ def test_a_reader_that_goes_away_is_no_traceback() -> None:
     assert done.stderr == ""
 
 
+COMMAND = f"{sys.executable} -m tailcut"
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "out", "error"),
+    [
+        ("models >&-", 0, "", ""),
+        ("inspect nothing 2>&-", 1, "", ""),
+        ("models --json >/dev/full", 1, "", "tailcut models: error: [Errno 28] No space left on device\n"),
+        ("--print-completion bash >/dev/full", 1, "", "tailcut: error: [Errno 28] No space left on device\n"),
+        ("--print-completion bash | :", 1, "", ""),
+        ("inspect é", 1, "", "tailcut inspect: error: no such file: \\xe9\n"),
+    ],
+)
+def test_streams_that_are_closed_full_or_without_some_characters(line: str, code: int, out: str, error: str) -> None:
+    """Each ended in a traceback, or wrote the error to standard output."""
+    pytest.importorskip("shtab")
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {COMMAND} {line}"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (code, out, error)
+
+
 def test_words_default_to_those_of_the_process(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

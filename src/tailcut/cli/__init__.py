@@ -43,7 +43,7 @@ from tailcut.cli.commands import (
     unpack,
 )
 from tailcut.cli.completion import SHELLS, PrintCompletion
-from tailcut.cli.output import is_first_process, messages_on_stderr, say_error
+from tailcut.cli.output import drop_stdout, is_first_process, messages_on_stderr, open_streams, say_error
 from tailcut.cli.parser import Parser, UsageError, reading_of
 from tailcut.errors import ArgumentError, MissingExtraError, RecipeError, TailcutError
 from tailcut.limits import command_line_limit
@@ -109,6 +109,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 for a job that failed, 2 for bad usage.
     """
+    if argv is None:
+        open_streams()
     words = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in words
     try:
@@ -116,7 +118,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(error.usage, end="", file=sys.stderr)
         return _fail(error.prog, error, BAD_USAGE, as_json=as_json)
-    except MissingExtraError as error:
+    except BrokenPipeError:
+        drop_stdout()
+        return FAILED
+    except (MissingExtraError, OSError) as error:  # of --print-completion
         return _fail("tailcut", error, FAILED, as_json=as_json)
     except SystemExit as stop:  # argparse ends so after --help and --version
         return int(stop.code or 0)
@@ -133,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
             return FAILED if report.failed else OK
     except BrokenPipeError:  # the reader of our output closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_stdout()
         return FAILED
     except KeyboardInterrupt:
         return _fail(prog, KeyboardInterrupt("interrupted"), FAILED, as_json=as_json)
@@ -197,7 +202,10 @@ def _fail(prog: str, error: BaseException, code: int, *, as_json: bool) -> int:
 
 def _say_json(error: BaseException, message: str, *, as_json: bool) -> None:
     if as_json and is_first_process():
-        print(json.dumps({"error": {"type": type(error).__name__, "message": message}}), flush=True)
+        try:
+            print(json.dumps({"error": {"type": type(error).__name__, "message": message}}), flush=True)
+        except OSError:  # standard error has it
+            drop_stdout()
 
 
 SUFFIX = ".py"

@@ -28,7 +28,7 @@ class PrintCompletion(argparse.Action):
         Raises:
             MissingExtraError: shtab is not installed.
         """
-        print(completion_script(parser, str(values)))
+        print(completion_script(parser, str(values)), flush=True)
         parser.exit(0)
 
 

@@ -1,5 +1,6 @@
-"""Messages on standard error, written by one of several processes."""
+"""Standard output and error: what can be written to them, and messages, written by one of several processes."""
 
+import io
 import logging
 import os
 import sys
@@ -9,6 +10,21 @@ from contextlib import contextmanager
 from tailcut.cli.advice import for_command_line
 from tailcut.cli.parser import UsageError
 from tailcut.errors import ArgumentError, TrainingError
+
+
+def open_streams() -> None:
+    """Make standard output and error take everything: streams that are closed, and characters that they do not have."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # as after `>&-` in a shell: messages for the one must not go to the other
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+        elif isinstance(stream, io.TextIOWrapper) and (stream.errors == "strict" or stream.encoding != "utf-8"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def drop_stdout() -> None:
+    """Let what standard output still holds go nowhere: its reader has closed the pipe, or its disk is full."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class LauncherError(ArgumentError):
