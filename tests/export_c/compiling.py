@@ -4,8 +4,9 @@ import hashlib
 import os
 import shutil
 import subprocess
-import tempfile
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -14,8 +15,12 @@ import pytest
 from tailcut.export_c import runtime_folder
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-Wshadow", "-Wconversion")
-SANITIZED = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+# -g1: the sanitizers name lines; the variables of -g would take a quarter of the compiler's time.
+SANITIZED = ("-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 C_FOLDER = Path(__file__).parent / "c"
+# Compiled sources, by all that they depend on: for the other test processes, and for the next runs of the tests.
+OBJECTS = Path(__file__).parents[2] / "build" / "test-objects"
+DAYS_KEPT = 7
 
 
 def compiler() -> str:
@@ -45,16 +50,31 @@ def _object(source: Path, settings: Sequence[str]) -> Path:
     """The compiled source, kept for the next program for which the preprocessor makes the same of it."""
     text = _run([compiler(), *settings, "-E", "-P", str(source)])
     flags = [setting for setting in settings if not setting.startswith("-I")]
-    digest = hashlib.sha256("\0".join([*flags, text]).encode()).hexdigest()
-    kept = Path(_object_folder().name) / f"{digest}.o"
+    digest = hashlib.sha256("\0".join([_version(), *flags, text]).encode()).hexdigest()
+    kept = _object_folder() / f"{digest}.o"
     if not kept.exists():
-        _run([compiler(), *settings, "-c", str(source), "-o", str(kept)])
+        new = kept.with_suffix(f".{os.getpid()}")
+        _run([compiler(), *settings, "-c", str(source), "-o", str(new)])
+        new.replace(kept)
+    os.utime(kept)
     return kept
 
 
 @cache
-def _object_folder() -> "tempfile.TemporaryDirectory[str]":
-    return tempfile.TemporaryDirectory(prefix="tailcut-objects-")
+def _version() -> str:
+    return _run([compiler(), "--version"])
+
+
+@cache
+def _object_folder() -> Path:
+    """The folder, without what no test has used for some days."""
+    OBJECTS.mkdir(parents=True, exist_ok=True)
+    oldest = time.time() - DAYS_KEPT * 86_400
+    for path in OBJECTS.iterdir():
+        with suppress(FileNotFoundError):  # removed by another test process
+            if path.stat().st_mtime < oldest:
+                path.unlink()
+    return OBJECTS
 
 
 def _run(command: Sequence[str]) -> str:
