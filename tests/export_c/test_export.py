@@ -109,8 +109,8 @@ def test_less_code_gives_the_same_outputs(name: str, tmp_path: Path) -> None:
     [
         ("resnet20", {}, None),
         ("resnet50", {"width": 4, "small_input": True, "normalize": True}, None),
-        ("mobilenetv2_cifar", {}, None),
-        ("densenet40", {}, None),
+        ("mobilenetv2_cifar", {"width_multiplier": 0.25}, (16, 12)),
+        ("densenet40", {}, (16, 12)),
         ("unet", {"widths": (8, 12, 16)}, (37, 43)),
         ("unet", {"widths": (8, 12, 16), "bilinear": True}, (37, 43)),
         ("unet", {"widths": (8, 12, 16), "bias": False, "affine": False, "running_stats": False}, (33, 50)),

@@ -32,13 +32,19 @@ def rounded(values: Ints, count: Ints | int) -> Ints:
     """Return them over 2^count to the nearest number, halves up."""
     count = np.asarray(count, np.int64)
     within = np.clip(count, 1, 31)
-    made = np.where(count > 30, 0, (values + (np.int64(1) << (within - 1))) >> within)
-    return np.where(count <= 0, values, made)
+    made = values + (np.int64(1) << (within - 1))
+    made >>= within
+    # There are few counts, and values of large maps, which are not read again for what no count asks for.
+    if np.any(count > 30):
+        made = np.where(count > 30, 0, made)
+    return np.where(count <= 0, values, made) if np.any(count <= 0) else made
 
 
 def shifted(values: Ints, power: Ints | int) -> Ints:
     """Return them times 2^power."""
     power = np.asarray(power, np.int64)
+    if np.all(power <= 0):
+        return rounded(values, -power)
     up = np.where(power > 30, 0, values << np.clip(power, 0, 30))
     return np.where(power > 0, up, rounded(values, -power))
 
