@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.machine import Machine
-from bench.scale import FULL, Scale
+from bench.scale import FULL, TINY, Scale
 from bench.tables import Row, Table
 from bench.timing import compare, forward_of, has_onnx, onnx_forward
 from tailcut import channels, inputs
@@ -84,9 +84,11 @@ def _rows(networks: dict[str, tuple[nn.Module, Tensor]], scale: Scale) -> list[R
         for number, (name, (model, x)) in enumerate(networks.items()):
             ways[name] = {"dense": forward_of(dense[name], x), "fused": forward_of(fused[name], x)}
             if has_onnx():
-                ways[name]["ONNX Runtime"] = onnx_forward(dense[name], Path(folder) / f"{number}.onnx", x)
+                path = Path(folder) / f"{number}.onnx"
+                ways[name]["ONNX Runtime"] = onnx_forward(dense[name], path, x, dynamic=scale != TINY)
             if has_onnx() and truncated_tensors(model):
-                ways[name]["small ONNX"] = onnx_forward(model, Path(folder) / f"{number}-small.onnx", x)
+                path = Path(folder) / f"{number}-small.onnx"
+                ways[name]["small ONNX"] = onnx_forward(model, path, x, dynamic=scale != TINY)
         timings = compare({f"{name}, {way}": run for name in ways for way, run in ways[name].items()}, scale)
     times = {name: {way: timings[f"{name}, {way}"].median_s for way in ways[name]} for name in networks}
     first = min(next(iter(times.values())).values())
