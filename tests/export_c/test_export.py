@@ -197,7 +197,7 @@ def test_an_export_leaves_nothing_of_the_other_arithmetic(tmp_path: Path) -> Non
 
 
 def test_what_has_no_form_in_c_is_named(tmp_path: Path) -> None:
-    class Attention(nn.Module):
+    class Shuffled(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.inner = nn.Sequential(nn.Conv2d(3, 4, 1), nn.PixelShuffle(2))
@@ -207,9 +207,7 @@ def test_what_has_no_form_in_c_is_named(tmp_path: Path) -> None:
             return y
 
     with pytest.raises(StructureError, match=r"pixel_shuffle \(inner\.1\)"):
-        export_c(Attention(), tmp_path, example_input=torch.rand(1, 3, 4, 4))
-    with pytest.raises(StructureError, match=r"cat \(VisionTransformer"):
-        export_c(tailcut.create_model("vit"), tmp_path)
+        export_c(Shuffled(), tmp_path, example_input=torch.rand(1, 3, 4, 4))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -36,6 +36,7 @@ RUNNER_HEADERS = (
     "tailcut_run_linear.h",
     "tailcut_run_norms.h",
     "tailcut_run_recurrent.h",
+    "tailcut_run_attention.h",
 )
 INTEGER_RUNNER = ("tailcut_run_integer.c", *BOTH_RUNNERS)
 INTEGER_RUNNER_HEADERS = (

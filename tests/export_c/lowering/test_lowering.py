@@ -142,9 +142,9 @@ class Named(nn.Module):
             lambda own, x: x * own.gate,
             r"mul .*: gate of shape \(1, 4, 7, 5\); C code knows one number, or one for each of",
         ),
-        (lambda own, x: x - own.mean, r"sub .*: mean of shape \(7, 5\); C code knows"),
-        (lambda own, x: x + own.table, r"add .*: table of shape \(7, 5\); C code knows"),
-        (lambda own, x: x + own.block.weight[:, None], r"add .*: unsqueeze \(Named.forward\) of shape \(7, 1\)"),
+        (lambda own, x: x * own.mean, r"mul .*: mean of shape \(7, 5\); C code knows"),
+        (lambda own, x: x / own.table, r"div .*: table of shape \(7, 5\); C code knows"),
+        (lambda own, x: x * own.block.weight[:, None], r"mul .*: unsqueeze \(Named.forward\) of shape \(7, 1\)"),
         (
             lambda own, x: torch.cat([x, own.gate], 1),
             "cat .*: gate does not depend on the input; C code needs",

@@ -67,7 +67,7 @@ class Spectrum(nn.Module):
             (3, 9),
             r"mul \(Of.forward\): .* of shape \(7,\); C code knows one number",
         ),
-        (Of(lambda x: torch.cat([x, x], 2)), (3, 9), r"cat \(Of.forward\): a concatenation along axis 2"),
+        (Of(lambda x: torch.cat([x, x], 0)), (3, 9), r"cat \(Of.forward\): a concatenation along axis 0"),
         (Of(nn.MaxPool1d(2, dilation=2)), (3, 9), r"max_pool1d \(function\): max pooling with dilation=\[1, 2\]"),
         (nn.Conv3d(3, 4, 3), (3, 9, 9, 9), r"an example \(1, channels, height, width\), \(1, channels, length\) or"),
         (nn.LSTM(3, 4), (7, 3), r"lstm .*: reads \(1, 7, 3\) as 7 sequences; C code knows one"),
@@ -82,9 +82,9 @@ def test_what_has_no_form_is_named(model: nn.Module, shape: tuple[int, ...], mes
 
 
 def test_numbers_along_the_length_are_no_numbers_of_channels(tmp_path: Path) -> None:
-    """Even where there are as many: (length,) is added along the length, as in torch."""
+    """Even where there are as many: (length,) goes along the length, as in torch."""
     with pytest.raises(StructureError, match=r"of shape \(4,\); C code knows one number, or one for each of the 4"):
-        export_c(Of(lambda x: x + torch.arange(4.0)), tmp_path / "c", example_input=torch.rand(1, 3, 6))
+        export_c(Of(lambda x: x * torch.arange(4.0)), tmp_path / "c", example_input=torch.rand(1, 3, 6))
 
 
 def check(model: nn.Module, shape: tuple[int, ...], folder: Path, **settings: Any) -> None:
@@ -180,11 +180,11 @@ class Table(nn.Module):
         self.conv, self.table = nn.Conv1d(3, 4, 3), nn.Parameter(torch.rand(4, 7))
 
     def forward(self, x: Tensor) -> Any:
-        return self.conv(x) + self.table
+        return self.conv(x) * self.table
 
 
 def test_numbers_of_places_are_named_as_in_the_network(tmp_path: Path) -> None:
     with pytest.raises(
-        StructureError, match=r"add \(Table.forward\): table of shape \(4, 7\); C code knows one number"
+        StructureError, match=r"mul \(Table.forward\): table of shape \(4, 7\); C code knows one number"
     ):
         export_c(Table(), tmp_path / "c", example_input=torch.rand(1, 3, 9))

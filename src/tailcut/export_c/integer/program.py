@@ -127,6 +127,8 @@ def _check(stage: Stage) -> None:
     wrong = None
     if stage.kind in (Kind.SOFTMAX, Kind.LOG_SOFTMAX):
         wrong = "softmax (give out what it reads: the largest is the same)"
+    elif stage.kind == Kind.TABLE:
+        wrong = "a number for each place"
     elif stage.kind > Kind.SOFTMAX:
         wrong = stage.kind.name.lower().replace("_", " ")
     if stage.value.window.stride == ADAPTIVE:

@@ -1,9 +1,12 @@
 """Traced graphs before they are lowered: names of their nodes, changes in place, means along rows and columns."""
 
 import operator
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, fx
+from torch._ops import OpOverload
 
 from tailcut.errors import StructureError
 from tailcut.export_c.lowering.sequences import PERMUTATIONS, RESHAPES
@@ -13,6 +16,8 @@ _MEANS = ("mean", "sum")
 # What these give has the memory of what they take: where one is changed in place, so is the other.
 _PARTS = ("chunk", "getitem", "select", "slice", "split", "split_with_sizes")
 _SAME = ("alias", "contiguous", "detach", "dropout", "expand", "expand_as", "feature_dropout", "to")
+# What these give is nobody else's.
+_FRESH = ("full", "full_like", "ones", "ones_like", "zeros", "zeros_like")
 _VIEWS = {*_SAME, *_PARTS, *PERMUTATIONS, *RESHAPES}
 
 
@@ -59,6 +64,31 @@ def _is_first_half(step: fx.Node, node: fx.Node, axes: Any) -> bool:
         return False
     first = [axis % 4 for axis in done]
     return (first, left) in ([([2], [2]), ([3], [2])] if len(given) == 3 else [([2], [3]), ([3], [2])])
+
+
+def computed(node: fx.Node, constants: Mapping[str, Any]) -> Any:
+    """Return what a node makes of constants alone, always the same, a tensor or several; None for any other node."""
+    target = node.target
+    if any(one.name not in constants for one in node.all_input_nodes):
+        return None
+    if target is operator.getitem:
+        return constants[node.args[0].name][node.args[1]]  # type: ignore[union-attr,index]
+    if not isinstance(target, OpOverload) or torch.Tag.nondeterministic_seeded in target.tags:
+        return None
+    first = node.args[0] if node.args else None
+    is_detached = target is torch.ops.aten.detach_.default  # of `torch.tensor` in a forward; it changes no number
+    is_alone = isinstance(first, fx.Node) and op_name(first.target) in _FRESH and len(first.users) == 1
+    if target._schema.is_mutable and not (is_detached or is_alone):
+        return None
+
+    def numbers(one: fx.Node) -> Any:
+        given = constants[one.name]
+        given = given.detach() if isinstance(given, Tensor) else given
+        return given.clone() if target._schema.is_mutable and one is first else given
+
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), numbers)
+    made = target(*args, **kwargs)
+    return made if isinstance(made, (Tensor, list, tuple)) else None
 
 
 def op_name(target: Any) -> str:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx
-from torch._ops import OpOverload
 
 from tailcut.errors import StructureError
-from tailcut.export_c.lowering.graph import check_changes_in_place, join_means, layer_name, op_name, rank
+from tailcut.export_c.lowering.graph import check_changes_in_place, computed, join_means, layer_name, op_name, rank
+from tailcut.export_c.lowering.heads.join import join_heads
 from tailcut.export_c.lowering.sequences import (
     channels_last,
     given_constant,
@@ -73,8 +73,10 @@ class Lowering:
     Attributes:
         program: so far.
         kept: the parameters kept as coefficients, by name.
-        constants: parameters, buffers and constants of the trace, by the name of their placeholder.
+        constants: parameters, buffers and constants of the trace, by the name of their placeholder; what is computed
+            from them, by the name of its node.
         names: of the parameters, buffers and constants, by placeholder.
+        attends: whether the network has attention.
         is_vertical: whether sequences are maps of one column, not of one row.
         states: the last states of recurrent layers, one behind the other, by the name of their node.
         given_last: names of nodes that give the last state of a recurrent layer in place of all of them.
@@ -88,11 +90,12 @@ class Lowering:
         handlers: Mapping[str, Callable[..., Value]],
     ) -> None:
         self.program = Program()
-        self.kept, self.constants, self.names = kept, dict(constants), names
+        self.kept, self.names = kept, names
+        self.constants: dict[str, Any] = dict(constants)
         self.values: dict[str, Value] = {}
         self.states: dict[str, Value] = {}
         self.given_last: set[str] = set()
-        self.is_vertical = False
+        self.attends = self.is_vertical = False
         self._where = ""
         self._handlers = handlers
         self._weights: dict[tuple[str, bool], Weight] = {}
@@ -103,6 +106,7 @@ class Lowering:
         Raises:
             StructureError: an operation or layer has no form here.
         """
+        self.attends = join_heads(graph, self.constants, self.name_of)
         self.is_vertical = rows_of_sequences(graph, self.constants, self.name_of)
         check_changes_in_place(graph)
         join_means(graph)
@@ -112,7 +116,9 @@ class Lowering:
                     self._input(node)
             elif node.op == "output":
                 self._outputs(node)
-            elif (numbers := self._computed(node)) is not None:
+            elif node.name in self.constants:
+                continue
+            elif (numbers := computed(node, self.constants)) is not None:
                 self.constants[node.name] = numbers
             elif op_name(node.target) != "_assert_tensor_metadata" and (node.users or node.target != operator.getitem):
                 with self._naming(node):
@@ -166,18 +172,6 @@ class Lowering:
         """Return the weight of a layer that stands by itself, even if other layers have the same."""
         return self._new_weight(node, self.names.get(node.name, node.name), False)
 
-    def _computed(self, node: fx.Node) -> Tensor | None:
-        """Return what a node makes of constants alone, always the same; None for any other node."""
-        target = node.target
-        if not isinstance(target, OpOverload) or any(one.name not in self.constants for one in node.all_input_nodes):
-            return None
-        is_detached = target is torch.ops.aten.detach_.default  # of `torch.tensor` in a forward; it changes no number
-        if (target._schema.is_mutable and not is_detached) or torch.Tag.nondeterministic_seeded in target.tags:
-            return None
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda one: self.constants[one.name].detach())
-        numbers = target(*args, **kwargs)
-        return numbers if isinstance(numbers, Tensor) else None
-
     def _new_weight(self, node: fx.Node, name: str, is_swapped: bool) -> Weight:
         if name in self.kept:
             kept = self.kept[name]
@@ -221,7 +215,8 @@ class Lowering:
         """Write a value to memory, every channel of it, and return what reads it there."""
         height, width = (1, 1) if kind == Kind.MEAN else value.size
         out = Map(value.channels, height, width)
-        self.add(Stage(kind, value, out, norm=norm, epsilon=epsilon, groups=groups))
+        may_replace = self.attends and kind != Kind.MEAN
+        self.add(Stage(kind, value, out, norm=norm, epsilon=epsilon, groups=groups, may_replace=may_replace))
         leaf = Leaf(out, value.channels, height, width, norm=norm)
         return replace(of_leaf(leaf), is_flat=value.is_flat and kind != Kind.MEAN)
 
@@ -272,7 +267,8 @@ class Lowering:
 
     def _shared(self, node: fx.Node, value: Value) -> Value:
         """Store a value that would be made several times at some cost."""
-        is_costly = not value.is_plain or len(value.leaves()) > MAX_SHARED_LEAVES
+        most = 1 if self.attends else MAX_SHARED_LEAVES  # sums along a transformer's blocks take the rows of the first
+        is_costly = not value.is_plain or len(value.leaves()) > most
         return self.stored(value) if len(node.users) > 1 and is_costly else value
 
     def _input(self, node: fx.Node) -> None:

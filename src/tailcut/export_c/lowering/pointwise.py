@@ -9,6 +9,7 @@ from torch import fx
 from tailcut.errors import StructureError
 from tailcut.export_c.lowering.graph import rank
 from tailcut.export_c.lowering.lowering import Handlers, Lowering, has_channels
+from tailcut.export_c.lowering.places import table_of, with_table
 from tailcut.export_c.lowering.sequences import axis_of, given_constant, given_shape
 from tailcut.export_c.program.program import Kind, Leaf, Map, Op, Operation, Resampling, Segment, Stage, Value, of_leaf
 from tailcut.export_c.program.weights import Weight
@@ -88,6 +89,10 @@ def _is_map(low: Lowering, node: Any) -> bool:
 def _add(low: Lowering, node: fx.Node, one: Any, two: Any, alpha: float = 1) -> Value:
     if _is_map(low, one) and _is_map(low, two):
         return _binary(low, one, two, Operation.ADD, alpha)
+    if _is_map(low, one) and (table := table_of(low, two, one, alpha)) is not None:
+        return with_table(low, low.value(one), table)
+    if _is_map(low, two) and (table := table_of(low, one, two)) is not None:
+        return with_table(low, _scaled(low.value(two), float(alpha), 0.0) if alpha != 1 else low.value(two), table)
     if _is_map(low, one):
         return _scaled(low.value(one), 1.0, alpha * _factors(low, two, one))
     return _scaled(low.value(two), float(alpha), _factors(low, one, two))

@@ -9,9 +9,10 @@ from torch import fx
 
 from tailcut.errors import StructureError
 from tailcut.export_c.lowering.edges import from_on, largest, padded
-from tailcut.export_c.lowering.graph import rank
+from tailcut.export_c.lowering.graph import op_name, rank
 from tailcut.export_c.lowering.lowering import MAX_WINDOW, Handlers, Lowering, pair, resampled, size_of, window
 from tailcut.export_c.lowering.permutation import seen_otherwise
+from tailcut.export_c.lowering.places import joined_places
 from tailcut.export_c.lowering.sequences import axis_of, given_shape, is_canonical, recurrence_of
 from tailcut.export_c.program.program import (
     ADAPTIVE,
@@ -314,8 +315,11 @@ def _select(low: Lowering, node: fx.Node, x: fx.Node, axis: int, index: int) -> 
 
 @HANDLERS.register("cat", "stack")
 def _cat(low: Lowering, node: fx.Node, parts: Any, axis: int = 0) -> Value:
-    if axis % len(node.meta["val"].shape) != 1:
-        raise StructureError(f"a concatenation along {axis_of(node, axis)}; C code knows that of the channels")
+    axis %= len(node.meta["val"].shape)
+    if axis != 1 and op_name(node.target) == "cat":
+        return joined_places(low, node, parts, axis)
+    if axis != 1:
+        raise StructureError(f"maps stacked along {axis_of(node, axis)}; C code knows that of the channels")
     values = [low.plain(part) for part in parts]
     if any(value.mixes_places for value in values):
         raise StructureError("a concatenation of flattened maps")

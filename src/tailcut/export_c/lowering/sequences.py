@@ -46,6 +46,8 @@ _NEUTRAL = {
 _ARITHMETIC = ("add", "sub", "rsub", "mul", "div")
 PERMUTATIONS = ("transpose", "permute", "swapaxes", "swapdims", "movedim", "moveaxis", "mT")
 RECURRENT = ("gru", "lstm", "rnn_tanh", "rnn_relu")
+ATTENTION = "scaled_dot_product_attention"
+"""Of (1, tokens, channels), as `heads` has made it."""
 RESHAPES = ("flatten", "reshape", "squeeze", "unflatten", "unsqueeze", "view", "_unsafe_view")
 # Operations whose second axis is that of the channels, whatever their arguments say; the first have to have it there.
 _NORMS = ("batch_norm", "instance_norm", "group_norm", "prelu")
@@ -101,6 +103,11 @@ def given_shape(node: fx.Node) -> tuple[int, ...]:
 def given_target(node: fx.Node) -> Any:
     """Return the operation that a node is in the user's network."""
     return node.meta.get(_NAMED, node.target)
+
+
+def name_as(node: fx.Node, target: Any) -> None:
+    """Let a node be named as this operation of the user's network."""
+    node.meta[_NAMED] = target
 
 
 def given_constant(node: Any) -> Any:
@@ -199,7 +206,10 @@ def _wanted_order(node: fx.Node, of: fx.Node) -> str | None:
         return _CANONICAL[rank]
     if name in _ALONG_LAST and rank in (3, 4):
         is_one = name == "linear" or len(node.args[1]) == 1  # type: ignore[arg-type]
-        return {3: "nlc", 4: "nhwc"}[rank] if is_one else None
+        is_batch_second = rank == 3 and _first(of).shape[0] > _first(of).shape[1] == 1
+        return ("lnc" if is_batch_second else {3: "nlc", 4: "nhwc"}[rank]) if is_one else None
+    if name == ATTENTION and rank == 3:
+        return "nlc"
     if name in RECURRENT and rank == 3:
         return "nlc" if node.args[-1] else "lnc"
     return None
@@ -323,8 +333,11 @@ class _Change:
         self, graph: fx.Graph, fixed: set[fx.Node], orders: dict[fx.Node, str], name_of: Callable[[fx.Node], str]
     ) -> None:
         self.graph, self.fixed, self.orders, self.name_of = graph, fixed, orders, name_of
-        recurs = any(node.op == "call_function" and _name(node) in RECURRENT for node in graph.nodes)
-        self.is_vertical = recurs or any(node.op == "placeholder" and order == "nlc" for node, order in orders.items())
+        along = (*RECURRENT, ATTENTION)
+        is_along = any(node.op == "call_function" and _name(node) in along for node in graph.nodes)
+        self.is_vertical = is_along or any(
+            node.op == "placeholder" and order == "nlc" for node, order in orders.items()
+        )
         # The axis of a map in C that each axis is.
         self.axis = {"n": 0, "c": 1, "h": 2, "w": 3, "l": 2 if self.is_vertical else 3}
 
@@ -354,6 +367,8 @@ class _Change:
             self._check(node)
         names = [argument.name for argument in schema.arguments]
         axes = permutation_of(node)
+        if _name(node) == "cat" and len(node.args) == 1 and not node.kwargs:
+            node.args = (*node.args, 0)  # its default, which may be the length
         if target in _TWO_AXES and node in self.orders:
             node.meta[_NAMED], node.target = target, _TWO_AXES[target]
             self._each(node, names, self._beside)
@@ -375,7 +390,7 @@ class _Change:
             return
         if any("n" in pair and pair[0] != pair[1] for pair in moved):
             raise StructureError(
-                f"{self.name_of(node)}: moves the axis of the batch, as attention does; C code has no form of it"
+                f"{self.name_of(node)}: moves the axis of the batch; C code knows batches of one, in their place"
             )
         pairs = [[self.axis[one] - 1, self.axis[two] - 1] for one, two in moved if one != "n"]
         node.meta[_NAMED], node.target = node.target, _aten.permute.default
@@ -406,7 +421,7 @@ class _Change:
     def _beside_maps(self, node: fx.Node, value: Any) -> Any:
         """Return an argument as it meets a map: a constant of numbers for each channel gets the axes of maps."""
         order, rank = self.orders[node], _rank(value)
-        if not isinstance(value, fx.Node) or value not in self.fixed or rank < (1 if order[-1] == "c" else 2):
+        if not isinstance(value, fx.Node) or value not in self.fixed or rank < 1:
             return value
         given, canonical = value, "nchw" if "h" in order else "ncl"
         with self.graph.inserting_before(node):

@@ -16,6 +16,7 @@ from tailcut.export_c.program.program import (
     Resampling,
     Segment,
     Stage,
+    Table,
 )
 from tailcut.export_c.program.weights import Weight
 
@@ -132,6 +133,8 @@ def _replaced(stage: Stage, place: int, last: dict[int, int]) -> Map | None:
     An output row is written after all input rows up to the same one were read.
     """
     out, window = stage.out, stage.window
+    if stage.may_replace and out is not None and not out.is_viewed:
+        return _rewritten(stage, out, place, last)
     if stage.kind != Kind.CONV or out is None or out.is_viewed or stage.value.resampling != Resampling.AS_IT_IS:
         return None
     if stage.part or window.stride != (1, 1) or window.padding[0] > (window.kernel[0] - 1) * window.dilation[0]:
@@ -143,6 +146,24 @@ def _replaced(stage: Stage, place: int, last: dict[int, int]) -> Map | None:
         if fits and is_whole and last[id(found)] == place:
             return found
     return None
+
+
+def _rewritten(stage: Stage, out: Map, place: int, last: dict[int, int]) -> Map | None:
+    """Return the smallest map, read for the last time, each number of which is read where the stage writes it."""
+    value, found = stage.value, {}
+    for leaf in value.leaves():
+        map_ = leaf.map
+        is_own = not map_.is_input and map_.view_of is None and map_.sizes == out.sizes
+        if value.is_plain and is_own and last[id(map_)] == place:
+            found[id(map_)] = map_
+    first = 0
+    for segment in value.segments:
+        for leaf in segment.leaves():
+            is_at_place = (leaf.first, leaf.top, leaf.left, leaf.up, leaf.is_narrow) == (first, 0, 0, None, False)
+            if not is_at_place:
+                found.pop(id(leaf.map), None)
+        first += segment.channels
+    return min(found.values(), key=lambda one: one.row_stride, default=None)
 
 
 def give_place(buffer: Buffer, placed: list[Buffer]) -> None:
@@ -192,6 +213,8 @@ def mix_floats(stage: Stage) -> int:
         counts.append(num * weight.corner[1] + (weight.corner[0] if stage.groups > 1 else 0))
     if stage.norm is not None and stage.out is not None:
         counts.append(stage.out.channels)
+    if stage.table is not None and stage.table.weight.is_truncated:
+        counts += [*stage.table.weight.corner[:2]]
     if stage.recurrence is not None:
         counts += [*stage.recurrence.of_input.corner[:2], *stage.recurrence.of_state.corner[:2]]
     return max([0, *counts])
@@ -226,6 +249,10 @@ def scratch_floats(stage: Stage) -> int:
         _take_weight(bump, stage, weight)
     if stage.recurrence is not None:
         _take_recurrence(bump, stage, stage.recurrence)
+    if stage.table is not None:
+        _take_table(bump, stage.table)
+    if stage.attention is not None:
+        bump.take(stage.value.size[0] + stage.attention.values)
     if stage.norm is None or stage.out is None:
         return bump.peak
     own, count = _Bump(), stage.out.channels
@@ -242,6 +269,8 @@ def prepared_floats(stage: Stage) -> int:
     floats += sum(up.corner[0] * up.floats_per_output for up in ups)
     if stage.recurrence is not None:
         floats += sum(map(_prepared_matrix, (stage.recurrence.of_input, stage.recurrence.of_state)))
+    if stage.table is not None:
+        floats += _prepared_matrix(stage.table.weight)
     if weight is None or stage.out is None:
         return floats
     if not weight.is_truncated:
@@ -259,7 +288,7 @@ def prepared_floats(stage: Stage) -> int:
 
 
 def _prepared_matrix(weight: Weight) -> int:
-    """Count the floats of a recurrent layer's weight in a prepared buffer."""
+    """Count the floats of a recurrent layer's weight, or of a table, in a prepared buffer."""
     if not weight.is_truncated:
         return 0 if weight.stored.is_float32 else len(weight.numbers)
     narrow = zip((weight.is_narrow_out, weight.is_narrow_in), weight.sizes, weight.corner, strict=False)
@@ -325,8 +354,21 @@ def _take_recurrence(bump: _Bump, stage: Stage, recurrence: Recurrence) -> None:
     for weight in (recurrence.of_input, recurrence.of_state):
         if not weight.is_truncated:
             continue
-        bump.take_core(weight, weight.corner[0])
-        narrow = weight.is_narrow_in, weight.is_narrow_out
-        bump.take(sum(size + 1 for size, is_narrow in zip(weight.sizes[1::-1], narrow, strict=True) if is_narrow))
+        narrow = _take_matrix(bump, weight)
         most = max(most, sum(count for count, is_narrow in zip(weight.corner[1::-1], narrow, strict=True) if is_narrow))
     bump.take(stage.value.channels + 2 * hidden + num_sums * (2 if stage.kind == Kind.GRU else 1) + most)
+
+
+def _take_matrix(bump: _Bump, weight: Weight) -> tuple[bool, bool]:
+    """Take what `start_matrix` of a truncated weight does; return whether its inputs and outputs are narrow."""
+    bump.take_core(weight, weight.corner[0])
+    narrow = weight.is_narrow_in, weight.is_narrow_out
+    bump.take(sum(size + 1 for size, is_narrow in zip(weight.sizes[1::-1], narrow, strict=True) if is_narrow))
+    return narrow
+
+
+def _take_table(bump: _Bump, table: Table) -> None:
+    """Take what `add_table` of `tailcut_run_attention.h` does."""
+    if table.weight.is_truncated:
+        _take_matrix(bump, table.weight)
+        bump.take(table.weight.corner[1])

@@ -39,6 +39,8 @@ class Kind(enum.IntEnum):
     LSTM = 16
     RNN_TANH = 17
     RNN_RELU = 18
+    TABLE = 19
+    ATTENTION = 20
 
 
 class Resampling(enum.IntEnum):
@@ -364,6 +366,36 @@ class Recurrence:
     is_reversed: bool = False
 
 
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Numbers for each place, which are added to a map once it is stored, or to the scores of attention.
+
+    Attributes:
+        weight: (rows, channels, 1, columns); of attention (tokens, tokens, 1, 1), or so for each head.
+        first: the row of the map that the first of them is added to.
+    """
+
+    weight: Weight
+    first: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Attention:
+    """What of the channels of a map are queries, keys and values; its rows are the tokens.
+
+    Attributes:
+        num_heads: each has so many of the channels of queries and keys, and of those of the values.
+        keys: channels of the queries, and of the keys.
+        values: channels of the values.
+        is_causal: whether no token reads a later one.
+    """
+
+    num_heads: int
+    keys: int
+    values: int
+    is_causal: bool = False
+
+
 @dataclass(eq=False)
 class Stage:
     """One pass over an input; see `tailcut_stage`.
@@ -374,6 +406,9 @@ class Stage:
         epsilon: of a norm that is done once its numbers are stored.
         strides: of a permutation, from a channel, a row and a column of its input to the next in its output.
         recurrence: of a recurrent layer.
+        table: numbers for each place that are added; of attention to its scores.
+        attention: of attention, whose output takes the place of its queries.
+        may_replace: whether what is stored may take the rows of a map that is read for the last time.
     """
 
     kind: Kind
@@ -391,6 +426,9 @@ class Stage:
     epsilon: float = 0.0
     strides: tuple[int, int, int] = (0, 0, 0)
     recurrence: Recurrence | None = None
+    table: Table | None = None
+    attention: Attention | None = None
+    may_replace: bool = False
 
     @property
     def is_pooled(self) -> bool:
@@ -402,7 +440,8 @@ class Stage:
         """The layer's weights, and those that spread the maps that it reads."""
         ups = [leaf.up for leaf in self.value.leaves()]
         both = (None, None) if self.recurrence is None else (self.recurrence.of_input, self.recurrence.of_state)
-        return tuple(weight for weight in (self.weight, *both, *ups) if weight is not None)
+        table = None if self.table is None else self.table.weight
+        return tuple(weight for weight in (self.weight, table, *both, *ups) if weight is not None)
 
     @property
     def num_at_once(self) -> int:

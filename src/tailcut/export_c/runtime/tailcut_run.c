@@ -4,6 +4,13 @@
  * then be a part of its caller. */
 #include "tailcut_run_norms.h"
 #include "tailcut_run_recurrent.h"
+#if HAS_PLACES
+#include "tailcut_run_attention.h"
+#else
+#define run_places(m) ((void)(m))
+#define is_of_steps(stage) 0
+#define multiply_steps(m, weight) ((void)(m))
+#endif
 
 static void store(machine *m) {
     const tailcut_stage *stage = m->stage;
@@ -121,7 +128,8 @@ static int reads_vectors(const machine *m) {
 
 static void run_stage(machine *m) {
     const tailcut_stage *stage = m->stage;
-    const tailcut_weight *weight = stage->weight == TAILCUT_NONE ? NULL : m->model->weights + stage->weight;
+    const tailcut_weight *weight =
+        stage->weight == TAILCUT_NONE || is_of_places(stage) ? NULL : m->model->weights + stage->weight;
     float *start = m->scratch, *own;
     int is_narrow = weight != NULL && weight->is_truncated && is_narrow_in(weight);
     /* Those that project rows, four channels at a time. */
@@ -151,18 +159,27 @@ static void run_stage(machine *m) {
     if (!is_running(m)) {
         if (TAILCUT_HAS_WHOLE && stage->kind == TAILCUT_WHOLE) multiply_whole(m, weight);
         if (is_recurrent(stage)) recur(m);
+        if (is_of_places(stage)) run_places(m);
         m->scratch = start;
         return;
     }
 #endif
     switch (stage->kind) {
         case TAILCUT_CONV:
-            if (TAILCUT_HAS_CONV) convolve(m, weight);
+            if (is_of_steps(stage)) {
+                multiply_steps(m, weight);
+            } else if (TAILCUT_HAS_CONV) {
+                convolve(m, weight);
+            }
             while (TAILCUT_HAS_PARTS && m->end < stage->out.channels) {
                 m->first = m->end;
                 m->scratch = own;
                 start_weight(m, weight);
-                convolve(m, weight);
+                if (is_of_steps(stage)) {
+                    multiply_steps(m, weight);
+                } else {
+                    convolve(m, weight);
+                }
             }
             break;
         case TAILCUT_CONV_TRANSPOSED:
@@ -189,6 +206,7 @@ static void run_stage(machine *m) {
             store(m);
             if (is_softmax(stage)) soften(m);
             if (is_norm(stage)) normalize(m);
+            if (is_of_places(stage)) run_places(m);
     }
     m->scratch = start;
     if (TAILCUT_HAS_STATS && stage->stats != TAILCUT_NONE) {

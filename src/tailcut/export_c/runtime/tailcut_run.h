@@ -115,7 +115,9 @@ enum {
     TAILCUT_GRU,
     TAILCUT_LSTM,
     TAILCUT_RNN_TANH,
-    TAILCUT_RNN_RELU
+    TAILCUT_RNN_RELU,
+    TAILCUT_TABLE,
+    TAILCUT_ATTENTION
 };
 enum { TAILCUT_AS_IT_IS, TAILCUT_MAX, TAILCUT_AVERAGE, TAILCUT_PICK, TAILCUT_NEAREST, TAILCUT_BILINEAR };
 
@@ -129,9 +131,10 @@ typedef struct {
     uint32_t scratch;       /* what the stage needs for itself begins here in the arena, in floats */
     uint32_t mix;           /* factors of one channel, at most */
     uint32_t detail;        /* of TAILCUT_OUTPUT, the place in the caller's output; of TAILCUT_PERMUTE, from a column to
-                             * the next; of recurrent layers, the input's weight, behind which is the state's */
-    int16_t weight;
-    uint16_t groups;
+                             * the next; of TAILCUT_TABLE, the row of the first numbers; of TAILCUT_ATTENTION, channels
+                             * of the queries; of recurrent layers, the input's weight, behind which is the state's */
+    int16_t weight; /* of TAILCUT_TABLE what is added, of TAILCUT_ATTENTION to the scores */
+    uint16_t groups; /* of TAILCUT_ATTENTION heads */
     uint16_t channels;
     uint16_t source_height; /* of the expressions */
     uint16_t source_width;
@@ -155,7 +158,7 @@ typedef struct {
     uint8_t pool_kernel[2];
     uint8_t pool_stride[2];
     uint8_t pool_padding[2];
-    uint8_t is_reversed; /* of recurrent layers: from the last step to the first */
+    uint8_t is_reversed; /* of recurrent layers: from the last step to the first; of attention: no later token is read */
     uint8_t out_pool[2]; /* of a convolution that stores the largest number of each such part of its output; else 0 */
 } tailcut_stage;
 

@@ -5,7 +5,8 @@
 #include "tailcut_run_norms.h"
 
 #define HAS_RECURRENT (TAILCUT_HAS_GRU || TAILCUT_HAS_LSTM || TAILCUT_HAS_RNN_TANH || TAILCUT_HAS_RNN_RELU)
-#define is_recurrent(stage) (HAS_RECURRENT && (stage)->kind >= TAILCUT_GRU)
+#define is_recurrent(stage) (HAS_RECURRENT && (stage)->kind >= TAILCUT_GRU && !is_of_places(stage))
+#define is_of_places(stage) (HAS_PLACES && (stage)->kind >= TAILCUT_TABLE)
 
 /* A weight that vectors are multiplied by. */
 typedef struct {

@@ -127,6 +127,10 @@ class Tables:
     def _detail(self, stage: Stage) -> int:
         if stage.recurrence is not None:
             return self._recurrence(stage.recurrence)
+        if stage.attention is not None:
+            return stage.attention.keys
+        if stage.table is not None:
+            return stage.table.first
         return stage.strides[2] if stage.kind == Kind.PERMUTE else stage.output_offset
 
     def _leaf(self, leaf: Leaf) -> None:
@@ -168,7 +172,7 @@ class Tables:
         return fields
 
     def _stage(self, stage: Stage) -> None:
-        value, norm, recurrence = stage.value, stage.norm, stage.recurrence
+        value, norm, recurrence, attention = stage.value, stage.norm, stage.recurrence, stage.attention
         gamma, beta = (None, None) if norm is None else (norm.gamma, norm.beta)
         if recurrence is not None:
             gamma, beta = recurrence.bias, recurrence.state_bias
@@ -182,8 +186,8 @@ class Tables:
             "scratch": stage.scratch_offset,
             "mix": mix_floats(stage),
             "detail": self._detail(stage),
-            "weight": self._weight(stage.weight),
-            "groups": stage.groups,
+            "weight": self._weight(stage.weight if stage.table is None else stage.table.weight),
+            "groups": stage.groups if attention is None else attention.num_heads,
             **size_fields(value),
             **{name: at[name] for name in ("first_segment", "num_segments", "first_op", "num_ops")},
             "first_leaf": at["first_leaf"],
@@ -194,7 +198,7 @@ class Tables:
             "counts_padding": int(value.flag),
             "depth": stack_depth(value.segments),
             **window_fields(stage),
-            "is_reversed": int(recurrence is not None and recurrence.is_reversed),
+            "is_reversed": int(recurrence.is_reversed if recurrence else attention is not None and attention.is_causal),
             "out_pool": stage.pool if stage.is_pooled else (0, 0),
         }
         self.rows["stage"].append(Row(fields, stage.node))

@@ -161,6 +161,7 @@ def _used(program: Program) -> set[str]:
         found |= {"THREE_COLUMNS"} if stage.window.kernel[1] == 3 else set()
         found |= {"POOLED"} if stage.is_pooled else set()
         found |= {"PARTS"} if stage.part else set()
+        found |= {"TABLE"} if stage.table is not None else set()
         found |= {"STATS"} if stage.norm is not None else set()
         found |= {"UP"} if any(leaf.up is not None for leaf in stage.value.leaves()) else set()
         found |= {"ADAPTIVE"} if pool.stride == ADAPTIVE else set()
