@@ -5,10 +5,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import assert_type
 
 import pytest
+from torch import nn
 
 import tailcut
+from tailcut.models.lenet5 import LeNet5
+from tailcut.weights import regularize
 
 REPOSITORY = Path(__file__).parent.parent
 MAX_PUBLIC_NAMES = 24
@@ -22,6 +26,17 @@ def test_all_is_sorted_and_short() -> None:
 @pytest.mark.parametrize("name", tailcut.__all__)
 def test_public_name_has_a_docstring(name: str) -> None:
     assert inspect.getdoc(getattr(tailcut, name))
+
+
+def test_networks_come_back_as_what_they_are(tmp_path: Path) -> None:
+    """A type checker knows the class of what `load(into=)` and `to_dense` give: mypy reads this test too."""
+    model = LeNet5()
+    regularize(model, num_kept=5)
+    tailcut.save(model, tmp_path / "a.tailcut")
+    loaded = assert_type(tailcut.load(tmp_path / "a.tailcut", into=LeNet5()), LeNet5)
+    assert_type(tailcut.load("zoo:lenet5-776"), nn.Module)
+    assert_type(tailcut.to_dense(tailcut.fuse(loaded)), nn.Module)
+    assert type(assert_type(tailcut.to_dense(loaded), LeNet5)) is LeNet5
 
 
 def test_main_functions_are_public() -> None:

@@ -144,16 +144,16 @@ def test_the_outputs_of_several_linear_layers_are_put_together_along_the_last_ax
 
 
 def test_the_axis_of_outputs_that_no_layer_gave_is_that_of_the_layers_with_their_positions() -> None:
-    class Ends(nn.Sequential):
-        def __init__(self, *layers: nn.Module, ends: Callable[[Tensor], Tensor]) -> None:
-            super().__init__(*layers)
-            self.ends = ends
+    class Ends(nn.Module):
+        def __init__(self, layers: nn.Module, ends: Callable[[Tensor], Tensor]) -> None:
+            super().__init__()
+            self.layers, self.ends = layers, ends
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.ends(super().forward(x))
+            return self.ends(self.layers(x))
 
     def linear(x: Tensor, ends: Callable[[Tensor], Tensor], *layers: nn.Module) -> bool:
-        return features_of(Ends(*layers, ends=ends), ModelInputs((x,)))[0]
+        return features_of(Ends(nn.Sequential(*layers), ends), ModelInputs((x,)))[0]
 
     tokens, flat, signal = torch.rand(2, 5, 7), torch.rand(6, 7), torch.rand(2, 1, 7)
     assert linear(tokens, lambda y: y[..., 1:], nn.Linear(7, 4))

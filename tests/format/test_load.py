@@ -379,7 +379,7 @@ def test_a_class_in_place_of_a_network_is_told_so(tmp_path: Path) -> None:
     tailcut.save(nn.Linear(2, 2), tmp_path / "a.tailcut")
     for into in (nn.Linear, {"weight": 1}):
         with pytest.raises(ArgumentError, match=r"load\(into=\): expected a network"):
-            tailcut.load(tmp_path / "a.tailcut", into=into)  # type: ignore[arg-type]
+            tailcut.load(tmp_path / "a.tailcut", into=into)  # type: ignore[call-overload]
 
 
 def test_a_registered_network_of_larger_numbers_is_loaded_into_its_type(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ class Sampler:
         source = source_of(model)
         network: nn.Module
         if isinstance(source, VAE):
-            network = self.vae = cast(VAE, to_dense(source).to(device).eval())
+            network = self.vae = to_dense(source).to(device).eval()
             self.code_size = self.vae.mean.out_features
         elif isinstance(source, DCGANGenerator):
             network = runnable(source, device, dense=dense)

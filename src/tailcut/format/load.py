@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial, reduce
 from pathlib import Path
+from typing import TypeVar, overload
 
 import torch
 from torch import nn
@@ -55,6 +56,32 @@ from tailcut.structure import (
 )
 from tailcut.structure.views import unwrap
 from tailcut.weights.nested_levels import count_below
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+@overload
+def load(
+    path: str | Path,
+    *,
+    into: None = None,
+    device: torch.device | str = "cpu",
+    max_parameters: int | None = None,
+    allow_non_finite: bool = False,
+    level: int | None = None,
+) -> nn.Module: ...
+
+
+@overload
+def load(
+    path: str | Path,
+    *,
+    into: Network,
+    device: torch.device | str = "cpu",
+    max_parameters: int | None = None,
+    allow_non_finite: bool = False,
+    level: int | None = None,
+) -> Network: ...
 
 
 @torch.inference_mode(False)

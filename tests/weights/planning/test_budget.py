@@ -98,7 +98,7 @@ def test_energy_is_the_best_split_of_falling_spectra() -> None:
         regularize(layer, num_kept=layer.in_features)  # type: ignore[arg-type]
         with torch.no_grad():
             truncation_of(layer, "weight").vector.copy_(scale[: layer.in_features] ** rate)
-    model = to_dense(model)  # type: ignore[assignment]
+    model = to_dense(model)
     kept = [np.cumsum(shares(model, f"{place}.weight")) for place in range(3)]
     for total in (3, 7, 11, 20):
         counts = list(budget(model, total, rule="energy").values())
@@ -117,7 +117,7 @@ def test_energy_gives_little_to_a_smooth_tensor() -> None:
     model = nn.Sequential(nn.Linear(20, 20, bias=False), nn.Linear(20, 20, bias=False))
     regularize(model[0], num_kept=15)
     nn.init.ones_(truncation_of(model[0], "weight").vector)
-    model = to_dense(model)  # type: ignore[assignment]
+    model = to_dense(model)
     counts = budget(model, 200, rule="energy")
     assert counts["0.weight"] == 15
     assert counts["1.weight"] == 185
@@ -135,7 +135,7 @@ def test_energy_looks_past_a_gap() -> None:
         with torch.no_grad():
             vector.copy_(torch.full((10,), 0.01))
             vector[0] = vector[large] = 1.0
-    model = to_dense(model)  # type: ignore[assignment]
+    model = to_dense(model)
     assert budget(model, 11, rule="energy") == {"0.weight": 10, "1.weight": 1}
 
 

@@ -324,7 +324,7 @@ def test_tied_state_dict_and_way_back() -> None:
     assert torch.equal(other(x), model(x))
     dense = to_dense(other)
     assert list(dense.state_dict()) == keys
-    assert dense.output.weight is dense.embedding.weight  # type: ignore[union-attr]
+    assert dense.output.weight is dense.embedding.weight
     assert torch.equal(dense(x), other(x))
 
 
@@ -338,7 +338,7 @@ def test_a_module_used_twice_is_one_layer() -> None:
     x = torch.randn(3, 5)
     torch.testing.assert_close(model(x), plain(x), rtol=1e-4, atol=1e-5)
     dense = to_dense(model)
-    assert dense[0] is dense[2]  # type: ignore[index]
+    assert dense[0] is dense[2]
     assert list(dense.state_dict()) == list(plain.state_dict())
     assert torch.equal(dense(x), model(x))
 
@@ -476,7 +476,7 @@ def test_weight_norm_and_spectral_norm_are_left_alone() -> None:
     assert "parametrised by something else already" in {left.reason for left in report.skipped}
     torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(to_dense(model)(x), expected, rtol=1e-4, atol=1e-5)
-    assert torch.nn.utils.parametrize.is_parametrized(to_dense(model)[0])  # type: ignore[index]
+    assert torch.nn.utils.parametrize.is_parametrized(to_dense(model)[0])
 
 
 def test_bias_of_a_layer_with_weight_norm(truncate: Truncate) -> None:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import nn
@@ -11,7 +11,17 @@ from torch.nn.parameter import UninitializedParameter
 
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.printing import Report, sizes, table
-from tailcut.structure import Record, add_edit, check_module, deepcopied, record_of, set_record, view_in, without_views
+from tailcut.structure import (
+    NetworkView,
+    Record,
+    add_edit,
+    check_module,
+    deepcopied,
+    record_of,
+    set_record,
+    view_in,
+    without_views,
+)
 from tailcut.weights.layers import Candidate, quantized_weights
 from tailcut.weights.parametrization.attach import attach, detach, finish_attaching, finish_detaching
 from tailcut.weights.parametrization.truncated_tensors import truncated_tensors
@@ -221,6 +231,17 @@ def _check_model(model: nn.Module) -> None:
             f"{view or 'the model'} is a {type(model.get_submodule(view)).__name__}, which only runs another network, "
             "its .source: regularise first, and fuse the regularised network"
         )
+
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+@overload
+def to_dense(model: NetworkView) -> nn.Module: ...  # a copy of its source
+
+
+@overload
+def to_dense(model: Network) -> Network: ...
 
 
 def to_dense(model: nn.Module) -> nn.Module:
