@@ -25,6 +25,9 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --constr
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 QUICK := $(wildcard tests/test_*.py) $(addprefix tests/,transform structure jpeg models weights format/codecs \
 	format/test_round_trip.py format/test_save.py format/test_load.py channels/graph inputs/selection runtime)
+# With bytecode, also where the environment says not to write any: the tests start Python some hundred times, and
+# pytest's rewriting of all tests takes ten seconds in each of its processes.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 CODE := src tests tools fuzz conformance bench examples conftest.py demo.py
 
 .DEFAULT_GOAL := help
@@ -54,13 +57,13 @@ demo: setup  ## train, pack, load and run a small network, in a few minutes and 
 	@$(BIN)/python demo.py
 
 test: setup  ## run all tests (real data too, where TAILCUT_DATA points to it)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile --durations=15 $(TESTS)
+	@$(PYTEST) -n $(WORKERS) --maxprocesses 4 --dist loadfile --durations=15 $(TESTS)
 
 test-fast: setup  ## run the tests of the core, without those marked slow, in under two minutes on two cores
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --maxprocesses 4 --dist loadfile -m "not slow" $(QUICK)
+	@$(PYTEST) -q -n $(WORKERS) --maxprocesses 4 --dist loadfile -m "not slow" $(QUICK)
 
 coverage: setup  ## run all tests and print which lines and branches of src they miss
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --maxprocesses 4 --dist loadfile \
+	@$(PYTEST) -q -n $(WORKERS) --maxprocesses 4 --dist loadfile \
 		--cov --cov-report=term --cov-report=html:build/coverage $(TESTS)
 
 # The tests come last, so that the last line is their summary.
@@ -93,7 +96,7 @@ duplicates: setup  ## pylint's search for blocks of code that stand twice
 	@$(BIN)/pylint $$(find src -name '*.py')
 
 indices: setup  ## the compiled loops again, with every index checked
-	@NUMBA_BOUNDSCHECK=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/execution/cpu tests/format/quantized \
+	@NUMBA_BOUNDSCHECK=1 $(PYTEST) -q tests/execution/cpu tests/format/quantized \
 		tests/inputs/transform/test_loops.py tests/inputs/transform/test_compiled.py tests/jpeg/test_scans.py
 
 # Atheris has wheels for Linux; without it the mutants are blind.
