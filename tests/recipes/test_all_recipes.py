@@ -19,6 +19,7 @@ from tests.small_coco import TINY, write_coco
 from torch import Tensor, nn
 
 from tailcut.channels import recalibrate
+from tailcut.compression import fisher
 from tailcut.data import Dataset, InMemoryDataset, open_dataset
 from tailcut.format import load, save
 from tailcut.format.codecs import deflate
@@ -169,6 +170,7 @@ def write_start(recipe: Recipe, root: Path) -> None:
 def test_a_step_of_the_training_is_taken(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = small(name)
     monkeypatch.setattr(deflate, "LEVEL", 1)  # of the network to start from, which is as dense as it is large
+    monkeypatch.setattr(fisher, "MAX_BLOCK", 1000)  # one of 7,668 numbers takes ten seconds, and goes the same way
     if recipe.start is not None:
         write_start(recipe, tmp_path)
     if recipe.data.name == "coco":
