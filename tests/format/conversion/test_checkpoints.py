@@ -192,6 +192,8 @@ def test_damaged_and_missing_files(tmp_path: Path) -> None:
             read_tensors(tmp_path / name)
     with pytest.raises(FileNotFoundError, match="there is no file"):
         read_tensors(tmp_path / "gone.pt")
+    with pytest.raises(FileNotFoundError, match="is a folder, not a file"):
+        read_tensors(tmp_path)
 
 
 def test_no_error_advises_to_run_what_a_file_says(tmp_path: Path) -> None:

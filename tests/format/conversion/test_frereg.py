@@ -167,7 +167,7 @@ def test_other_files(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(content)
     with pytest.raises(CorruptFileError, match=r"a\.pt"):
         converted(tmp_path / "a.pt")
-    with pytest.raises(FileNotFoundError, match="no such file"):
+    with pytest.raises(FileNotFoundError, match="there is no file"):
         converted(tmp_path / "missing.pt")
 
 

@@ -21,6 +21,8 @@ def test_a_checkpoint_is_read(tmp_path: Path) -> None:
     }
     with pytest.raises(FileNotFoundError, match="there is no file"):
         reading.read_checkpoint(tmp_path / "b.pt")
+    with pytest.raises(FileNotFoundError, match="is a folder, not a file"):
+        reading.read_checkpoint(tmp_path)
 
 
 def test_the_old_format_of_torch(tmp_path: Path) -> None:

@@ -164,9 +164,14 @@ def expanded_bytes(file: str | Path | IO[bytes]) -> int:
         return sum(entry.file_size for entry in archive.infolist())
 
 
-def _read(path: Path) -> Any:
+def check_is_file(path: Path) -> None:
+    """Raise `FileNotFoundError` unless it is a file."""
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+        raise FileNotFoundError(f"{path} is a folder, not a file" if path.is_dir() else f"there is no file {path}")
+
+
+def _read(path: Path) -> Any:
+    check_is_file(path)
     if path.suffix == ".safetensors":
         try:
             return safetensors.torch.load_file(path)

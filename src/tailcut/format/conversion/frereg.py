@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from tailcut.errors import ArgumentError, CorruptFileError, LimitError, ModelMismatchError
-from tailcut.format.conversion.checkpoints import expanded_bytes
+from tailcut.format.conversion.checkpoints import check_is_file, expanded_bytes
 from tailcut.structure import create_model
 from tailcut.structure.wire import Value
 from tailcut.transform import l1_rank
@@ -100,8 +100,7 @@ def _first_coefficients(key: str, tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise FileNotFoundError(f"no such file: {path}")
+    check_is_file(path)
     content = path.read_bytes()
     if _is_archive(path):
         content = _only_torch_member(path)

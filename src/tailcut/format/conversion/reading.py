@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tailcut.channels.graph.layer_kinds import Convolution, LayerKind, layer_kind
 from tailcut.channels.pruning.edit import NarrowedLayer, PruneEdit
 from tailcut.errors import ArgumentError, DataError, LimitError, ModelMismatchError, StructureError
-from tailcut.format.conversion.checkpoints import expanded_bytes, fill_in, read_tensors
+from tailcut.format.conversion.checkpoints import check_is_file, expanded_bytes, fill_in, read_tensors
 from tailcut.structure import add_edit, example_shape
 from tailcut.structure.wire import Value
 
@@ -47,8 +47,7 @@ def read_checkpoint(path: str | Path) -> Tensors:
         FileNotFoundError: there is no such file.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+    check_is_file(path)
     try:
         _check_bytes(path, max(path.stat().st_size, expanded_bytes(path)))
     except (zipfile.BadZipFile, NotImplementedError) as error:
