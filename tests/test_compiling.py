@@ -265,11 +265,11 @@ def test_another_user_finds_what_root_kept(tmp_path: Path, damage: str, compiled
     kept, home = loops_in(tmp_path), tmp_path / "home"
     home.mkdir()
     home.chmod(0o777)
-    for compiled in ([int(damage != "none")] * 2, [0, 0]):
+    for counts in ([int(damage != "none")] * 2, [0, 0]):
         done = as_another_user(SCRIPT, "3", env=env | {"HOME": str(home)}, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)
-        assert (found["found"], found["compiled"]) == ([18.0, [0, 1]], compiled)
+        assert (found["found"], found["compiled"]) == ([18.0, [0, 1]], counts)
     assert set(kept) <= set(loops_in(tmp_path))
 
 
