@@ -149,16 +149,7 @@ def compress(
         made = made._replace(metric=_metric(evaluate, made.network))
     write_atomically(path, made.content)
     _warn_of_nothing_left(network_tensors(made.network, work.edits), made.step)
-    parameters = work.tensors.num_parameters()
-    report = CompressReport(
-        str(path),
-        len(made.content),
-        dense_bytes(parameters),
-        compression_ratio(parameters, len(made.content)),
-        made.step,
-        before,
-        made.metric,
-    )
+    report = _report(path, work, made, before)
     _log.info("saved %s", report)
     return report
 
@@ -226,6 +217,12 @@ class _Made(NamedTuple):
     content: bytes
     network: nn.Module
     metric: float | None = None
+
+
+def _report(path: str | Path, work: "_Work", made: _Made, before: float | None) -> CompressReport:
+    parameters, file_bytes = work.tensors.num_parameters(), len(made.content)
+    ratio = compression_ratio(parameters, file_bytes)
+    return CompressReport(str(path), file_bytes, dense_bytes(parameters), ratio, made.step, before, made.metric)
 
 
 class _Work:

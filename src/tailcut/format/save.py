@@ -203,7 +203,10 @@ def pack(
     calibration: Iterable[Any] | None = None,
     known: Mapping[str, Coded] | None = None,
 ) -> tuple[bytes, NetworkTensors]:
-    """Return the bytes of the file and the tensors in it; see `save`, and for `known` the attribute of `Rounding`."""
+    """Return the bytes of the file and the tensors in it; see `save`.
+
+    Its further argument `known` is that of `Rounding`.
+    """
     model = without_views(model)
     kinds = _Kinds.of(dtype, other_dtype)
     parts = () if isinstance(levels, Sized) and len(levels) == 0 else parts_of(levels)

@@ -79,8 +79,8 @@ def join_heads(graph: fx.Graph, constants: dict[str, Any], name_of: Callable[[fx
     for softmax in join.weights:
         if softmax.users:
             raise StructureError(
-                f"{name_of(softmax)}: gives out the weights of attention; C code keeps none of them "
-                "(need_weights=False)"
+                f"{name_of(softmax)}: gives out the weights of attention; C code keeps none of them: give out what "
+                "the layer makes of its values alone"
             )
     return bool(join.made)
 
