@@ -20,12 +20,7 @@ from tailcut.files import check_output_path, write_atomically
 from tailcut.format.container.contents import decode
 from tailcut.format.container.streams import decode_values
 from tailcut.format.network.tensors import NetworkTensors, network_tensors
-from tailcut.format.quantization import (
-    Rounding,
-    completed,
-    finest_eighth,
-    types_of_others,
-)
+from tailcut.format.quantization import Rounding, completed, finest_eighth, types_of_others
 from tailcut.format.quantized import Coded
 from tailcut.format.quantized.values import FineStepError, step_size
 from tailcut.format.save import checked_step, compression_ratio, dense_bytes, pack

@@ -104,12 +104,12 @@ def _in_order_of_maps(low: Lowering, node: fx.Node, order: str) -> Floats:
     numbers = low.constant(node)
     if numbers is None or numbers.ndim != len(order) or numbers.shape[order.index("n")] != 1:
         raise StructureError(f"{low.name_of(node)} does not depend on the input; C code needs a map here")
-    letters = order.replace("n", "")
+    letters, numbers = order.replace("n", ""), numbers.squeeze(order.index("n"))
     axes = sorted(range(len(letters)), key=lambda place: low.axis(letters[place]))
     sizes = [1, 1, 1]
-    for letter, size in zip(letters, numbers.squeeze(order.index("n")).shape, strict=True):
+    for letter, size in zip(letters, numbers.shape, strict=True):
         sizes[low.axis(letter)] = size
-    return np.ascontiguousarray(numbers.squeeze(order.index("n")).transpose(axes)).reshape(sizes)
+    return np.ascontiguousarray(numbers.transpose(axes)).reshape(sizes)
 
 
 def _dense_table(name: str, numbers: Floats) -> Weight:

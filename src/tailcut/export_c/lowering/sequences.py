@@ -110,6 +110,13 @@ def name_as(node: fx.Node, target: Any) -> None:
     node.meta[_NAMED] = target
 
 
+def new_node(graph: fx.Graph, target: Any, args: tuple[Any, ...], val: Tensor, of: fx.Node) -> fx.Node:
+    """Return a new node where the graph inserts now: it gives a tensor like `val`, and is of another node's layer."""
+    made = graph.call_function(target, args)
+    made.meta |= {"val": val, "nn_module_stack": of.meta.get("nn_module_stack")}
+    return made
+
+
 def given_constant(node: Any) -> Any:
     """Return the constant of the user's network that a node is with other axes; the node itself if it is none."""
     return node.meta.get(_OF, node) if isinstance(node, fx.Node) else node
@@ -311,14 +318,12 @@ def _turn_around(graph: fx.Graph, orders: dict[fx.Node, str], name_of: Callable[
         if _name(node) in RECURRENT:
             raise StructureError(f"{name_of(node)}: along another axis than layers before it take for the length")
         with graph.inserting_before(node):
-            before = graph.call_function(_aten.permute.default, (of, list(range(len(own)))))
-        before.meta |= {"val": of.meta["val"], "nn_module_stack": node.meta.get("nn_module_stack")}
+            before = new_node(graph, _aten.permute.default, (of, list(range(len(own)))), of.meta["val"], node)
         node.replace_input_with(of, before)
         orders[before] = wanted
         with graph.inserting_after(node):
-            after = graph.call_function(_aten.permute.default, (node, list(range(len(own)))))
+            after = new_node(graph, _aten.permute.default, (node, list(range(len(own)))), node.meta["val"], node)
         node.replace_all_uses_with(after, delete_user_cb=lambda user, after=after: user is not after)
-        after.meta |= {"val": node.meta["val"], "nn_module_stack": node.meta.get("nn_module_stack")}
         if own != "nchw":
             orders[after] = own
         else:

@@ -6,6 +6,7 @@ import torch
 from torch import fx
 
 from tailcut.export_c.lowering.graph import op_name
+from tailcut.export_c.lowering.sequences import new_node
 
 _aten = torch.ops.aten
 
@@ -52,9 +53,7 @@ def _write_out(graph: fx.Graph, node: fx.Node) -> None:
 
     def made(target: Any, args: tuple[Any, ...], shape: tuple[int, ...]) -> fx.Node:
         with graph.inserting_before(node):
-            new = graph.call_function(target, args)
-        new.meta |= {"val": torch.empty(shape, device="meta"), "nn_module_stack": node.meta.get("nn_module_stack")}
-        return new
+            return new_node(graph, target, args, torch.empty(shape, device="meta"), node)
 
     def permuted(source: fx.Node, own: str, wanted: str) -> fx.Node:
         axes, shape = [own.index(letter) for letter in wanted], source.meta["val"].shape

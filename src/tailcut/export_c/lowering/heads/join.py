@@ -16,7 +16,7 @@ from tailcut.export_c.lowering.graph import check_changes_in_place, computed, op
 from tailcut.export_c.lowering.heads.einsum import write_out
 from tailcut.export_c.lowering.heads.scores import Scores, softmax_of
 from tailcut.export_c.lowering.heads.views import View, Views, is_view
-from tailcut.export_c.lowering.sequences import ATTENTION, name_as
+from tailcut.export_c.lowering.sequences import ATTENTION, name_as, new_node
 
 HEADS = "heads"
 """Where a node of attention keeps its `Heads`."""
@@ -150,11 +150,9 @@ class _Join:
     def _product(self, node: fx.Node) -> None:
         """Join attention that is written out, if a product is that of its weights and values."""
         one, two = node.args[:2]
-        softmax, is_turned = softmax_of(one)
-        value = two
+        softmax, value, is_turned = softmax_of(one), two, False
         if softmax is None:
-            softmax, is_turned = softmax_of(two, is_turned=True)
-            value = one
+            softmax, value, is_turned = softmax_of(two, is_turned=True), one, True
         if softmax is None or not isinstance(value, fx.Node):
             return
         scores = Scores.of(softmax, self.views, self.name_of)
@@ -190,8 +188,8 @@ class _Join:
         mask = scores.mask
         if mask is not None:
             mask = mask.expand(mask.shape[0], tokens, tokens)
-        joined = self._new(node, _aten.scaled_dot_product_attention.default, tuple(part[0] for part in parts))
-        joined.meta |= {"val": torch.empty(1, tokens, num * size, device="meta")}
+        sequences = tuple(part[0] for part in parts)
+        joined = self._new(node, _aten.scaled_dot_product_attention.default, sequences, (1, tokens, num * size))
         joined.meta[HEADS] = Heads(num, parts[0][1], parts[1][1], parts[2][1], factor, mask, is_causal)
         name_as(joined, node.target)
         self.made.add(joined)
@@ -294,15 +292,11 @@ class _Join:
         """Return a node right behind another, which is made once."""
         if (base, (*argument, len(shape))) not in self._turned:
             with self.graph.inserting_after(base):
-                made = self.graph.call_function(target, (base, list(argument)))
-            made.meta |= {"val": torch.empty(shape, device="meta")}
-            made.meta |= {"nn_module_stack": base.meta.get("nn_module_stack")}
+                made = new_node(self.graph, target, (base, list(argument)), torch.empty(shape, device="meta"), base)
             self._turned[base, (*argument, len(shape))] = made
         return self._turned[base, (*argument, len(shape))]
 
-    def _new(self, node: fx.Node, target: Any, args: tuple[Any, ...], shape: tuple[int, ...] = ()) -> fx.Node:
+    def _new(self, node: fx.Node, target: Any, args: tuple[Any, ...], shape: tuple[int, ...]) -> fx.Node:
         """Return a new node before another, of whose layer it is."""
         with self.graph.inserting_before(node):
-            made = self.graph.call_function(target, args)
-        made.meta |= {"val": torch.empty(shape, device="meta"), "nn_module_stack": node.meta.get("nn_module_stack")}
-        return made
+            return new_node(self.graph, target, args, torch.empty(shape, device="meta"), node)

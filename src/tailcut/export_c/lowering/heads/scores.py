@@ -13,25 +13,21 @@ from tailcut.export_c.lowering.heads.views import View, Views, is_same
 from tailcut.export_c.lowering.sequences import RESHAPES, permutation_of
 
 
-def softmax_of(node: Any, *, is_turned: bool = False) -> tuple[fx.Node | None, bool]:
-    """Return the softmax along the last axis that a node gives, with its last two axes swapped if `is_turned`.
-
-    Returns:
-        the node of the softmax, None if there is none; and `is_turned`.
-    """
+def softmax_of(node: Any, *, is_turned: bool = False) -> fx.Node | None:
+    """Return the softmax along the last axis that a node gives, its last two axes swapped if `is_turned`; or None."""
     has_turned = False
     while isinstance(node, fx.Node) and node.op == "call_function":
         if op_name(node.target) == "softmax":
             axis, count = node.args[1], node.meta["val"].ndim
             is_last = isinstance(axis, int) and axis % count == count - 1
-            return (node if is_last and has_turned == is_turned else None), is_turned
+            return node if is_last and has_turned == is_turned else None
         axes = permutation_of(node)
         if axes is not None and axes == (*range(len(axes) - 2), len(axes) - 1, len(axes) - 2):
             has_turned = not has_turned
         elif not is_same(node) and not _is_of_heads(node):
-            return None, is_turned
+            return None
         node = node.args[0]
-    return None, is_turned
+    return None
 
 
 def _is_of_heads(node: fx.Node) -> bool:
