@@ -1,0 +1,87 @@
+"""Training steps in bfloat16 with convolutions of small maps as matrix products, against oneDNN's convolutions."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from bench.machine import Machine
+from bench.scale import Scale
+from bench.tables import Row, Table
+from bench.timing import compare
+from tailcut.structure import create_model
+from tailcut.training.im2col import SmallMapsByMatmul, has_matrix_unit
+
+# (channels in, channels out, side of the input, stride); VGG-16-BN on CIFAR-10 and ResNet-18 on 128 pixels have these.
+LAYERS = ((256, 512, 8, 2), (256, 256, 4, 1), (256, 512, 4, 1), (512, 512, 4, 1), (512, 512, 2, 1), (512, 512, 1, 1))
+NETWORKS = {"vgg16_bn_cifar": 32, "resnet18": 128}  # with the side of their images
+BATCHES = (8, 32, 128)
+
+
+def run(scale: Scale, machine: Machine) -> list[Table]:
+    """Return one table of layers and networks."""
+    del machine
+    is_tiny = len(scale.unet_widths) < 5
+    torch.manual_seed(0)
+    rows = [_layer_row(layer, batch, scale) for layer in (LAYERS[:1] if is_tiny else LAYERS) for batch in BATCHES]
+    if not is_tiny:
+        rows += [_row(name, 128, _network_step(name, side, 128), scale) for name, side in NETWORKS.items()]
+    unit = "has" if has_matrix_unit() else "has not"
+    notes = [
+        f"Forward and backward, of networks with the step of SGD. This machine {unit} AMX; only where it has does a "
+        "training run this way."
+    ]
+    columns = {"step of": "", "batch": "d", "oneDNN ms": ".2f", "as products ms": ".2f", "times faster": ".2f"}
+    return [Table("Convolutions of small maps under bfloat16 autocast", columns, rows, notes)]
+
+
+def _layer_row(layer: tuple[int, int, int, int], batch: int, scale: Scale) -> Row:
+    num_in, num_out, side, stride = layer
+    convolution = nn.Conv2d(num_in, num_out, 3, stride, 1, bias=False)
+    images = torch.randn(batch, num_in, side, side).to(memory_format=torch.channels_last).requires_grad_()
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = convolution(images).sum()
+        torch.autograd.grad(loss, (images, convolution.weight))
+
+    return _row(f"{num_in} to {num_out} on {side} x {side}, stride {stride}", batch, step, scale)
+
+
+def _network_step(name: str, side: int, batch: int) -> Callable[[], None]:
+    network: nn.Module = nn.Module.to(create_model(name), memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+    images = torch.randn(batch, 3, side, side).to(memory_format=torch.channels_last)
+    targets = torch.randint(10, (batch,))
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = cross_entropy(network(images), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def _row(title: str, batch: int, step: Callable[[], None], scale: Scale) -> Row:
+    ways: dict[str, AbstractContextManager[object]] = {"oneDNN": nullcontext(), "products": SmallMapsByMatmul()}
+
+    def within(context: AbstractContextManager[object]) -> Callable[[], None]:
+        def call() -> None:
+            with context:
+                step()
+
+        return call
+
+    timings = compare({name: within(context) for name, context in ways.items()}, scale, share=0.25)
+    library, products = timings["oneDNN"].median_s, timings["products"].median_s
+    return {
+        "step of": title,
+        "batch": batch,
+        "oneDNN ms": 1e3 * library,
+        "as products ms": 1e3 * products,
+        "times faster": library / products,
+    }
