@@ -39,7 +39,7 @@ from tailcut.training.checkpoints import (
     write_checkpoint,
 )
 from tailcut.training.ema import MovingAverage
-from tailcut.training.im2col import fast_convolutions
+from tailcut.training.matrix_unit import fast_products
 from tailcut.training.plots import try_to_draw_curves
 from tailcut.training.recipe.toml_files import to_toml
 from tailcut.training.result import make_result, num_kept, trained_on, warn_of_late_cut, warn_of_worse_file
@@ -151,7 +151,7 @@ class Trainer(ABC):
             listen_for_interruption() as interruption,
             live_progress(progress, "steps", num_epochs * num_steps, interval=LINE_INTERVAL) as bar,
             self.workers,
-            fast_convolutions(self.fabric.device, self.recipe.training.precision),
+            fast_products(self.fabric.device, self.recipe.training.precision),
         ):
             while self.epoch < num_epochs:
                 start = time.perf_counter()

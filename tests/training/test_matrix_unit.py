@@ -1,15 +1,17 @@
-"""Convolutions as matrix products: torch's own, in float64, is the oracle."""
+"""Convolutions and attention as matrix products: torch's own, in float64, are the oracle."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tailcut.training import im2col
-from tailcut.training.im2col import SmallMapsByMatmul, fast_convolutions
+from tailcut.structure import create_model
+from tailcut.training import matrix_unit
+from tailcut.training.matrix_unit import OnMatrixUnit, fast_products
 
 CPU = torch.device("cpu")
 # Two roundings to bfloat16 of a result, each at most 2 ** -9 of it, and those of the factors.
@@ -18,21 +20,40 @@ TOLERANCE = 0.01
 
 @pytest.fixture(autouse=True)
 def small_weights_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(im2col, "MIN_ELEMENTS", 1)
+    monkeypatch.setattr(matrix_unit, "MIN_ELEMENTS", 1)
 
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
     """Shapes of the weights that were convolved as matrices."""
     found: list[torch.Size] = []
-    apply: Callable[..., Tensor] = im2col._Im2colConvolution.apply
+    apply: Callable[..., Tensor] = matrix_unit._Im2colConvolution.apply
 
     def record(images: Tensor, weight: Tensor, *rest: object) -> object:
         found.append(weight.shape)
         return apply(images, weight, *rest)
 
-    monkeypatch.setattr(im2col._Im2colConvolution, "apply", record)
+    monkeypatch.setattr(matrix_unit._Im2colConvolution, "apply", record)
     return found
+
+
+@pytest.fixture
+def attended(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
+    """Shapes of the queries whose attention ran as products."""
+    found: list[torch.Size] = []
+    attend = matrix_unit._attend
+
+    def record(queries: Tensor, *rest: Tensor, **settings: Any) -> Tensor:
+        found.append(queries.shape)
+        return attend(queries, *rest, **settings)
+
+    monkeypatch.setattr(matrix_unit, "_attend", record)
+    return found
+
+
+def attention(tensors: Sequence[Tensor], **settings: Any) -> Tensor:
+    queries, keys, values = tensors
+    return functional.scaled_dot_product_attention(queries, keys, values, **settings)
 
 
 def relative_error(found: Tensor, wanted: Tensor) -> float:
@@ -74,7 +95,7 @@ def test_output_and_gradients_are_those_of_torch(
     wanted.backward(direction)
 
     images.requires_grad_()
-    with SmallMapsByMatmul(), torch.autocast("cpu", torch.bfloat16):
+    with OnMatrixUnit(), torch.autocast("cpu", torch.bfloat16):
         found = layer(images)
     found.backward(direction.to(found.dtype))
 
@@ -107,7 +128,7 @@ def test_other_convolutions_are_left_to_torch(layer: nn.Module, size: int, calls
     images = torch.randn(2, 4, size, size)
     with torch.autocast("cpu", torch.bfloat16):
         wanted = layer(images)
-        with SmallMapsByMatmul():
+        with OnMatrixUnit():
             found = layer(images)
     assert not calls
     assert torch.equal(found, wanted)
@@ -115,7 +136,7 @@ def test_other_convolutions_are_left_to_torch(layer: nn.Module, size: int, calls
 
 def test_other_precisions_and_calls_are_left_to_torch(calls: list[torch.Size]) -> None:
     images, layer = torch.randn(2, 4, 4, 4), nn.Conv2d(4, 4, 3, padding=1)
-    with SmallMapsByMatmul():
+    with OnMatrixUnit():
         assert torch.equal(layer(images), functional.conv2d(images, layer.weight, layer.bias, padding=1))
         with torch.autocast("cpu", torch.float16):
             assert layer(images).dtype == torch.float16
@@ -131,7 +152,7 @@ def test_other_precisions_and_calls_are_left_to_torch(calls: list[torch.Size]) -
 def test_functional_calls_with_numbers(calls: list[torch.Size]) -> None:
     torch.manual_seed(0)
     images, weight = torch.randn(2, 4, 4, 4), torch.randn(4, 4, 3, 3)
-    with SmallMapsByMatmul(), torch.autocast("cpu", torch.bfloat16):
+    with OnMatrixUnit(), torch.autocast("cpu", torch.bfloat16):
         found = functional.conv2d(images, weight, None, 2, 1, 1, 1)
     assert calls == [weight.shape]
     assert relative_error(found, functional.conv2d(images, weight, stride=2, padding=1)) < TOLERANCE
@@ -140,11 +161,66 @@ def test_functional_calls_with_numbers(calls: list[torch.Size]) -> None:
 def test_inputs_without_gradients_and_frozen_weights(calls: list[torch.Size]) -> None:
     torch.manual_seed(0)
     first, second = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1).requires_grad_(False)
-    with SmallMapsByMatmul(), torch.autocast("cpu", torch.bfloat16):
+    with OnMatrixUnit(), torch.autocast("cpu", torch.bfloat16):
         second(first(torch.randn(2, 4, 4, 4))).sum().backward()
     assert len(calls) == 2
     assert first.weight.grad is not None
     assert second.weight.grad is None
+
+
+@pytest.mark.parametrize("scale", [None, 0.3])
+@pytest.mark.parametrize("num_queries", [5, 2])
+def test_attention_is_that_of_torch(scale: float | None, num_queries: int, attended: list[torch.Size]) -> None:
+    torch.manual_seed(0)
+    tensors = [torch.randn(2, 3, n, 8) for n in (num_queries, 5, 5)]
+    exact = [tensor.double().requires_grad_() for tensor in tensors]
+    wanted = attention(exact, scale=scale)
+    direction = torch.randn_like(wanted)
+    wanted.backward(direction)
+    for tensor in tensors:
+        tensor.requires_grad_()
+    with OnMatrixUnit(), torch.autocast("cpu", torch.bfloat16):
+        found = attention(tensors, scale=scale)
+    found.backward(direction.to(found.dtype))
+    assert attended == [tensors[0].shape]
+    assert found.dtype == torch.bfloat16
+    assert relative_error(found, wanted) < TOLERANCE
+    for tensor, oracle in zip(tensors, exact, strict=True):
+        assert tensor.grad is not None
+        assert oracle.grad is not None
+        assert relative_error(tensor.grad, oracle.grad) < 3 * TOLERANCE  # through three more roundings
+
+
+@pytest.mark.parametrize(
+    ("shapes", "settings"),
+    [
+        (((5, 8),) * 3, {"is_causal": True}),
+        (((5, 8),) * 3, {"attn_mask": torch.zeros(5, 5)}),
+        (((5, 8),) * 3, {"dropout_p": 0.5}),
+        (((300, 8),) * 3, {}),
+    ],
+    ids=["causal", "mask", "dropout", "long"],
+)
+def test_other_attention_is_left_to_torch(
+    shapes: tuple[tuple[int, int], ...], settings: dict[str, Any], attended: list[torch.Size]
+) -> None:
+    tensors = [torch.randn(2, 3, *shape) for shape in shapes]
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.manual_seed(1)
+        wanted = attention(tensors, **settings)
+        torch.manual_seed(1)
+        with OnMatrixUnit():
+            found = attention(tensors, **settings)
+    assert not attended
+    assert torch.equal(found, wanted)
+
+
+def test_a_vision_transformer_trains_with_it(attended: list[torch.Size]) -> None:
+    torch.manual_seed(0)
+    network = create_model("vit", width=32, depth=2, num_heads=2, mlp_width=32)
+    with OnMatrixUnit(), torch.autocast("cpu", torch.bfloat16):
+        network(torch.randn(2, 3, 32, 32)).sum().backward()
+    assert attended == [torch.Size([2, 2, 65, 16])] * 2
 
 
 @pytest.mark.parametrize(
@@ -159,5 +235,5 @@ def test_inputs_without_gradients_and_frozen_weights(calls: list[torch.Size]) ->
 def test_only_trainings_in_bfloat16_on_cpus_with_the_unit(
     device: torch.device, precision: str, has_unit: bool, wanted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(im2col, "has_matrix_unit", lambda: has_unit)
-    assert isinstance(fast_convolutions(device, precision), SmallMapsByMatmul) == wanted
+    monkeypatch.setattr(matrix_unit, "has_matrix_unit", lambda: has_unit)
+    assert isinstance(fast_products(device, precision), OnMatrixUnit) == wanted

@@ -1,10 +1,11 @@
-"""Convolutions of small maps as matrix products, for training in bfloat16 on CPUs with matrix units (AMX).
+"""Training in bfloat16 on CPUs with matrix units (AMX): convolutions and attention as matrix products that fill them.
 
 oneDNN gives each row of a map to the matrix unit by itself, which is filled by 16 points: on a row of 4 points a
 convolution of many channels takes four times as long as its multiplications, on a row of 2 eight times. Here all
 windows of the batch are the rows of one matrix (im2col), which fills the unit whatever the map's size. The copies of
-the windows cost more than that where maps are larger or weights smaller; the limits below are measured, by
-`python -m bench small_maps`.
+the windows cost more than that where maps are larger or weights smaller. Torch's attention for CPUs is made for long
+sequences; over few tokens two products and a softmax take a fraction of its time. The limits below are measured, by
+`python -m bench matrix_unit`.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,14 +18,15 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-MAX_PLACES = 16  # of the output map
-MIN_ELEMENTS = 1 << 19  # of the weight
+MAX_PLACES = 16  # of the output map of a convolution
+MIN_ELEMENTS = 1 << 19  # of its weight
+MAX_TOKENS = 256  # of attention
 
 
-def fast_convolutions(device: torch.device, precision: str) -> AbstractContextManager[object]:
+def fast_products(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """Return the context in which a training with this `training.precision` runs its steps fastest on this device."""
     pays_here = precision == "bf16" and device.type == "cpu" and has_matrix_unit()
-    return SmallMapsByMatmul() if pays_here else nullcontext()
+    return OnMatrixUnit() if pays_here else nullcontext()
 
 
 def has_matrix_unit() -> bool:
@@ -34,10 +36,11 @@ def has_matrix_unit() -> bool:
     return bool(capabilities.get("amx_bf16", False))
 
 
-class SmallMapsByMatmul(TorchFunctionMode):
-    """Context in which convolutions of small maps under bfloat16 autocast on a CPU run as matrix products.
+class OnMatrixUnit(TorchFunctionMode):
+    """Context in which, under bfloat16 autocast on a CPU, small maps are convolved by matrix products.
 
-    Their results are torch's to the rounding of bfloat16. Whatever else is called runs as ever.
+    So does attention over few tokens run. Results are torch's to the rounding of bfloat16. Whatever else is called
+    runs as ever.
     """
 
     def __torch_function__(
@@ -45,27 +48,73 @@ class SmallMapsByMatmul(TorchFunctionMode):
     ) -> Any:
         """Run one function of torch."""
         kwargs = kwargs or {}
-        if func is torch.conv2d and len(args) == 7 and not kwargs and pays(*args):
-            images, weight, bias, stride, padding, *_ = args
-            dtype, steps, margins = torch.bfloat16, _pair(stride), _pair(padding)
-            apply: Callable[..., Tensor] = _Im2colConvolution.apply
-            found = apply(images.to(dtype), weight.to(dtype), steps, margins)
-            return found if bias is None else found + bias.to(dtype)[:, None, None]
+        if func is torch.conv2d and len(args) == 7 and not kwargs and _convolution_pays(*args):
+            return _convolve(*args)
+        if func is functional.scaled_dot_product_attention and len(args) == 3 and _attention_pays(*args, **kwargs):
+            return _attend(*args, **kwargs)
         return func(*args, **kwargs)
 
 
-def pays(
+def _is_rounded(*tensors: Tensor) -> bool:
+    """Return whether autocast would have a function run on these tensors in bfloat16, on a CPU."""
+    return (
+        torch.is_autocast_enabled("cpu")
+        and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        and all(tensor.device.type == "cpu" for tensor in tensors)
+        and all(tensor.dtype in (torch.float32, torch.bfloat16) for tensor in tensors)
+    )
+
+
+def _attention_pays(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> bool:
+    """Return whether attention is plain and short; arguments are those of `scaled_dot_product_attention`."""
+    del scale  # any
+    return (
+        attn_mask is None
+        and not (dropout_p or is_causal or enable_gqa)
+        and _is_rounded(queries, keys, values)
+        and queries.dim() == keys.dim() == values.dim() >= 3
+        and queries.shape[-1] == keys.shape[-1]
+        and queries.shape[:-2] == keys.shape[:-2] == values.shape[:-2]
+        and keys.shape[-2] == values.shape[-2]
+        and max(queries.shape[-2], keys.shape[-2]) <= MAX_TOKENS
+    )
+
+
+def _attend(queries: Tensor, keys: Tensor, values: Tensor, *, scale: float | None = None, **_: Any) -> Tensor:
+    """Return softmax(scale * queries @ keys.T) @ values; autocast has the softmax run in float32."""
+    scale = queries.shape[-1] ** -0.5 if scale is None else scale
+    return ((queries * scale) @ keys.transpose(-2, -1)).softmax(-1) @ values
+
+
+def _convolve(
+    images: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int
+) -> Tensor:
+    """Return `torch.conv2d` of these arguments, which `_convolution_pays` took."""
+    del dilation, groups  # they are 1
+    dtype = torch.bfloat16
+    apply: Callable[..., Tensor] = _Im2colConvolution.apply
+    found = apply(images.to(dtype), weight.to(dtype), _pair(stride), _pair(padding))
+    return found if bias is None else found + bias.to(dtype)[:, None, None]
+
+
+def _convolution_pays(
     images: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> bool:
     """Return whether a convolution runs faster as a matrix product; arguments are those of `torch.conv2d`."""
     if (
-        images.device.type != "cpu"
-        or not torch.is_autocast_enabled("cpu")
-        or torch.get_autocast_dtype("cpu") != torch.bfloat16
+        not _is_rounded(images, weight)
         or weight.numel() < MIN_ELEMENTS
         or images.dim() != 4
         or images.shape[1] != weight.shape[1]
-        or not {images.dtype, weight.dtype} <= {torch.float32, torch.bfloat16}
         or groups != 1
         or _pair(dilation) != (1, 1)
         or isinstance(padding, str)

@@ -1,31 +1,33 @@
-"""Training steps in bfloat16 with convolutions of small maps as matrix products, against oneDNN's convolutions."""
+"""Training steps in bfloat16 with small maps and short sequences as matrix products, against torch's own way."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
 from bench.machine import Machine
 from bench.scale import Scale
 from bench.tables import Row, Table
 from bench.timing import compare
 from tailcut.structure import create_model
-from tailcut.training.im2col import SmallMapsByMatmul, has_matrix_unit
+from tailcut.training.matrix_unit import OnMatrixUnit, has_matrix_unit
 
 # (channels in, channels out, side of the input, stride); VGG-16-BN on CIFAR-10 and ResNet-18 on 128 pixels have these.
 LAYERS = ((256, 512, 8, 2), (256, 256, 4, 1), (256, 512, 4, 1), (512, 512, 4, 1), (512, 512, 2, 1), (512, 512, 1, 1))
-NETWORKS = {"vgg16_bn_cifar": 32, "resnet18": 128}  # with the side of their images
+TOKENS = (17, 65, 197)  # of attention with 8 heads of 64 numbers
+NETWORKS = {"vgg16_bn_cifar": 32, "resnet18": 128, "vit": 32}  # with the side of their images
 BATCHES = (8, 32, 128)
 
 
 def run(scale: Scale, machine: Machine) -> list[Table]:
-    """Return one table of layers and networks."""
+    """Return one table of layers, attention and networks."""
     del machine
     is_tiny = len(scale.unet_widths) < 5
     torch.manual_seed(0)
     rows = [_layer_row(layer, batch, scale) for layer in (LAYERS[:1] if is_tiny else LAYERS) for batch in BATCHES]
+    rows += [_attention_row(tokens, BATCHES[-1], scale) for tokens in (TOKENS[:1] if is_tiny else TOKENS)]
     if not is_tiny:
         rows += [_row(name, 128, _network_step(name, side, 128), scale) for name, side in NETWORKS.items()]
     unit = "has" if has_matrix_unit() else "has not"
@@ -33,8 +35,8 @@ def run(scale: Scale, machine: Machine) -> list[Table]:
         f"Forward and backward, of networks with the step of SGD. This machine {unit} AMX; only where it has does a "
         "training run this way."
     ]
-    columns = {"step of": "", "batch": "d", "oneDNN ms": ".2f", "as products ms": ".2f", "times faster": ".2f"}
-    return [Table("Convolutions of small maps under bfloat16 autocast", columns, rows, notes)]
+    columns = {"step of": "", "batch": "d", "torch ms": ".2f", "as products ms": ".2f", "times faster": ".2f"}
+    return [Table("Small maps and short sequences under bfloat16 autocast", columns, rows, notes)]
 
 
 def _layer_row(layer: tuple[int, int, int, int], batch: int, scale: Scale) -> Row:
@@ -48,6 +50,17 @@ def _layer_row(layer: tuple[int, int, int, int], batch: int, scale: Scale) -> Ro
         torch.autograd.grad(loss, (images, convolution.weight))
 
     return _row(f"{num_in} to {num_out} on {side} x {side}, stride {stride}", batch, step, scale)
+
+
+def _attention_row(tokens: int, batch: int, scale: Scale) -> Row:
+    queries, keys, values = (torch.randn(batch, 8, tokens, 64, requires_grad=True) for _ in range(3))
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = scaled_dot_product_attention(queries, keys, values).sum()
+        torch.autograd.grad(loss, (queries, keys, values))
+
+    return _row(f"attention over {tokens} tokens", batch, step, scale)
 
 
 def _network_step(name: str, side: int, batch: int) -> Callable[[], None]:
@@ -67,7 +80,7 @@ def _network_step(name: str, side: int, batch: int) -> Callable[[], None]:
 
 
 def _row(title: str, batch: int, step: Callable[[], None], scale: Scale) -> Row:
-    ways: dict[str, AbstractContextManager[object]] = {"oneDNN": nullcontext(), "products": SmallMapsByMatmul()}
+    ways: dict[str, AbstractContextManager[object]] = {"torch": nullcontext(), "products": OnMatrixUnit()}
 
     def within(context: AbstractContextManager[object]) -> Callable[[], None]:
         def call() -> None:
@@ -77,11 +90,11 @@ def _row(title: str, batch: int, step: Callable[[], None], scale: Scale) -> Row:
         return call
 
     timings = compare({name: within(context) for name, context in ways.items()}, scale, share=0.25)
-    library, products = timings["oneDNN"].median_s, timings["products"].median_s
+    library, products = timings["torch"].median_s, timings["products"].median_s
     return {
         "step of": title,
         "batch": batch,
-        "oneDNN ms": 1e3 * library,
+        "torch ms": 1e3 * library,
         "as products ms": 1e3 * products,
         "times faster": library / products,
     }
