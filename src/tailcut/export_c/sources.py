@@ -43,6 +43,7 @@ INTEGER_RUNNER_HEADERS = (
     *BOTH_RUNNERS_HEADERS,
     "tailcut_run_integer.h",
     "tailcut_integer_numbers.h",
+    "tailcut_integer_functions.h",
     "tailcut_integer_expressions.h",
     "tailcut_integer_layers.h",
 )

@@ -49,6 +49,16 @@ def shifted(values: Ints, power: Ints | int) -> Ints:
     return np.where(power > 0, up, rounded(values, -power))
 
 
+def saturated(values: Ints, power: Ints | int, most: int) -> Ints:
+    """Return them times 2^power, within `most`; values within 2^30."""
+    power = np.asarray(power, np.int64)
+    limit = np.where(power > 30, 0, most >> np.clip(power, 0, 30))
+    made = shifted(np.where(power > 0, np.clip(values, -limit, limit), values), power)
+    made = np.where((power > 0) & (values > limit), most, np.where((power > 0) & (values < -limit), -most, made))
+    limited: Ints = np.clip(made, -most, most)
+    return limited
+
+
 def bits_of(values: Ints) -> Ints:
     """Return how many bits they have, of 0 and more; exact below 2^53."""
     return np.frexp(values.astype(np.float64))[1].astype(np.int64)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tailcut.export_c.integer.arithmetic import Ints, bits_of
+from tailcut.export_c.integer.functions import IntegerFunction
 from tailcut.export_c.integer.program import scale_of, shift_of
 from tailcut.export_c.program.program import Op
 
@@ -43,6 +44,17 @@ class Bound:
         less = np.maximum(bits_of(self.most) - 16, 0)
         made = halved_up(self.most, less) * np.abs(mantissas)
         return Bound(*_within(made, self.exponent + less + exponents)).plus(Bound.of(*shift_of(op, channels)))
+
+    def times(self, other: Bound) -> Bound:
+        """Return the bound of products."""
+        less, other_less = np.maximum(bits_of(self.most) - 16, 0), np.maximum(bits_of(other.most) - 15, 0)
+        made = halved_up(self.most, less) * halved_up(other.most, other_less)
+        return Bound(*_within(made, self.exponent + less + other.exponent + other_less))
+
+    def through_function(self, function: IntegerFunction) -> Bound:
+        """Return the bound of what a function gives."""
+        own = Bound(np.full_like(self.most, function.most), np.full_like(self.exponent, function.exponent))
+        return self.plus(own) if function.is_rectified else own
 
     def exponent_for(self, bits: int) -> Ints:
         """Return the least exponent in which a number within the bound has so many bits, with `SLACK` to spare."""

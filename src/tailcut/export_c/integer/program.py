@@ -18,6 +18,8 @@ from tailcut.export_c.integer.arithmetic import (
     scaled,
     split_bits,
 )
+from tailcut.export_c.integer.functions import FUNCTIONS, integer_function
+from tailcut.export_c.integer.units import Units, with_units
 from tailcut.export_c.integer.weights import LEAST_BITS, MAX_BITS, MOST, IntegerWeight, integer_weight, made_dense
 from tailcut.export_c.program.program import (
     ADAPTIVE,
@@ -35,14 +37,6 @@ from tailcut.export_c.program.program import (
     of_leaf,
 )
 
-OPERATIONS = {
-    Operation.LEAF,
-    Operation.ZERO,
-    Operation.SCALE,
-    Operation.CLAMP,
-    Operation.ADD,
-    Operation.LEAKY,
-}
 # Bits of the rows of an expression where nothing multiplies them.
 MOST_ROW_BITS = 24
 # Sums of rows are doubled before they are divided.
@@ -59,6 +53,7 @@ class IntegerStage:
         row_bits: of the rows of expressions; of the projected input of a layer of the whole input.
         in_shift: of the products with cosines that a stage projects on.
         out_bits: of the numbers of the map that is written, their sign aside.
+        units: exponents of the rows of expressions.
         mix_shifts: of a leaf's cosines times scale, by the identity of the operation.
     """
 
@@ -67,6 +62,7 @@ class IntegerStage:
     row_bits: int = MAX_BITS
     in_shift: int = 0
     out_bits: int = 0
+    units: Units = field(default_factory=Units)
     mix_shifts: dict[int, int] = field(default_factory=dict)
 
 
@@ -107,7 +103,7 @@ def integer_program(program: Program) -> IntegerProgram:
     for stage in program.stages:
         stages += _split(replace(stage, value=_reading_spread(stage.value, spread)), spread)
     # A weight that two layers share has the shifts of each.
-    made = [IntegerStage(stage, None if stage.weight is None else integer_weight(stage.weight)) for stage in stages]
+    made = [_made(stage) for stage in stages]
     bits = _map_bits(made)
     for item in made:
         _set(item, bits)
@@ -115,16 +111,17 @@ def integer_program(program: Program) -> IntegerProgram:
     return IntegerProgram(made, program.input_shape, program.output_shapes, tuple(names))
 
 
+def _made(stage: Stage) -> IntegerStage:
+    if stage.weight is not None:
+        return IntegerStage(stage, integer_weight(stage.weight))
+    stage, units = with_units(stage)
+    return IntegerStage(stage, units=units)
+
+
 def _check(stage: Stage) -> None:
     """Raise `StructureError` for what integers have no form of."""
     ops = [op for segment in stage.value.segments for op in segment.ops] + [*stage.value.ops]
-    made = next((op.kind for op in ops if op.kind not in OPERATIONS), None)
-    if made is not None:
-        name = "a product of maps" if made == Operation.MULTIPLY else made.name.lower()
-        raise StructureError(
-            f"integers have no form of {name}, which {stage.node} reads or gives; export with the arithmetic float32"
-        )
-    wrong = None
+    wrong = _check_functions(ops)
     if stage.kind in (Kind.SOFTMAX, Kind.LOG_SOFTMAX):
         wrong = "softmax (give out what it reads: the largest is the same)"
     elif stage.kind == Kind.TABLE:
@@ -142,6 +139,17 @@ def _check(stage: Stage) -> None:
         wrong = "an enlargement of so many rows or columns"
     if wrong is not None:
         raise StructureError(f"{stage.node}: integers have no form of {wrong}; export with the arithmetic float32")
+
+
+def _check_functions(ops: list[Op]) -> str | None:
+    """Return what is wrong with a function, if anything."""
+    try:
+        for op in ops:
+            if op.kind in FUNCTIONS:
+                integer_function(op.kind, op.low, op.high)
+    except StructureError as error:
+        return str(error)
+    return None
 
 
 def _largest(op: Op) -> float:
@@ -263,8 +271,13 @@ def _multiplies_rows(value: Value) -> bool:
     normed = any(leaf.norm is not None for leaf in value.leaves())  # a linear operation behind it is its own
     behind = [kind for own in kinds for before, kind in pairwise(own) if before != Operation.LEAF or normed]
     behind += [op.kind for op in value.ops]
-    leaky = any(Operation.LEAKY in own for own in kinds)
-    return leaky or Operation.SCALE in behind or Operation.LEAKY in behind
+    multiplying = {Operation.LEAKY, Operation.UNIT}
+    return (
+        any(multiplying & {*own} for own in kinds)
+        or Operation.UNIT in behind
+        or Operation.SCALE in behind
+        or Operation.LEAKY in behind
+    )
 
 
 def linear_behind(segment: Segment, place: int) -> Op | None:

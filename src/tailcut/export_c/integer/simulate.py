@@ -18,10 +18,12 @@ from tailcut.export_c.integer.arithmetic import (
     halved,
     in_units,
     rounded,
+    saturated,
     scaled,
     shifted,
 )
 from tailcut.export_c.integer.bounds import Bound
+from tailcut.export_c.integer.functions import FUNCTIONS, integer_function
 from tailcut.export_c.integer.measuring import Measured, measured
 from tailcut.export_c.integer.program import (
     IntegerProgram,
@@ -202,30 +204,28 @@ class _Run:
     def _rows(self, item: IntegerStage) -> tuple[Ints, Ints]:
         """Expressions, changes of size and operations of a stage, (images, channels, height, width)."""
         value = item.stage.value
-        unit = self._exponents(item)
-        made = [_resampled(item, self._segment(item, segment, unit)) for segment in value.segments]
-        rows = np.concatenate(made, 1)
+        units = self._exponents(item)
+        made = [self._segment(item, segment, units) for segment in value.segments]
+        stack, unit = [np.concatenate([_resampled(item, rows) for rows, _ in made], 1)], made[0][1]
         for op in value.ops:
-            rows = _applied(op, rows, unit, item.row_bits)
-        return rows, unit
+            unit = _apply(item, op, stack, units, unit)
+        return stack[0], units[0]
 
-    def _segment(self, item: IntegerStage, segment: Segment, unit: Ints) -> Ints:
+    def _segment(self, item: IntegerStage, segment: Segment, units: Ints) -> tuple[Ints, int]:
+        """Return rows of a segment, and the number of their unit."""
         stack: list[Ints] = []
-        skip = False
+        skip, unit = False, 0
         for place, op in enumerate(segment.ops):
             if skip:
                 skip = False
             elif op.leaf is not None:
-                stack.append(self._leaf(item, segment, place, op.leaf, unit))
+                stack.append(self._leaf(item, segment, place, op.leaf, units[unit]))
                 skip = linear_behind(segment, place) is not None
             elif op.kind == Operation.ZERO:
                 stack.append(np.zeros((self.num, segment.channels, *item.stage.value.source), np.int64))
-            elif op.kind == Operation.ADD:
-                top = stack.pop()
-                stack[-1] = stack[-1] + top
             else:
-                stack[-1] = _applied(op, stack[-1], unit, item.row_bits)
-        return stack[0]
+                unit = _apply(item, op, stack, units, unit)
+        return stack[0], unit
 
     def _leaf(self, item: IntegerStage, segment: Segment, place: int, leaf: Leaf, unit: Ints) -> Ints:
         numbers, exponents = self._map(leaf.map)
@@ -266,17 +266,17 @@ class _Run:
         return rounded(own * mantissas[:, :, None], shift), exponents - 14 + shift
 
     def _exponents(self, item: IntegerStage) -> Ints:
-        """Return the least exponent of each image in which all rows have the stage's bits."""
-        found = np.full(self.num, NO_EXPONENT, np.int64)
+        """Return the least exponents of each image in which all rows have the stage's bits, (units, images)."""
+        found = np.full((item.units.count, self.num), NO_EXPONENT, np.int64)
         value, first = item.stage.value, 0
 
-        def make_room(bound: Bound) -> None:
+        def make_room(bound: Bound, unit: int) -> None:
             wanted = np.where(bound.most > 0, bound.exponent_for(item.row_bits), NO_EXPONENT)
-            np.maximum(found, wanted.max(1), out=found)
+            np.maximum(found[unit], wanted.max(1), out=found[unit])
 
         for segment in value.segments:
             stack: list[Bound] = []
-            skip = False
+            skip, unit = False, 0
             for place, op in enumerate(segment.ops):
                 if skip:
                     skip = False
@@ -287,17 +287,14 @@ class _Run:
                 elif op.kind == Operation.ZERO:
                     zeros = np.zeros((self.num, segment.channels), np.int64)
                     stack.append(Bound(zeros, zeros))
-                elif op.kind == Operation.ADD:
-                    top = stack.pop()
-                    stack[-1] = stack[-1].plus(top)
-                elif op.kind == Operation.SCALE:
-                    stack[-1] = stack[-1].through(op)
-                make_room(stack[-1])
-            bound = stack[0]
+                else:
+                    unit = _bound(op, stack, unit)
+                if op.kind != Operation.UNIT:
+                    make_room(stack[-1], unit)
             for op in value.ops:
-                if op.kind == Operation.SCALE:
-                    bound = bound.through(op.of_channels(slice(first, first + segment.channels)))
-                    make_room(bound)
+                unit = _bound(op.of_channels(slice(first, first + segment.channels)), stack, unit)
+                if op.kind != Operation.UNIT:
+                    make_room(stack[-1], unit)
             first += segment.channels
         return np.where(found == NO_EXPONENT, 0, found)
 
@@ -330,6 +327,44 @@ def _stored(numbers: Ints, bits: int) -> tuple[Ints, Ints]:
     largest = np.where(flat < 0, -1 - flat, flat).max(1)
     shift = np.maximum(bits_of(largest) - bits, 0)
     return halved(numbers, shift.reshape(-1, *(1,) * (numbers.ndim - 1))), shift
+
+
+def _bound(op: Op, stack: list[Bound], unit: int) -> int:
+    """Do an operation on bounds (changes the stack). Return the number of the unit after it."""
+    if op.kind == Operation.UNIT:
+        return int(op.low)
+    if op.kind == Operation.ADD:
+        top = stack.pop()
+        stack[-1] = stack[-1].plus(top)
+    elif op.kind == Operation.MULTIPLY:
+        top = stack.pop()
+        stack[-1] = stack[-1].times(top)
+    elif op.kind == Operation.SCALE:
+        stack[-1] = stack[-1].through(op)
+    elif op.kind in FUNCTIONS:
+        stack[-1] = stack[-1].through_function(integer_function(op.kind, op.low, op.high))
+    return unit
+
+
+def _apply(item: IntegerStage, op: Op, stack: list[Ints], units: Ints, unit: int) -> int:
+    """Do an operation on rows (changes the stack). Return the number of the unit after it."""
+    each = units[:, :, None, None, None]
+    if op.kind == Operation.UNIT:
+        return int(op.low)
+    if op.kind == Operation.ADD:
+        top = stack.pop()
+        stack[-1] = stack[-1] + top
+    elif op.kind == Operation.MULTIPLY:
+        one, two = item.units.sources[id(op)]
+        top = stack.pop()
+        stack[-1] = saturated(stack[-1] * top, each[one] + each[two] - each[unit], 1 << item.row_bits)
+    elif op.kind in FUNCTIONS:
+        (source,) = item.units.sources[id(op)]
+        function = integer_function(op.kind, op.low, op.high)
+        stack[-1] = function.of(stack[-1], each[source], each[unit], item.row_bits)
+    else:
+        stack[-1] = _applied(op, stack[-1], units[unit], item.row_bits)
+    return unit
 
 
 def _applied(op: Op, rows: Ints, unit: Ints, row_bits: int) -> Ints:

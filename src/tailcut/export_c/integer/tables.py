@@ -2,12 +2,15 @@
 
 from typing import Any
 
+import numpy as np
+
 from tailcut.export_c.integer.arithmetic import packed, scaled
+from tailcut.export_c.integer.functions import FUNCTIONS, integer_function
 from tailcut.export_c.integer.memory import mix_numbers
 from tailcut.export_c.integer.program import IntegerProgram, IntegerStage
 from tailcut.export_c.integer.weights import IntegerWeight
 from tailcut.export_c.program.memory import stack_depth
-from tailcut.export_c.program.program import Kind, Leaf, Map, Norm, Op, Value
+from tailcut.export_c.program.program import Kind, Leaf, Map, Norm, Op, Operation, Value
 from tailcut.export_c.program.weights import Floats, StoredNumbers
 from tailcut.export_c.writing.tables import (
     NONE,
@@ -24,7 +27,7 @@ from tailcut.export_c.writing.tables import (
 )
 
 # Bytes of the structures on a processor of 32 bits.
-SIZES = {"weight": 56, "norm": 20, "leaf": 40, "op": 20, "segment": 6, "stage": 80, "model": 28}
+SIZES = {"weight": 56, "norm": 20, "function": 12, "leaf": 40, "op": 20, "segment": 6, "stage": 80, "model": 32}
 
 
 class IntegerTables:
@@ -32,10 +35,13 @@ class IntegerTables:
 
     def __init__(self, program: IntegerProgram) -> None:
         self.arrays = Arrays()
-        self.rows: dict[str, list[Row]] = {kind: [] for kind in ("weight", "norm", "leaf", "op", "segment", "stage")}
+        self.rows: dict[str, list[Row]] = {
+            kind: [] for kind in ("weight", "norm", "function", "leaf", "op", "segment", "stage")
+        }
         self._slots = {id(item.stage.out): 1 + place for place, item in enumerate(program.stages)}
         self._leaves: dict[int, int] = {}
         self._norms: dict[int, int] = {}
+        self._functions: dict[int, int] = {}
         self._program = program
         self._num_outputs = 0
         for item in program.stages:
@@ -83,6 +89,21 @@ class IntegerTables:
             self.rows["norm"].append(Row(fields))
         return self._norms[id(norm)]
 
+    def _function(self, op: Op) -> int:
+        function = integer_function(op.kind, op.low, op.high)
+        if id(function) not in self._functions:
+            self._functions[id(function)] = len(self.rows["function"])
+            fields = {
+                "values": self.arrays.pointer(StoredNumbers(function.values.astype(np.int16)), "tables of functions"),
+                "count": len(function.values),
+                "first": function.first,
+                "exponent": function.exponent,
+                "spacing": function.spacing,
+                "is_rectified": int(function.is_rectified),
+            }
+            self.rows["function"].append(Row(fields, op.kind.name.lower()))
+        return self._functions[id(function)]
+
     def _leaf(self, leaf: Leaf) -> None:
         owner = leaf.map.owner
         fields = {
@@ -96,14 +117,22 @@ class IntegerTables:
 
     def _op(self, op: Op, item: IntegerStage) -> None:
         low, high = (int(packed(*scaled(value))) for value in (op.low, op.high))
+        first, second = (*item.units.sources.get(id(op), ()), 0, 0)[:2]
+        kind, number = op.kind, first
+        if op.leaf is not None:
+            number, second = self._leaves[id(op.leaf)], item.mix_shifts.get(id(op), 0)
+        elif op.kind == Operation.UNIT:
+            number = int(op.low)
+        elif op.kind in FUNCTIONS:
+            kind, number, second = Operation.FUNCTION, self._function(op), first
         fields = {
             "scale": self._numbers(op.scale),
             "shift": self._numbers(op.shift),
             "low": low,
             "high": high,
-            "leaf": 0 if op.leaf is None else self._leaves[id(op.leaf)],
-            "kind": op.kind,
-            "mix_shift": item.mix_shifts.get(id(op), 0),
+            "number": number,
+            "kind": kind,
+            "second": second,
         }
         self.rows["op"].append(Row(fields))
 
@@ -162,7 +191,8 @@ def used_features(program: IntegerProgram) -> set[str]:
         found |= {stage.kind.name, value.resampling.name}
         found |= {"STATS"} if stage.norm is not None else set()
         ops = [op for segment in value.segments for op in segment.ops] + [*value.ops]
-        found |= {op.kind.name for op in ops if op.leaf is None} if item.weight is None else set()
+        names = {"FUNCTION" if op.kind in FUNCTIONS else op.kind.name for op in ops if op.leaf is None}
+        found |= names if item.weight is None else set()
         if item.weight is not None:
             kind = "TRUNCATED" if item.weight.weight.is_truncated else "DENSE"
             found |= {kind, number_type(item.weight.stored).name}

@@ -73,6 +73,8 @@ class Operation(enum.IntEnum):
     ELU = 13
     SOFTPLUS = 14
     MISH = 15
+    UNIT = 16  # integers alone have these two
+    FUNCTION = 17
 
 
 ADAPTIVE = (0, 0)

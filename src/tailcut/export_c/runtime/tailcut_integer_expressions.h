@@ -2,7 +2,7 @@
 #ifndef TAILCUT_INTEGER_EXPRESSIONS_H
 #define TAILCUT_INTEGER_EXPRESSIONS_H
 
-#include "tailcut_integer_numbers.h"
+#include "tailcut_integer_functions.h"
 
 static const int16_t *row_of(const machine *m, const tailcut_map *map, uint32_t y) {
     const int16_t *base = map->offset == TAILCUT_INPUT ? m->input : m->arena + map->offset;
@@ -46,15 +46,15 @@ static void start_leaves(machine *m) {
 
 /* A leaf's factors for a channel, with the scale that follows in them, and their exponent. */
 static int32_t make_mix(machine *m, const tailcut_integer_op *op, parts scale, uint32_t channel) {
-    const tailcut_integer_leaf *leaf = m->model->leaves + op->leaf;
-    uint32_t n = op->leaf - m->stage->first_leaf, k;
+    const tailcut_integer_leaf *leaf = m->model->leaves + op->number;
+    uint32_t n = op->number - m->stage->first_leaf, k;
     if (!leaf->is_narrow) {
         m->mix[0] = (int16_t)scale.mantissa;
         return scale.exponent;
     }
     cosines_of(m->cosines[n], leaf->num_channels, leaf->first + channel, leaf->map.channels, m->mix);
-    for (k = 0; k < leaf->map.channels; k++) m->mix[k] = (int16_t)rounded(m->mix[k] * scale.mantissa, op->mix_shift);
-    return scale.exponent - 14 + op->mix_shift;
+    for (k = 0; k < leaf->map.channels; k++) m->mix[k] = (int16_t)rounded(m->mix[k] * scale.mantissa, op->second);
+    return scale.exponent - 14 + op->second;
 }
 
 static const tailcut_integer_op unchanged = {NULL, NULL, (ONE << 8) + 128 - 14, 128, 0, TAILCUT_OP_SCALE, 0};
@@ -62,14 +62,14 @@ static const tailcut_integer_op unchanged = {NULL, NULL, (ONE << 8) + 128 - 14, 
 /* The linear operation behind a leaf, which is done with it, or none: that of a measured batch norm is its own. */
 static const tailcut_integer_op *linear_of(const machine *m, const tailcut_integer_op *op,
                                            const tailcut_integer_op *end) {
-    if (TAILCUT_HAS_STATS && m->model->leaves[op->leaf].norm != TAILCUT_NONE) return &unchanged;
+    if (TAILCUT_HAS_STATS && m->model->leaves[op->number].norm != TAILCUT_NONE) return &unchanged;
     return TAILCUT_HAS_SCALE && op + 1 < end && op[1].kind == TAILCUT_OP_SCALE ? op + 1 : &unchanged;
 }
 
 /* The scale (`which` 0) or shift (1) of a channel of a leaf: measured, or of the linear operation behind it. */
 static parts factor_of(const machine *m, const tailcut_integer_op *op, const tailcut_integer_op *linear,
                        uint32_t channel, uint32_t which) {
-    const tailcut_integer_leaf *leaf = m->model->leaves + op->leaf;
+    const tailcut_integer_leaf *leaf = m->model->leaves + op->number;
     if (TAILCUT_HAS_STATS && leaf->norm != TAILCUT_NONE) {
         const int16_t *at = m->arena + m->model->norms[leaf->norm].offset;
         at += 4 * (leaf->first + channel) + 2 * which;
@@ -83,8 +83,8 @@ static parts factor_of(const machine *m, const tailcut_integer_op *op, const tai
 
 /* What no number of a channel of a leaf exceeds. */
 static bound bound_leaf(machine *m, const tailcut_integer_op *op, const tailcut_integer_op *linear, uint32_t channel) {
-    const tailcut_integer_leaf *leaf = m->model->leaves + op->leaf;
-    const int16_t *largest = m->largest[op->leaf - m->stage->first_leaf];
+    const tailcut_integer_leaf *leaf = m->model->leaves + op->number;
+    const int16_t *largest = m->largest[op->number - m->stage->first_leaf];
     uint32_t k, count = leaf->is_narrow ? leaf->map.channels : 1;
     bound found = {0, 0};
     found.exponent = make_mix(m, op, factor_of(m, op, linear, channel, 0), channel) + m->arena[leaf->slot];
@@ -102,6 +102,13 @@ static bound bound_scaled(bound found, const tailcut_integer_op *op, uint32_t ch
     found.exponent += (int32_t)less + scale.exponent;
     if (found.most >> 31) found.most = halved_up(found.most, 1), found.exponent++;
     return sum_of(found, bound_of(shift_of(op, channel)));
+}
+
+/* What no number exceeds after an operation of one number. */
+static bound bound_applied(const machine *m, const tailcut_integer_op *op, uint32_t channel, bound found) {
+    if (TAILCUT_HAS_SCALE && op->kind == TAILCUT_OP_SCALE) return bound_scaled(found, op, channel);
+    if (TAILCUT_HAS_FUNCTION && op->kind == TAILCUT_OP_FUNCTION) return bound_function(m, op, found);
+    return found;
 }
 
 /* Let the rows of the stage's expressions hold a number within the bound. */
@@ -127,8 +134,14 @@ static bound bound_channel(machine *m, const tailcut_segment *segment, uint32_t 
         } else if (TAILCUT_HAS_ADD && op->kind == TAILCUT_OP_ADD) {
             count--;
             stack[count - 1] = sum_of(stack[count - 1], stack[count]);
-        } else if (TAILCUT_HAS_SCALE && op->kind == TAILCUT_OP_SCALE) {
-            stack[count - 1] = bound_scaled(stack[count - 1], op, own);
+        } else if (TAILCUT_HAS_MULTIPLY && op->kind == TAILCUT_OP_MULTIPLY) {
+            count--;
+            stack[count - 1] = product_of(stack[count - 1], stack[count]);
+        } else if (TAILCUT_HAS_UNIT && op->kind == TAILCUT_OP_UNIT) {
+            enter_unit(m, op->number);
+            continue;
+        } else {
+            stack[count - 1] = bound_applied(m, op, own, stack[count - 1]);
         }
         make_room(m, stack[count - 1]);
     }
@@ -140,25 +153,35 @@ static void choose_exponent(machine *m) {
     const tailcut_integer_stage *stage = m->stage;
     uint32_t n, own, k, channel = 0;
     m->exponent = NO_EXPONENT;
+    m->unit = 0;
+    for (n = 0; TAILCUT_HAS_UNIT && n < TAILCUT_MAX_UNITS; n++) m->units[n] = NO_EXPONENT;
     for (n = 0; n < stage->num_segments; n++) {
         const tailcut_segment *segment = m->model->segments + stage->first_segment + n;
         for (own = 0; own < segment->channels; own++, channel++) {
             bound found = bound_channel(m, segment, own);
-            for (k = 0; TAILCUT_HAS_SCALE && k < stage->num_ops; k++) {
+            for (k = 0; (TAILCUT_HAS_SCALE || TAILCUT_HAS_FUNCTION) && k < stage->num_ops; k++) {
                 const tailcut_integer_op *op = m->model->ops + stage->first_op + k;
-                if (op->kind != TAILCUT_OP_SCALE) continue;
-                found = bound_scaled(found, op, channel);
+                if (TAILCUT_HAS_UNIT && op->kind == TAILCUT_OP_UNIT) {
+                    enter_unit(m, op->number);
+                    continue;
+                }
+                found = bound_applied(m, op, channel, found);
                 make_room(m, found);
             }
         }
     }
+    for (n = 0; TAILCUT_HAS_UNIT && n < TAILCUT_MAX_UNITS; n++) {
+        enter_unit(m, n);
+        if (m->exponent == NO_EXPONENT) m->exponent = 0;
+    }
+    if (TAILCUT_HAS_UNIT) enter_unit(m, 0);
     if (m->exponent == NO_EXPONENT) m->exponent = 0; /* zeros alone */
 }
 
 /* One row of a leaf, with the linear operation that follows. */
 static void read_leaf(machine *m, const tailcut_integer_op *op, const tailcut_integer_op *linear, uint32_t channel,
                       uint32_t y, int32_t *row) {
-    const tailcut_integer_leaf *leaf = m->model->leaves + op->leaf;
+    const tailcut_integer_leaf *leaf = m->model->leaves + op->number;
     uint32_t own = y - leaf->top, width = m->stage->source_width, count = leaf->is_narrow ? leaf->map.channels : 1;
     uint32_t stride = leaf->map.channel_stride, x, k;
     int32_t start = in_units(factor_of(m, op, linear, channel, 1), m->exponent), power;
@@ -178,7 +201,7 @@ static void read_leaf(machine *m, const tailcut_integer_op *op, const tailcut_in
     shift_row(row, width, power, start);
 }
 
-static void apply(const machine *m, const tailcut_integer_op *op, uint32_t channel, int32_t *row,
+static void apply(machine *m, const tailcut_integer_op *op, uint32_t channel, int32_t *row,
                   const int32_t *other, uint32_t width) {
     parts scale = scale_of(op, channel);
     int32_t factor = scale.mantissa, power = scale.exponent;
@@ -211,6 +234,15 @@ static void apply(const machine *m, const tailcut_integer_op *op, uint32_t chann
                 if (row[x] < 0) row[x] = shifted(row[x] * factor, power);
             }
             break;
+        case TAILCUT_OP_MULTIPLY:
+            if (TAILCUT_HAS_MULTIPLY) multiply_rows(m, op, row, other, width);
+            break;
+        case TAILCUT_OP_FUNCTION:
+            if (TAILCUT_HAS_FUNCTION) apply_function(m, op, row, width);
+            break;
+        case TAILCUT_OP_UNIT:
+            if (TAILCUT_HAS_UNIT) enter_unit(m, op->number);
+            break;
         default:
             break;
     }
@@ -234,7 +266,8 @@ static void evaluate(machine *m, const tailcut_segment *segment, uint32_t own, u
             if (linear != &unchanged) op++;
             continue;
         }
-        if (TAILCUT_HAS_ADD && op->kind == TAILCUT_OP_ADD) {
+        if ((TAILCUT_HAS_ADD && op->kind == TAILCUT_OP_ADD) ||
+            (TAILCUT_HAS_MULTIPLY && op->kind == TAILCUT_OP_MULTIPLY)) {
             rows--;
             other = top;
             top = rows == 1 ? row : m->stack + (rows - 2) * width;

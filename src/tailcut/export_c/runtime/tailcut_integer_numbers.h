@@ -6,11 +6,12 @@
 #include "tailcut_run_integer.h"
 #include "tailcut_walk.h"
 
-#define HAS_STAGE_OPS (TAILCUT_HAS_SCALE || TAILCUT_HAS_CLAMP || TAILCUT_HAS_LEAKY)
+#define HAS_STAGE_OPS (TAILCUT_HAS_SCALE || TAILCUT_HAS_CLAMP || TAILCUT_HAS_LEAKY || TAILCUT_HAS_FUNCTION)
 #define SLACK 16                  /* what rounding may add to the number of a row */
 #define ONE 16384                 /* cosine 1 */
 #define LARGEST (INT32_C(1) << 30) /* what a scaled number is limited to */
 #define NO_EXPONENT (-32768)
+#define TAILCUT_MAX_UNITS 16 /* of one stage; the export keeps to it */
 
 /* What is known while a stage runs. */
 typedef struct {
@@ -25,6 +26,8 @@ typedef struct {
     const int16_t *cosines[TAILCUT_MAX_LEAVES]; /* of each narrow leaf's channels */
     const int16_t *largest[TAILCUT_MAX_LEAVES]; /* of each leaf's stored channels: magnitudes less 1 */
     int32_t exponent;                           /* of the rows of expressions */
+    int32_t units[TAILCUT_HAS_UNIT ? TAILCUT_MAX_UNITS : 1]; /* exponents of the stage's other rows */
+    uint32_t unit;                              /* whose exponent that is */
     int32_t *stack;
     int32_t *before;
     int32_t *row;
@@ -58,6 +61,17 @@ static int32_t rounded(int32_t value, uint32_t count) {
 static int32_t shifted(int32_t value, int32_t power) {
     if (power <= 0) return rounded(value, (uint32_t)-power);
     return power > 30 ? 0 : value * (INT32_C(1) << power);
+}
+
+/* value * 2^power within `most`; |value| <= 2^30. */
+static int32_t saturated(int32_t value, int32_t power, int32_t most) {
+    if (power > 0) {
+        int32_t limit = power > 30 ? 0 : most >> power;
+        if (value <= limit && value >= -limit) return shifted(value, power);
+        return value > 0 ? most : -most;
+    }
+    value = rounded(value, (uint32_t)-power);
+    return value > most ? most : value < -most ? -most : value;
 }
 
 /* A row of numbers times 2^power, plus `start`. */
@@ -196,6 +210,17 @@ static bound sum_of(bound a, bound b) {
     sum.most += halved_up(less.most, (uint32_t)(sum.exponent - less.exponent));
     if (sum.most >> 31) sum.most = halved_up(sum.most, 1), sum.exponent++;
     return sum;
+}
+
+static bound product_of(bound a, bound b) {
+    uint32_t count = bits_of(a.most), less = count > 16 ? count - 16 : 0, other;
+    bound product;
+    count = bits_of(b.most);
+    other = count > 15 ? count - 15 : 0;
+    product.most = halved_up(a.most, less) * halved_up(b.most, other);
+    product.exponent = a.exponent + (int32_t)less + b.exponent + (int32_t)other;
+    if (product.most >> 31) product.most = halved_up(product.most, 1), product.exponent++;
+    return product;
 }
 
 static bound bound_of(parts number) {

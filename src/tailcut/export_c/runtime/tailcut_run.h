@@ -76,7 +76,9 @@ enum {
     TAILCUT_OP_GELU_TANH,
     TAILCUT_OP_ELU,
     TAILCUT_OP_SOFTPLUS,
-    TAILCUT_OP_MISH
+    TAILCUT_OP_MISH,
+    TAILCUT_OP_UNIT, /* integers alone have these two */
+    TAILCUT_OP_FUNCTION
 };
 
 /* A step of an expression, on a stack of rows. */

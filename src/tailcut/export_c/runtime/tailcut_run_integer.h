@@ -40,16 +40,28 @@ typedef struct {
     uint8_t is_narrow;
 } tailcut_integer_leaf;
 
-/* A step of an expression, as tailcut_op. */
+/* A step of an expression, as tailcut_op. The rows that a function or a product reads have exponents of their own,
+ * the units of the stage; UNIT says in which of them the rows behind it are. */
 typedef struct {
     const tailcut_scaled *scale; /* of SCALE and LEAKY, for each channel; NULL for `low` in all */
     const tailcut_scaled *shift; /* of SCALE, for each channel; NULL for `high` in all */
     tailcut_scaled low;
     tailcut_scaled high;
-    uint16_t leaf;
+    uint16_t number; /* of the leaf, the function or the unit; of MULTIPLY the unit of the first factor */
     uint8_t kind;
-    uint8_t mix_shift; /* of a leaf's cosines times scale */
+    uint8_t second; /* of a leaf the shift of its cosines times scale, of FUNCTION and MULTIPLY the (second) unit */
 } tailcut_integer_op;
+
+/* A function of one number: max(x, 0) or 0, plus lines between values[n] * 2^exponent at x = (first + n) * 2^spacing;
+ * the numbers at both ends are those beyond. */
+typedef struct {
+    const int16_t *values;
+    uint16_t count;
+    int16_t first;
+    int8_t exponent;
+    int8_t spacing;
+    uint8_t is_rectified;
+} tailcut_integer_function;
 
 /* Batch norm by the statistics of its own input, (channels): gamma and beta may be NULL. */
 typedef struct {
@@ -105,6 +117,7 @@ typedef struct {
     const tailcut_integer_leaf *leaves;
     const tailcut_integer_weight *weights;
     const tailcut_integer_norm *norms;
+    const tailcut_integer_function *functions;
     uint16_t num_stages;
 } tailcut_integer_model;
 

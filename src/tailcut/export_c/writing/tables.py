@@ -74,7 +74,7 @@ class Arrays:
         if key not in self._numbers:
             self._numbers[key] = len(self.contents)
             self.contents.append(content)
-            self.bytes_for[purpose] += content.nbytes
+            self.bytes_for[purpose] = self.bytes_for.get(purpose, 0) + content.nbytes
         return Pointer(self._numbers[key])
 
 
