@@ -24,7 +24,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Give the environment of a Python with Flower, which wants older packages than the other tools here do."""
     site = tmp_path_factory.mktemp("flower")
     requirements = str(FEDERATED / "requirements.txt")
-    command = [sys.executable, "-m", "pip", "install", "-qq", "--disable-pip-version-check", "--target", str(site)]
+    command = [sys.executable, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
+    # Bytecode is made of what is imported, which is a small part.
+    command += ["--no-compile", "--target", str(site)]
     installed = subprocess.run([*command, "-r", requirements], capture_output=True, text=True)
     if installed.returncode:
         pytest.skip(f"Flower cannot be installed here: {installed.stderr.strip().splitlines()[-1]}")
