@@ -164,15 +164,17 @@ def _tuple(outputs: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tens
     return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
-def write_given(folder: Path, x: torch.Tensor, path: str | Path) -> None:
+def write_given(folder: Path, x: torch.Tensor, path: str | Path | None = None) -> None:
     """`given.h` for the firmware: an input (floats, or integers of 16 bits), a file, and the network that it fills."""
-    content = read_file(path)
     is_float = x.is_floating_point()
     numbers = ", ".join(f"{value.hex()}f" if is_float else str(value) for value in x.flatten().tolist())
     text = f"static const {'float' if is_float else 'int16_t'} given_input[] = {{{numbers}}};\n"
-    reader = f"#define GIVEN_READER_ARENA {8 * len(content) + 131072}\n"
-    reader += f"static const uint8_t given_file[] = {{{', '.join(map(str, content))}}};\n"
-    reader += description_text(describe(path), "given_network")
+    reader = ""
+    if path is not None:
+        content = read_file(path)
+        reader += f"#define GIVEN_READER_ARENA {8 * len(content) + 131072}\n"
+        reader += f"static const uint8_t given_file[] = {{{', '.join(map(str, content))}}};\n"
+        reader += description_text(describe(path), "given_network")
     (folder / "given.h").write_text(f'#include "tailcut.h"\n{text}\n#if READS\n{reader}\n#endif\n', encoding="utf-8")
 
 

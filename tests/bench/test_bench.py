@@ -34,6 +34,7 @@ TABLES_PER_TOPIC = {
     "exporting": 1,
     "microcontroller": 1,
     "integers": 1,
+    "layers_in_c": 1,
     "c_speed": 1,
     "combined": 1,
     "cuda": 3,
@@ -54,6 +55,7 @@ RATIOS = {
     "exporting": "open: times torch",
     "microcontroller": "million instructions",
     "integers": "million instructions",
+    "layers_in_c": "million instructions",
     "c_speed": "C / fused",
     "combined": "times faster",
     "cuda": "times faster",
@@ -70,7 +72,7 @@ class Outcome:
 @pytest.fixture(scope="module", params=list(TOPICS))
 def outcome(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """One topic, run on one thread without any data."""
-    if request.param in ("microcontroller", "integers") and microcontroller.missing_tools():
+    if request.param in ("microcontroller", "integers", "layers_in_c") and microcontroller.missing_tools():
         pytest.skip(f"needs {' and '.join(microcontroller.missing_tools())}")
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")

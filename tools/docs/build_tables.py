@@ -61,6 +61,7 @@ BENCH_OF = {
         "exporting",
         "microcontroller",
         "integers",
+        "layers_in_c",
         "c_speed",
         "coding",
         "combined",
@@ -174,6 +175,7 @@ def build(root: Path) -> dict[Path, str]:
         "docs/microcontroller.md": {
             "bench": lambda: bench_tables(root / BENCH_OF["microcontroller"], headings=False),
             "integers": lambda: bench_tables(root / BENCH_OF["integers"], headings=False),
+            "layers": lambda: bench_tables(root / BENCH_OF["layers_in_c"], headings=False),
             "speed": lambda: bench_tables(root / BENCH_OF["c_speed"], headings=False),
         },
         "docs/frequency-inputs.md": {
