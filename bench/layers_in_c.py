@@ -34,7 +34,8 @@ class Gate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return maps of the same shape."""
-        return x * self.layers(x)
+        made: Tensor = x * self.layers(x)
+        return made
 
 
 class Recurrent(nn.Module):
