@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from bench.layers_in_c import FEATURES, KeywordTransformer
 from bench.machine import Machine
 from bench.scale import FULL, TINY, Scale
 from bench.tables import Row, Table
@@ -26,12 +27,15 @@ NETWORKS = (
     *("lenet5-776", "lenet300-2816", "unet-759-float16", "resnet18-2688", "vgg16-2048", "alexnet-1408-float16"),
     "gan-64383",
 )
+# KWT-1 of Berg et al., "Keyword Transformer" (2021), not trained: no network of the zoo has attention.
+TRANSFORMER = "keyword transformer"
+TRANSFORMER_SIZE = {"steps": 98, "width": 64, "num_heads": 1, "mlp_ratio": 4, "depth": 12}
 
 
 def run(scale: Scale, machine: Machine) -> list[Table]:
     """Time networks of each kind in the zoo; the UNet on an image of the scale's size."""
     del machine
-    names = NETWORKS[:1] if scale.unet_widths == TINY.unet_widths else NETWORKS
+    names = NETWORKS[:1] if scale.unet_widths == TINY.unet_widths else (*NETWORKS, TRANSFORMER)
     columns = {
         "network": "",
         "input": "",
@@ -44,7 +48,7 @@ def run(scale: Scale, machine: Machine) -> list[Table]:
     }
     notes = [
         f"One input, one thread. C: {COMPILER} {' '.join(OPTIONS[:2])}, prepared. fused: tailcut.fuse, compiled loops "
-        "where they pay. dense and ONNX Runtime: with dense weights."
+        f"where they pay. dense and ONNX Runtime: with dense weights. {TRANSFORMER}: KWT-1, not trained nor truncated."
     ]
     if shutil.which(COMPILER) is None:
         return [Table("Networks in C on this machine", columns, [], [*notes, f"Left out: all, no {COMPILER} is here."])]
@@ -54,8 +58,13 @@ def run(scale: Scale, machine: Machine) -> list[Table]:
 
 
 def _row(name: str, scale: Scale) -> Row:
-    model = load(f"zoo:{name}")
-    shape = example_shape(model) or ()
+    if name == TRANSFORMER:
+        torch.manual_seed(0)
+        model: nn.Module = KeywordTransformer(**TRANSFORMER_SIZE).eval()
+        shape: tuple[int, ...] = (1, TRANSFORMER_SIZE["steps"], FEATURES)
+    else:
+        model = load(f"zoo:{name}")
+        shape = example_shape(model) or ()
     if name.startswith("unet"):
         size = scale.photo_size if scale.unet_widths == FULL.unet_widths else (96, 96)
         shape = (1, 3, *size)
@@ -63,7 +72,7 @@ def _row(name: str, scale: Scale) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         ways: dict[str, Callable[[], object]] = {
             "C": c_forward(model, x, Path(folder)),
-            "fused": forward_of(fuse(model), x),
+            "fused": forward_of(model if name == TRANSFORMER else fuse(model), x),
             "dense": forward_of(to_dense(model).eval(), x),
         }
         if has_onnx():

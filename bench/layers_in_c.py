@@ -52,15 +52,17 @@ class Recurrent(nn.Module):
 
 
 class KeywordTransformer(nn.Module):
-    """Two blocks of attention over the steps and a class token (Berg et al., 2021), small."""
+    """Blocks of attention over the steps and a class token (Berg et al., 2021); small unless it is told otherwise."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, *, steps: int = STEPS, width: int = WIDTH, num_heads: int = 4, mlp_ratio: int = 2, depth: int = 2
+    ) -> None:
         super().__init__()
-        self.embedding, self.head = nn.Linear(FEATURES, WIDTH), nn.Linear(WIDTH, 12)
-        self.token = nn.Parameter(torch.randn(1, 1, WIDTH))
-        self.position = nn.Parameter(torch.randn(1, STEPS + 1, WIDTH))
-        block = nn.TransformerEncoderLayer(WIDTH, 4, 2 * WIDTH, activation="gelu", batch_first=True)
-        self.blocks = nn.TransformerEncoder(block, 2, enable_nested_tensor=False)
+        self.embedding, self.head = nn.Linear(FEATURES, width), nn.Linear(width, 12)
+        self.token = nn.Parameter(torch.randn(1, 1, width))
+        self.position = nn.Parameter(torch.randn(1, steps + 1, width))
+        block = nn.TransformerEncoderLayer(width, num_heads, mlp_ratio * width, activation="gelu", batch_first=True)
+        self.blocks = nn.TransformerEncoder(block, depth, enable_nested_tensor=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (batch, 12) of steps (batch, steps, features)."""

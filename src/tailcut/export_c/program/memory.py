@@ -303,11 +303,11 @@ def _projects_rows(stage: Stage) -> bool:
 
 
 def _reads_vectors(stage: Stage) -> bool:
-    """Tell if all maps that a stage reads are of one number, at their place."""
+    """Tell if all maps that a stage reads are of one column, at their place, with channels side by side."""
     value = stage.value
-    is_plain = value.resampling == Resampling.AS_IT_IS and value.source == (1, 1)
+    is_plain = value.resampling == Resampling.AS_IT_IS and value.source[1] == 1
     places = {(leaf.height, leaf.width, leaf.top, leaf.left, leaf.map.channel_stride) for leaf in value.leaves()}
-    return is_plain and places <= {(1, 1, 0, 0, 1)} and all(leaf.up is None for leaf in value.leaves())
+    return is_plain and places <= {(value.source[0], 1, 0, 0, 1)} and all(leaf.up is None for leaf in value.leaves())
 
 
 def _take_leaf(bump: _Bump, leaf: Leaf) -> None:

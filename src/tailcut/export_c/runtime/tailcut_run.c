@@ -12,31 +12,40 @@
 #define multiply_steps(m, weight) ((void)(m))
 #endif
 
+/* A row of a channel of the stage's input, where the stage writes it. */
+static void store_row(machine *m, const float *row, uint32_t channel, uint32_t y) {
+    const tailcut_stage *stage = m->stage;
+    uint32_t x;
+    if ((!TAILCUT_HAS_MEAN && !HAS_STORE) || stage->kind == TAILCUT_OUTPUT) {
+        size_t at = stage->detail + ((size_t)channel * stage->height + y) * stage->width;
+        memcpy(m->output + at, row, stage->width * sizeof(float));
+    } else if (TAILCUT_HAS_MEAN && (!HAS_STORE || stage->kind == TAILCUT_MEAN)) {
+        float *mean = m->arena + stage->out.offset + channel, sum = 0.0f;
+        for (x = 0; x < stage->width; x++) sum += row[x];
+        *mean = (y == 0 ? 0.0f : *mean) + sum / ((float)stage->height * (float)stage->width);
+    } else {
+        float *into = m->arena + stage->out.offset + y * stage->out.row_stride;
+        into += channel * (size_t)stage->out.channel_stride;
+        if (TAILCUT_HAS_PERMUTE && stage->kind == TAILCUT_PERMUTE) {
+            for (x = 0; x < stage->width; x++) into[x * stage->detail] = row[x];
+        } else {
+            memcpy(into, row, stage->width * sizeof(float));
+        }
+    }
+}
+
 static void store(machine *m) {
     const tailcut_stage *stage = m->stage;
-    const tailcut_segment *segment = m->model->segments + stage->first_segment;
-    uint32_t n, own, x, y, channel;
+    const tailcut_segment *segment;
+    uint32_t n, own, num, j, y, channel;
     for (y = 0; y < stage->height; y++) {
         segment = m->model->segments + stage->first_segment;
         spread_leaves(m, y);
         for (n = 0, channel = 0; n < stage->num_segments; n++, segment++) {
-            for (own = 0; own < segment->channels; own++, channel++) {
-                input_row(m, segment, own, channel, y, m->row);
-                if ((!TAILCUT_HAS_MEAN && !HAS_STORE) || stage->kind == TAILCUT_OUTPUT) {
-                    size_t at = stage->detail + ((size_t)channel * stage->height + y) * stage->width;
-                    memcpy(m->output + at, m->row, stage->width * sizeof(float));
-                } else if (TAILCUT_HAS_MEAN && (!HAS_STORE || stage->kind == TAILCUT_MEAN)) {
-                    float *mean = m->arena + stage->out.offset + channel, sum = 0.0f;
-                    for (x = 0; x < stage->width; x++) sum += m->row[x];
-                    *mean = (y == 0 ? 0.0f : *mean) + sum / ((float)stage->height * (float)stage->width);
-                } else if (TAILCUT_HAS_PERMUTE && stage->kind == TAILCUT_PERMUTE) {
-                    float *into = m->arena + stage->out.offset + y * stage->out.row_stride;
-                    into += channel * (size_t)stage->out.channel_stride;
-                    for (x = 0; x < stage->width; x++) into[x * stage->detail] = m->row[x];
-                } else {
-                    float *into = m->arena + stage->out.offset + y * stage->out.row_stride;
-                    memcpy(into + channel * (size_t)stage->out.channel_stride, m->row, stage->width * sizeof(float));
-                }
+            for (own = 0; own < segment->channels; own += num, channel += num) {
+                num = at_once(m, segment, own, 1);
+                input_rows(m, segment, own, channel, num, y, m->row);
+                for (j = 0; j < num; j++) store_row(m, m->row + j * stage->width, channel + j, y);
             }
         }
     }
@@ -112,13 +121,13 @@ static void measure(machine *m) {
 
 #if !TAILCUT_SMALL
 
-/* Whether all maps that a stage reads are of one number, at their place. */
+/* Whether all maps that a stage reads are of one column, at their place, with channels side by side. */
 static int reads_vectors(const machine *m) {
     const tailcut_stage *stage = m->stage;
     const tailcut_leaf *leaf = m->model->leaves + stage->first_leaf, *end = leaf + stage->num_leaves;
-    int found = stage->resample == TAILCUT_AS_IT_IS && stage->source_height == 1 && stage->source_width == 1;
+    int found = stage->resample == TAILCUT_AS_IT_IS && stage->source_width == 1;
     for (; leaf < end; leaf++) {
-        found = found && leaf->up == TAILCUT_NONE && leaf->height == 1 && leaf->width == 1;
+        found = found && leaf->up == TAILCUT_NONE && leaf->height == stage->source_height && leaf->width == 1;
         found = found && leaf->top == 0 && leaf->left == 0 && leaf->map.channel_stride == 1;
     }
     return found;

@@ -39,21 +39,91 @@ static void add_table(machine *m, const matrix *table) {
     }
 }
 
+#if !TAILCUT_SMALL && defined(__GNUC__) && (defined(__SSE2__) || defined(__ARM_NEON) || defined(__wasm_simd128__))
+#define HAS_LANES 1
+#else
+#define HAS_LANES 0
+#endif
+
+#if HAS_LANES
+
+/* Numbers that the processor multiplies together; the compiler makes of them what vectors it has. */
+#define LANES 8
+typedef float lanes __attribute__((vector_size(4 * LANES)));
+
+static float sum_of_lanes(const lanes *sum) {
+    float s[LANES];
+    memcpy(s, sum, sizeof s);
+    return ((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7]));
+}
+
+/* The sum of a[n] * b[n]. */
+static float product(const float *a, const float *b, uint32_t count) {
+    lanes sum = {0}, u, v;
+    uint32_t n;
+    float total;
+    for (n = 0; n + LANES <= count; n += LANES) {
+        memcpy(&u, a + n, sizeof u);
+        memcpy(&v, b + n, sizeof v);
+        sum += u * v;
+    }
+    total = sum_of_lanes(&sum);
+    for (; n < count; n++) total += a[n] * b[n];
+    return total;
+}
+
+/* As four calls of `product`: the processor need not wait for one sum to go on with the next. */
+static void four_products(const float *a, size_t stride, const float *b, uint32_t count, float *into, size_t step) {
+    const float *a1 = a + stride, *a2 = a1 + stride, *a3 = a2 + stride;
+    lanes l0 = {0}, l1 = {0}, l2 = {0}, l3 = {0}, u0, u1, u2, u3, v;
+    uint32_t n;
+    float s0, s1, s2, s3;
+    for (n = 0; n + LANES <= count; n += LANES) {
+        memcpy(&v, b + n, sizeof v);
+        memcpy(&u0, a + n, sizeof u0);
+        memcpy(&u1, a1 + n, sizeof u1);
+        memcpy(&u2, a2 + n, sizeof u2);
+        memcpy(&u3, a3 + n, sizeof u3);
+        l0 += u0 * v;
+        l1 += u1 * v;
+        l2 += u2 * v;
+        l3 += u3 * v;
+    }
+    s0 = sum_of_lanes(&l0);
+    s1 = sum_of_lanes(&l1);
+    s2 = sum_of_lanes(&l2);
+    s3 = sum_of_lanes(&l3);
+    for (; n < count; n++) {
+        s0 += a[n] * b[n];
+        s1 += a1[n] * b[n];
+        s2 += a2[n] * b[n];
+        s3 += a3[n] * b[n];
+    }
+    into[0] = s0;
+    into[step] = s1;
+    into[2 * step] = s2;
+    into[3 * step] = s3;
+}
+
+#else
+
 /* The sum of a[n] * b[n]. */
 static float product(const float *a, const float *b, uint32_t count) {
     float sum = 0.0f;
-    uint32_t n = 0, k;
-#if !TAILCUT_SMALL
-    float parts[4] = {0};
-    for (; n + 4 <= count; n += 4) {
-        for (k = 0; k < 4; k++) parts[k] += a[n + k] * b[n + k];
-    }
-    for (k = 0; k < 4; k++) sum += parts[k];
-#else
-    (void)k;
-#endif
-    for (; n < count; n++) sum += a[n] * b[n];
+    uint32_t n;
+    for (n = 0; n < count; n++) sum += a[n] * b[n];
     return sum;
+}
+
+#endif
+
+/* into[j * step] = the sum of a[j * stride + n] * b[n], for `num` rows j. */
+static void multiply_rows(const float *a, size_t stride, uint32_t num, const float *b, uint32_t count, float *into,
+                          size_t step) {
+#if HAS_LANES
+    for (; num >= 4; num -= 4, a += 4 * stride, into += 4 * step) four_products(a, stride, b, count, into, step);
+#endif
+    for (; num > 0; num--, a += stride, into += step) *into = product(a, b, count);
 }
 
 /* Whether a convolution is a linear layer over a sequence of one column, one step after the other. */
@@ -70,6 +140,11 @@ static void multiply_steps(machine *m, const tailcut_weight *weight) {
     for (y = 0; y < stage->height; y++) {
         float *out = m->arena + stage->out.offset + y * stage->out.row_stride;
         project_row(m, weight, y, row);
+        if (m->core != NULL) {
+            multiply_rows(core_of(m, weight, m->first), num_in, m->end - m->first, row, num_in,
+                          out + m->first * stage->out.channel_stride, stage->out.channel_stride);
+            continue;
+        }
         for (a = m->first; a < m->end; a++) {
             out[a * stage->out.channel_stride] = product(core_of(m, weight, a), row, num_in);
         }
@@ -93,7 +168,7 @@ static void attend(machine *m, const matrix *mask) {
             const float *value = first_value + h * wide;
             float *into = mixed + h * wide;
             const float *key = first_key + h * size;
-            for (n = 0; n < count; n++, key += out->row_stride) scores[n] = product(row + h * size, key, size);
+            multiply_rows(key, out->row_stride, count, row + h * size, size, scores, 1);
             if (mask->weight != NULL) {
                 size_t place = ((mask->weight->sizes[0] > tokens ? h * tokens : 0) + t) * (size_t)tokens;
                 for (n = 0; n < count; n++, place++) {

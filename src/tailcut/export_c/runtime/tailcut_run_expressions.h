@@ -99,11 +99,11 @@ static void read_leaf(machine *m, uint32_t number_of_leaf, uint32_t channel, uin
 
 #if !TAILCUT_SMALL
 
-/* `num` channels of a leaf with one number each, scaled by `linear` and within the bounds of `last`. */
+/* `num` channels of row y of a leaf of one column, scaled by `linear` and within the bounds of `last`. */
 static void read_vector(machine *m, const tailcut_op *linear, uint32_t number_of_leaf, uint32_t channel, uint32_t num,
-                        float *row, const finish *last) {
+                        uint32_t y, float *row, const finish *last) {
     const tailcut_leaf *leaf = m->model->leaves + number_of_leaf;
-    const float *values = row_of(m, &leaf->map, 0), *cosines = m->cosines[number_of_leaf - m->stage->first_leaf];
+    const float *values = row_of(m, &leaf->map, y), *cosines = m->cosines[number_of_leaf - m->stage->first_leaf];
     uint32_t first = leaf->first + channel, count = leaf->map.channels, size = leaf->num_channels, j;
     if (!leaf->is_narrow) {
         memcpy(row, values + first, num * sizeof *row);
@@ -232,7 +232,7 @@ static void evaluate(machine *m, const tailcut_segment *segment, uint32_t channe
                 }
 #if !TAILCUT_SMALL
                 if (is_vector(m)) {
-                    read_vector(m, linear, leaf, channel, num, top, &last);
+                    read_vector(m, linear, leaf, channel, num, y, top, &last);
                     continue;
                 }
 #endif

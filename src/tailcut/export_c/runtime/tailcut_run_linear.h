@@ -173,6 +173,7 @@ static void multiply_whole(machine *m, const tailcut_weight *weight) {
     const tailcut_stage *stage = m->stage;
     const tailcut_segment *segment = m->model->segments + stage->first_segment;
     uint32_t num_in = weight->corner[1], n, own, y, channel;
+    int is_projected = 0;
     const float *rows = start_kernel(m, weight, 2), *columns = start_kernel(m, weight, 3);
     float *narrow = m->scratch, *out = m->arena + stage->out.offset, value;
     walk w;
@@ -183,9 +184,10 @@ static void multiply_whole(machine *m, const tailcut_weight *weight) {
 #endif
     clear(narrow, num_in * weight->corner[2] * weight->corner[3]);
 #if !TAILCUT_SMALL
-    if (is_vector(m) && m->in_cosines != NULL) project_vector(m, num_in, narrow);
+    is_projected = is_vector(m) && m->in_cosines != NULL && stage->height == 1;
+    if (is_projected) project_vector(m, num_in, narrow);
 #endif
-    for (y = 0; !(is_vector(m) && m->in_cosines != NULL) && y < stage->height; y++) {
+    for (y = 0; !is_projected && y < stage->height; y++) {
         segment = m->model->segments + stage->first_segment;
         spread_leaves(m, y);
         for (n = 0, channel = 0; n < stage->num_segments; n++, segment++) {

@@ -13,7 +13,7 @@
 #endif
 #endif
 #define AT_ONCE (TAILCUT_SMALL ? 1 : 4)    /* channels of an expression, at most */
-#define VECTOR 16 /* channels of maps of one number, side by side */
+#define VECTOR 16 /* channels of maps of one column, side by side */
 #define NUM_SUMS (TAILCUT_SMALL ? 1u : 16u) /* that grow side by side in place of one */
 
 #define HAS_RESAMPLING (HAS_POOLING || HAS_OTHER_SIZES)
@@ -53,7 +53,7 @@ typedef struct {
     float *prepared; /* NULL without such a buffer */
     uint64_t kept;   /* floats of it that are used */
     int way;         /* PREPARED_READ, ... */
-    int is_vector;   /* whether the stage reads maps of one number */
+    int is_vector;   /* whether the stage reads maps of one column */
 #endif
 } machine;
 
