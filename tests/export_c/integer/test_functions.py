@@ -171,3 +171,24 @@ def test_functions_that_no_table_follows() -> None:
     for kind, low, high in ((Operation.SOFTPLUS, 1.0, 1.0), (Operation.ELU, float("inf"), 1.0)):
         with pytest.raises(StructureError, match=r"jumps|too large"):
             integer_function(kind, low, high)
+
+
+def test_products_whose_factors_are_large_in_other_channels(tmp_path: Path) -> None:
+    """What is large in one factor alone is times nearly 0, so that little room is left for rounding."""
+
+    class Crossed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Conv2d(1, 2, 1), nn.Conv2d(1, 2, 1)
+            with torch.no_grad():
+                for layer, large in ((self.one, 0), (self.two, 1)):
+                    layer.weight.fill_(1e-4)
+                    layer.weight[large] = 1000.0
+                    layer.bias = nn.Parameter(torch.tensor([1e-5, -1e-5]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            one, two = self.one(x), self.two(x)
+            made: Tensor = torch.tanh(one) * two + two * one
+            return made
+
+    check_same(Crossed().eval(), tmp_path, example_input=torch.rand(1, 1, 6, 5))

@@ -136,7 +136,8 @@ class _Run:
             rows, exponents = self._rows(item)
             if stage.kind == Kind.OUTPUT:
                 shape = self.program.output_shapes[len(self.outputs)]
-                self.outputs.append(IntegerOutput(rows.reshape(self.num, *shape), exponents))
+                numbers = np.clip(rows, -MOST, MOST).reshape(self.num, *shape)
+                self.outputs.append(IntegerOutput(numbers, exponents))
             elif stage.kind == Kind.PROJECT and stage.out is not None:
                 self._write(item, self._projected(item, rows, stage.out.channels), exponents + item.in_shift - 14)
             elif stage.kind == Kind.MEAN:
@@ -353,7 +354,9 @@ def _apply(item: IntegerStage, op: Op, stack: list[Ints], units: Ints, unit: int
         return int(op.low)
     if op.kind == Operation.ADD:
         top = stack.pop()
-        stack[-1] = stack[-1] + top
+        most = 1 << item.row_bits
+        # Errors of a product may be as large as its room, where its factors are large in other channels.
+        stack[-1] = np.clip(stack[-1] + top, -most, most)
     elif op.kind == Operation.MULTIPLY:
         one, two = item.units.sources[id(op)]
         top = stack.pop()

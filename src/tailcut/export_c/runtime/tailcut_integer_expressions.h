@@ -211,9 +211,7 @@ static void apply(machine *m, const tailcut_integer_op *op, uint32_t channel, in
         case TAILCUT_OP_SCALE: {
             int32_t most = INT32_C(1) << m->stage->row_bits, start = in_units(shift_of(op, channel), m->exponent);
             for (x = 0; TAILCUT_HAS_SCALE && x < width; x++) {
-                row[x] = shifted(row[x] * factor, power) + start;
-                if (row[x] > most) row[x] = most; /* errors of rounding grow with the factor */
-                if (row[x] < -most) row[x] = -most;
+                row[x] = limited(shifted(row[x] * factor, power) + start, most); /* errors grow with the factor */
             }
             break;
         }
@@ -226,7 +224,11 @@ static void apply(machine *m, const tailcut_integer_op *op, uint32_t channel, in
             break;
         case TAILCUT_OP_ADD:
             if (!TAILCUT_HAS_ADD) break;
-            for (x = 0; x < width; x++) row[x] += other[x];
+            for (x = 0; x < width; x++) {
+                row[x] += other[x];
+                /* Errors of a product may be as large as its room, where its factors are large in other channels. */
+                if (TAILCUT_HAS_UNIT) row[x] = limited(row[x], INT32_C(1) << m->stage->row_bits);
+            }
             break;
         case TAILCUT_OP_LEAKY:
             if (!TAILCUT_HAS_LEAKY) break;

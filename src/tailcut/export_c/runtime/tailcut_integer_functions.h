@@ -38,7 +38,7 @@ static void apply_function(const machine *m, const tailcut_integer_op *op, int32
         sum = part == 0 ? at[0] : at[0] + rounded((at[1] - at[0]) * part, 14);
         sum = saturated(sum, function->exponent - m->exponent, most);
         if (function->is_rectified && row[x] > 0) sum += saturated(row[x], from - m->exponent, most);
-        row[x] = sum > most ? most : sum < -most ? -most : sum;
+        row[x] = limited(sum, most);
     }
 }
 

@@ -274,7 +274,9 @@ static void store(machine *m) {
                 } else {
                     int16_t *into = m->output + stage->output_offset;
                     into += ((size_t)channel * stage->height + y) * stage->width;
-                    for (x = 0; x < stage->width; x++) into[x] = (int16_t)m->row[x];
+                    for (x = 0; x < stage->width; x++) {
+                        into[x] = (int16_t)(TAILCUT_HAS_UNIT ? limited(m->row[x], INT16_MAX) : m->row[x]);
+                    }
                 }
             }
         }

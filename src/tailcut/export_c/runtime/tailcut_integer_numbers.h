@@ -63,6 +63,8 @@ static int32_t shifted(int32_t value, int32_t power) {
     return power > 30 ? 0 : value * (INT32_C(1) << power);
 }
 
+static int32_t limited(int32_t value, int32_t most) { return value > most ? most : value < -most ? -most : value; }
+
 /* value * 2^power within `most`; |value| <= 2^30. */
 static int32_t saturated(int32_t value, int32_t power, int32_t most) {
     if (power > 0) {
@@ -70,8 +72,7 @@ static int32_t saturated(int32_t value, int32_t power, int32_t most) {
         if (value <= limit && value >= -limit) return shifted(value, power);
         return value > 0 ? most : -most;
     }
-    value = rounded(value, (uint32_t)-power);
-    return value > most ? most : value < -most ? -most : value;
+    return limited(rounded(value, (uint32_t)-power), most);
 }
 
 /* A row of numbers times 2^power, plus `start`. */
