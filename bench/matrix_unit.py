@@ -29,13 +29,22 @@ def run(scale: Scale, machine: Machine) -> list[Table]:
     rows = [_layer_row(layer, batch, scale) for layer in (LAYERS[:1] if is_tiny else LAYERS) for batch in BATCHES]
     rows += [_attention_row(tokens, BATCHES[-1], scale) for tokens in (TOKENS[:1] if is_tiny else TOKENS)]
     if not is_tiny:
-        rows += [_row(name, 128, _network_step(name, side, 128), scale) for name, side in NETWORKS.items()]
+        for name, side in NETWORKS.items():
+            steps = [_network_step(name, side, 128, in_bfloat16=is_rounded) for is_rounded in (True, False)]
+            rows.append(_row(name, 128, steps[0], scale, in_float32=steps[1]))
     unit = "has" if has_matrix_unit() else "has not"
     notes = [
-        f"Forward and backward, of networks with the step of SGD. This machine {unit} AMX; only where it has does a "
-        "training run this way."
+        "Forward and backward, of networks with the step of SGD; float32 of these alone. "
+        f"This machine {unit} AMX; only where it has does a training run this way."
     ]
-    columns = {"step of": "", "batch": "d", "torch ms": ".2f", "as products ms": ".2f", "times faster": ".2f"}
+    columns = {
+        "step of": "",
+        "batch": "d",
+        "torch ms": ".2f",
+        "as products ms": ".2f",
+        "times faster": ".2f",
+        "float32 / products": ".2f",
+    }
     return [Table("Small maps and short sequences under bfloat16 autocast", columns, rows, notes)]
 
 
@@ -63,14 +72,14 @@ def _attention_row(tokens: int, batch: int, scale: Scale) -> Row:
     return _row(f"attention over {tokens} tokens", batch, step, scale)
 
 
-def _network_step(name: str, side: int, batch: int) -> Callable[[], None]:
+def _network_step(name: str, side: int, batch: int, *, in_bfloat16: bool) -> Callable[[], None]:
     network: nn.Module = nn.Module.to(create_model(name), memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
     images = torch.randn(batch, 3, side, side).to(memory_format=torch.channels_last)
     targets = torch.randint(10, (batch,))
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=in_bfloat16):
             loss = cross_entropy(network(images), targets)
         optimizer.zero_grad()
         loss.backward()
@@ -79,7 +88,9 @@ def _network_step(name: str, side: int, batch: int) -> Callable[[], None]:
     return step
 
 
-def _row(title: str, batch: int, step: Callable[[], None], scale: Scale) -> Row:
+def _row(
+    title: str, batch: int, step: Callable[[], None], scale: Scale, *, in_float32: Callable[[], None] | None = None
+) -> Row:
     ways: dict[str, AbstractContextManager[object]] = {"torch": nullcontext(), "products": OnMatrixUnit()}
 
     def within(context: AbstractContextManager[object]) -> Callable[[], None]:
@@ -89,7 +100,8 @@ def _row(title: str, batch: int, step: Callable[[], None], scale: Scale) -> Row:
 
         return call
 
-    timings = compare({name: within(context) for name, context in ways.items()}, scale, share=0.25)
+    candidates = {name: within(context) for name, context in ways.items()}
+    timings = compare(candidates | ({} if in_float32 is None else {"float32": in_float32}), scale, share=0.25)
     library, products = timings["torch"].median_s, timings["products"].median_s
     return {
         "step of": title,
@@ -97,4 +109,5 @@ def _row(title: str, batch: int, step: Callable[[], None], scale: Scale) -> Row:
         "torch ms": 1e3 * library,
         "as products ms": 1e3 * products,
         "times faster": library / products,
+        "float32 / products": timings["float32"].median_s / products if in_float32 is not None else None,
     }
