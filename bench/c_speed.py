@@ -72,7 +72,7 @@ def _row(name: str, scale: Scale) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         ways: dict[str, Callable[[], object]] = {
             "C": c_forward(model, x, Path(folder)),
-            "fused": forward_of(model if name == TRANSFORMER else fuse(model), x),
+            "fused": forward_of(fuse(model), x),
             "dense": forward_of(to_dense(model).eval(), x),
         }
         if has_onnx():

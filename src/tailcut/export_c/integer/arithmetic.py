@@ -110,15 +110,7 @@ def packed(mantissas: Ints, exponents: Ints) -> npt.NDArray[np.int32]:
 
 def in_units(mantissas: Ints, exponents: Ints, unit: Ints) -> Ints:
     """Return scaled numbers in units of 2^unit, within `LARGEST`."""
-    power = np.minimum(exponents - unit, 30)
-    limit = LARGEST >> np.clip(power, 0, 30)
-    is_up = power > 0
-    made = np.where(
-        is_up & (mantissas > limit),
-        LARGEST,
-        shifted(np.where(is_up, np.clip(mantissas, -limit, limit), mantissas), power),
-    )
-    return np.where(is_up & (mantissas < -limit), -LARGEST, made)
+    return saturated(mantissas, exponents - unit, LARGEST)
 
 
 def least_shift(fits: Callable[[int], bool], first: int = 0) -> int | None:

@@ -40,10 +40,7 @@ class Bound:
     def through(self, op: Op) -> Bound:
         """Return the bound of what a linear operation gives."""
         channels = self.most.shape[1]
-        mantissas, exponents = scale_of(op, channels)
-        less = np.maximum(bits_of(self.most) - 16, 0)
-        made = halved_up(self.most, less) * np.abs(mantissas)
-        return Bound(*_within(made, self.exponent + less + exponents)).plus(Bound.of(*shift_of(op, channels)))
+        return self.times(Bound.of(*scale_of(op, channels))).plus(Bound.of(*shift_of(op, channels)))
 
     def times(self, other: Bound) -> Bound:
         """Return the bound of products."""

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from tailcut.errors import StructureError
 from tailcut.export_c.integer.arithmetic import ONE, Ints, rounded, saturated
-from tailcut.export_c.program.program import Operation
+from tailcut.export_c.program.program import Op, Operation
 
 TOLERANCE = 2.0**-12
 """Of a table's lines, in parts of its largest number, or of the inputs where a function changes."""
@@ -74,6 +74,15 @@ class IntegerFunction:
             made += np.where(rows > 0, saturated(rows, source - unit, most), 0)
         limited: Ints = np.clip(made, -most, most)
         return limited
+
+
+def function_of(op: Op) -> IntegerFunction:
+    """Return the table of an operation of one number, the same object for the same parameters.
+
+    Raises:
+        StructureError: lines between so many numbers do not follow the function.
+    """
+    return integer_function(op.kind, op.low, op.high)
 
 
 @functools.cache

@@ -18,7 +18,7 @@ from tailcut.export_c.integer.arithmetic import (
     scaled,
     split_bits,
 )
-from tailcut.export_c.integer.functions import FUNCTIONS, integer_function
+from tailcut.export_c.integer.functions import FUNCTIONS, function_of
 from tailcut.export_c.integer.units import Units, with_units
 from tailcut.export_c.integer.weights import LEAST_BITS, MAX_BITS, MOST, IntegerWeight, integer_weight, made_dense
 from tailcut.export_c.program.program import (
@@ -146,7 +146,7 @@ def _check_functions(ops: list[Op]) -> str | None:
     try:
         for op in ops:
             if op.kind in FUNCTIONS:
-                integer_function(op.kind, op.low, op.high)
+                function_of(op)
     except StructureError as error:
         return str(error)
     return None

@@ -23,7 +23,7 @@ from tailcut.export_c.integer.arithmetic import (
     shifted,
 )
 from tailcut.export_c.integer.bounds import Bound
-from tailcut.export_c.integer.functions import FUNCTIONS, integer_function
+from tailcut.export_c.integer.functions import FUNCTIONS, function_of
 from tailcut.export_c.integer.measuring import Measured, measured
 from tailcut.export_c.integer.program import (
     IntegerProgram,
@@ -343,7 +343,7 @@ def _bound(op: Op, stack: list[Bound], unit: int) -> int:
     elif op.kind == Operation.SCALE:
         stack[-1] = stack[-1].through(op)
     elif op.kind in FUNCTIONS:
-        stack[-1] = stack[-1].through_function(integer_function(op.kind, op.low, op.high))
+        stack[-1] = stack[-1].through_function(function_of(op))
     return unit
 
 
@@ -363,7 +363,7 @@ def _apply(item: IntegerStage, op: Op, stack: list[Ints], units: Ints, unit: int
         stack[-1] = saturated(stack[-1] * top, each[one] + each[two] - each[unit], 1 << item.row_bits)
     elif op.kind in FUNCTIONS:
         (source,) = item.units.sources[id(op)]
-        function = integer_function(op.kind, op.low, op.high)
+        function = function_of(op)
         stack[-1] = function.of(stack[-1], each[source], each[unit], item.row_bits)
     else:
         stack[-1] = _applied(op, stack[-1], units[unit], item.row_bits)

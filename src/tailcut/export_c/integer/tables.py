@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from tailcut.export_c.integer.arithmetic import packed, scaled
-from tailcut.export_c.integer.functions import FUNCTIONS, integer_function
+from tailcut.export_c.integer.functions import FUNCTIONS, function_of
 from tailcut.export_c.integer.memory import mix_numbers
 from tailcut.export_c.integer.program import IntegerProgram, IntegerStage
 from tailcut.export_c.integer.weights import IntegerWeight
@@ -27,7 +27,7 @@ from tailcut.export_c.writing.tables import (
 )
 
 # Bytes of the structures on a processor of 32 bits.
-SIZES = {"weight": 56, "norm": 20, "function": 12, "leaf": 40, "op": 20, "segment": 6, "stage": 80, "model": 32}
+SIZES = {"weight": 56, "norm": 20, "function": 16, "leaf": 40, "op": 20, "segment": 6, "stage": 80, "model": 32}
 
 
 class IntegerTables:
@@ -90,12 +90,13 @@ class IntegerTables:
         return self._norms[id(norm)]
 
     def _function(self, op: Op) -> int:
-        function = integer_function(op.kind, op.low, op.high)
+        function = function_of(op)
         if id(function) not in self._functions:
             self._functions[id(function)] = len(self.rows["function"])
             fields = {
                 "values": self.arrays.pointer(StoredNumbers(function.values.astype(np.int16)), "tables of functions"),
                 "count": len(function.values),
+                "most": function.most,
                 "first": function.first,
                 "exponent": function.exponent,
                 "spacing": function.spacing,

@@ -95,18 +95,11 @@ static bound bound_leaf(machine *m, const tailcut_integer_op *op, const tailcut_
     return sum_of(found, bound_of(factor_of(m, op, linear, channel, 1)));
 }
 
-static bound bound_scaled(bound found, const tailcut_integer_op *op, uint32_t channel) {
-    bound scale = bound_of(scale_of(op, channel));
-    uint32_t count = bits_of(found.most), less = count > 16 ? count - 16 : 0;
-    found.most = halved_up(found.most, less) * scale.most;
-    found.exponent += (int32_t)less + scale.exponent;
-    if (found.most >> 31) found.most = halved_up(found.most, 1), found.exponent++;
-    return sum_of(found, bound_of(shift_of(op, channel)));
-}
-
 /* What no number exceeds after an operation of one number. */
 static bound bound_applied(const machine *m, const tailcut_integer_op *op, uint32_t channel, bound found) {
-    if (TAILCUT_HAS_SCALE && op->kind == TAILCUT_OP_SCALE) return bound_scaled(found, op, channel);
+    if (TAILCUT_HAS_SCALE && op->kind == TAILCUT_OP_SCALE) {
+        return sum_of(product_of(found, bound_of(scale_of(op, channel))), bound_of(shift_of(op, channel)));
+    }
     if (TAILCUT_HAS_FUNCTION && op->kind == TAILCUT_OP_FUNCTION) return bound_function(m, op, found);
     return found;
 }

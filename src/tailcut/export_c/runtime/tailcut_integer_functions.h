@@ -14,12 +14,8 @@ static void enter_unit(machine *m, uint32_t unit) {
 /* What no number exceeds that a function gives. */
 static bound bound_function(const machine *m, const tailcut_integer_op *op, bound found) {
     const tailcut_integer_function *function = m->model->functions + op->number;
-    bound own = {0, 0};
-    uint32_t n;
-    for (n = 0; n < function->count; n++) {
-        uint32_t magnitude = (uint32_t)(function->values[n] < 0 ? -function->values[n] : function->values[n]);
-        if (magnitude > own.most) own.most = magnitude;
-    }
+    bound own;
+    own.most = function->most;
     own.exponent = function->exponent;
     return function->is_rectified ? sum_of(found, own) : own;
 }

@@ -101,11 +101,7 @@ static parts parts_of(tailcut_scaled number) {
 
 /* A scaled number in units of 2^exponent, within LARGEST. */
 static int32_t in_units(parts number, int32_t exponent) {
-    int32_t value = number.mantissa, power = number.exponent - exponent;
-    if (power > 30) power = 30;
-    if (power > 0 && value > halved(LARGEST, (uint32_t)power)) return LARGEST;
-    if (power > 0 && value < -halved(LARGEST, (uint32_t)power)) return -LARGEST;
-    return shifted(value, power);
+    return saturated(number.mantissa, number.exponent - exponent, LARGEST);
 }
 
 static uint32_t bits_of(uint32_t value) {

@@ -57,6 +57,7 @@ typedef struct {
 typedef struct {
     const int16_t *values;
     uint16_t count;
+    uint16_t most; /* the largest magnitude of the values */
     int16_t first;
     int8_t exponent;
     int8_t spacing;
