@@ -53,11 +53,14 @@ def test_what_is_missing_is_trained_and_shown(tailcut: Tailcut, experiment: Path
 
 
 def test_every_row_of_an_experiment_of_ours_is_shown(tailcut: Tailcut, tmp_path: Path) -> None:
-    shown = tailcut("sweep", "cfdp-block-size", "--show", "--runs", tmp_path, "--json")
+    shown = tailcut("sweep", "cfdp-vgg16-bn", "--show", "--runs", tmp_path, "--json")
     report = shown.json
-    assert (report["experiment"], report["num_seeds"]) == ("cfdp-block-size", 3)
-    papers = {row["variant"]: row["paper"] for row in report["rows"] if not row["variant"].endswith("-untuned")}
-    assert papers == {"1": 0.9368, "2": 0.9363, "4": 0.9410, "8": 0.9353, "whole": None}
+    assert report["experiment"] == "cfdp-vgg16-bn"
+    rows = {row["variant"]: (row["paper"], row["num_seeds"]) for row in report["rows"]}
+    assert rows["parent"] == (0.9396, 1)
+    assert rows["all"] == (0.9410, 3)
+    assert [rows[f"block-{side}"] for side in (1, 2, 8)] == [(0.9368, 3), (0.9363, 3), (0.9353, 3)]
+    assert rows["block-8-untuned"] == (None, 3)
 
 
 @pytest.mark.parametrize(

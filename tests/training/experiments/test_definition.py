@@ -89,10 +89,23 @@ def test_a_variant_may_have_a_recipe_of_its_own_and_start_from_another(write: Wr
     _, _, _, after, _, dense = trials_of(load_experiment(path), "runs")
     assert after.recipe.start is not None
     assert after.recipe.start.file == "runs/rates/slow-2"
-    assert after.needs == {"start.file": "slow"}
+    assert after.needs == {"start.file": ("slow", 2)}
     assert dense.recipe.model.name == "lenet300"
     assert dense.recipe.training.epochs == 25  # [set] is of the experiment's own recipe
     assert dense.recipe.training.seed == 2
+
+
+def test_all_variants_may_start_from_one_with_a_seed_of_its_own(write: Write) -> None:
+    parent = 'name = "parent"\nrecipe = "lenet300-ref"\nseeds = [7]\n\n[[variant]]\nname = "slow"'
+    path = write('name = "slow"', parent)
+    path.write_text(path.read_text().replace("[set]\n", '[set]\n"start.file" = "variant:parent"\n'))
+    first, *others = trials_of(load_experiment(path), "runs")
+    assert (first.variant, first.seed, first.needs) == ("parent", 7, {})
+    assert [(trial.variant, trial.seed) for trial in others] == [("slow", 5), ("slow", 2), ("fast", 5), ("fast", 2)]
+    for trial in others:
+        assert trial.needs == {"start.file": ("parent", 7)}
+        assert trial.recipe.start is not None
+        assert trial.recipe.start.file == "runs/rates/parent-7"
 
 
 @pytest.mark.parametrize(
@@ -114,6 +127,13 @@ def test_a_variant_may_have_a_recipe_of_its_own_and_start_from_another(write: Wr
         ('name = "fast"', 'name = "fast"\npaper = 95.0', "variant.2.paper: "),
         ('"optimizer.lr" = 0.01', "optimizer.lr = 0.01", 'write dotted keys in quotes, as in "optimizer.lr" ='),
         ('"optimizer.lr" = 0.01', '"start.file" = "variant:fast"', "there is no variant 'fast' before it"),
+        ("[set]", '[set]\n"start.file" = "variant:fast"', "variant 'slow': there is no variant 'fast' before it"),
+        (
+            'name = "fast"\nset = {',
+            'name = "fast"\nseeds = [5, 7]\nset = { "start.file" = "variant:slow",',
+            "variant 'fast': variant 'slow' has no seed 7",
+        ),
+        ('name = "fast"', 'name = "fast"\nseeds = [5, 5]', "variant.2.seeds: one stands there twice"),
         ('"optimizer.lr" = 0.01', '"training.seed" = 1', "'training.seed' cannot be set here"),
         ('"optimizer.lr" = 0.01', '"optimizer.lr" = 2020-01-01', "a date is no value of a recipe"),
         ("[set]", "[set", "this is no TOML"),

@@ -18,7 +18,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("reading an experiment", "pydantic", "train") from error
 
-VARIANT_PREFIX = "variant:"  # a value that refers to the run folder of another variant, with the same seed
+VARIANT_PREFIX = "variant:"  # a value that refers to the run folder of another variant
 OF_THE_SWEEP = ("name", "paper", "training.seed")  # set for each run by the sweep itself
 
 
@@ -29,7 +29,16 @@ def _check_file_name(name: str) -> str:
 
 
 FileName = Annotated[str, AfterValidator(_check_file_name)]
+
+
+def _check_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("one stands there twice")
+    return seeds
+
+
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_check_seeds)]
 
 
 def _check_overrides(values: dict[str, Any]) -> dict[str, Any]:
@@ -56,21 +65,17 @@ class Variant(RecipeSection):
         name: names its row and its run folders.
         recipe: another recipe than the experiment's; its `[set]` does not count then.
         overrides: `set`: recipe key to value, as `tailcut train --set` has them; an empty text removes the key.
-            `variant:NAME` as a value stands for the run of an earlier variant with the same seed.
+            `variant:NAME` as a value stands for the run of an earlier variant with the same seed, or with its only
+            one.
+        seeds: its own, in place of the experiment's: a parent, for example, that all seeds start from.
         paper: the paper's figure for it, 0 to 1.
     """
 
     name: FileName
     recipe: str | None = None
     overrides: Overrides = Field(default={}, alias="set")
+    seeds: Seeds | None = None
     paper: Fraction | None = None
-
-    @property
-    def needs(self) -> dict[str, str]:
-        """Key to the name of the variant whose run it names."""
-        texts = {key: value for key, value in self.overrides.items() if isinstance(value, str)}
-        prefix = VARIANT_PREFIX
-        return {key: text.removeprefix(prefix) for key, text in texts.items() if text.startswith(prefix)}
 
 
 class Experiment(RecipeSection):
@@ -81,7 +86,7 @@ class Experiment(RecipeSection):
         description: what is compared, and with which budget.
         question: in one sentence.
         recipe: the name of a recipe that comes with Tailcut, or a path relative to the experiment's file.
-        seeds: each variant is trained once with each.
+        seeds: each variant that has none of its own is trained once with each.
         paper_source: where the figures `paper` of the variants stand, and of which network they are.
         overrides: `set`: changes of the recipe for all variants; see `Variant`.
         variants: in the order in which they are trained and shown.
@@ -91,26 +96,42 @@ class Experiment(RecipeSection):
     description: str = ""
     question: str
     recipe: str
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    seeds: Seeds = (0,)
     paper_source: str = ""
     overrides: Overrides = Field(default={}, alias="set")
     variants: Annotated[tuple[Variant, ...], Field(min_length=1, alias="variant")]
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("seeds: one stands there twice")
-        before: list[str] = []
+        before: dict[str, tuple[int, ...]] = {}
         for variant in self.variants:
             if variant.name in before:
                 raise ValueError(f"variant {variant.name!r} stands there twice")
-            unknown = sorted(set(variant.needs.values()).difference(before))
-            if unknown:
-                raise ValueError(f"variant {variant.name!r}: there is no variant {unknown[0]!r} before it")
-            before.append(variant.name)
+            for name in sorted(set(self.needs_of(variant).values())):
+                if name not in before:
+                    raise ValueError(f"variant {variant.name!r}: there is no variant {name!r} before it")
+                missing = [seed for seed in self.seeds_of(variant) if seed not in before[name]]
+                if missing and len(before[name]) > 1:
+                    raise ValueError(f"variant {variant.name!r}: variant {name!r} has no seed {missing[0]}")
+            before[variant.name] = self.seeds_of(variant)
         if any(variant.paper is not None for variant in self.variants) and not self.paper_source:
             raise ValueError("paper_source: say where the figures of the paper stand")
         return self
+
+    def seeds_of(self, variant: Variant) -> tuple[int, ...]:
+        """Its own seeds, else the experiment's."""
+        return self.seeds if variant.seeds is None else variant.seeds
+
+    def common_overrides(self, variant: Variant) -> dict[str, Any]:
+        """The experiment's, where the recipe is the experiment's too; the variant's come after them."""
+        return self.overrides if variant.recipe is None else {}
+
+    def needs_of(self, variant: Variant) -> dict[str, str]:
+        """Recipe key to the name of the variant whose run it names."""
+        values = {**self.common_overrides(variant), **variant.overrides}
+        texts = {key: value for key, value in values.items() if isinstance(value, str)}
+        prefix = VARIANT_PREFIX
+        return {key: text.removeprefix(prefix) for key, text in texts.items() if text.startswith(prefix)}
 
 
 @dataclass(frozen=True)
@@ -124,7 +145,7 @@ class Trial:
         overrides: what is changed in it, as `tailcut train --set` takes it.
         recipe: the recipe with these changes.
         run: its run folder, which may not exist yet.
-        needs: recipe key to the variant whose run of the same seed it names.
+        needs: recipe key to the variant and seed whose run it names.
     """
 
     variant: str
@@ -133,7 +154,7 @@ class Trial:
     overrides: tuple[str, ...]
     recipe: Recipe
     run: Run
-    needs: Mapping[str, str]
+    needs: Mapping[str, tuple[str, int]]
 
 
 def load_experiment(name_or_path: str | Path) -> Experiment:
@@ -174,7 +195,7 @@ def shipped_experiments() -> dict[str, Path]:
 
 
 def trials_of(experiment: Experiment, runs: str | Path) -> list[Trial]:
-    """Return all trainings of an experiment: variant by variant, each with all seeds.
+    """Return all trainings of an experiment: variant by variant, each with all its seeds.
 
     Args:
         experiment: the experiment.
@@ -184,32 +205,48 @@ def trials_of(experiment: Experiment, runs: str | Path) -> list[Trial]:
         RecipeError: a recipe is not found, or is not valid with a variant's changes.
     """
     folder = Path(runs) / experiment.name
-    return [_trial(experiment, variant, seed, folder) for variant in experiment.variants for seed in experiment.seeds]
+    return [
+        _trial(experiment, variant, seed, folder)
+        for variant in experiment.variants
+        for seed in experiment.seeds_of(variant)
+    ]
 
 
 def _trial(experiment: Experiment, variant: Variant, seed: int, folder: Path) -> Trial:
     source = variant.recipe or experiment.recipe
-    common = experiment.overrides if variant.recipe is None else {}
-    needs = variant.needs
-    places = {key: (folder / f"{name}-{seed}").as_posix() for key, name in needs.items()}
+    seeds = {other.name: experiment.seeds_of(other) for other in experiment.variants}
+    needed = experiment.needs_of(variant)
+    needs = {key: (name, seed if seed in seeds[name] else seeds[name][0]) for key, name in needed.items()}
+    places = {key: _run_folder(folder, *place).as_posix() for key, place in needs.items()}
     own = {"name": f"{experiment.name}/{variant.name}", "description": "", "paper": "", "training.seed": seed}
-    overrides = tuple(
-        override_arguments(own) + override_arguments(common) + override_arguments({**variant.overrides, **places})
-    )
+    overrides = [
+        *override_arguments(own),
+        *override_arguments(experiment.common_overrides(variant), places),
+        *override_arguments(variant.overrides, places),
+    ]
     try:
         recipe = load_recipe(source, overrides)
     except RecipeError as error:
         raise RecipeError(f"experiment {experiment.name}, variant {variant.name}: {error}") from error
-    return Trial(variant.name, seed, source, overrides, recipe, Run(folder / f"{variant.name}-{seed}"), needs)
+    return Trial(variant.name, seed, source, tuple(overrides), recipe, Run(_run_folder(folder, variant.name, seed)), needs)
 
 
-def override_arguments(overrides: Mapping[str, Any]) -> list[str]:
+def _run_folder(folder: Path, variant: str, seed: int) -> Path:
+    return folder / f"{variant}-{seed}"
+
+
+def override_arguments(overrides: Mapping[str, Any], places: Mapping[str, str] | None = None) -> list[str]:
     """Recipe keys and values as `KEY=VALUE`, which `load_recipe` reads back to the same values.
+
+    Args:
+        overrides: key to value; an empty text removes the key.
+        places: key to the path that stands for its value.
 
     >>> override_arguments({"optimizer.lr": 0.1, "schedule": "", "schedule.num_kept": {"fc1.weight": 5}})
     ['optimizer.lr=0.1', 'schedule=', 'schedule.num_kept={"fc1.weight" = 5}']
     """
-    return [f"{key}={'' if value == '' else toml_value(value)}" for key, value in overrides.items()]
+    values = {key: (places or {}).get(key, value) for key, value in overrides.items()}
+    return [f"{key}={'' if value == '' else toml_value(value)}" for key, value in values.items()]
 
 
 def _with_places(experiment: Experiment, folder: Path) -> Experiment:

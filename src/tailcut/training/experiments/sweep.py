@@ -3,7 +3,7 @@
 import logging
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class SweepRow(Report):
         paper: the paper's figure for it, None if it has none; of several metrics the first has it.
         mean: of the runs' figures: of the packed file on the whole test split.
         spread: sample standard deviation of the runs' figures; None for less than two runs.
+        num_seeds: trainings wanted of it.
         seeds: of the runs.
         values: the figure of each run, in the order of `seeds`.
         num_kept: coefficients of the packed file, None for networks without; this and the numbers below are means.
@@ -48,6 +49,7 @@ class SweepRow(Report):
     paper: float | None
     mean: float | None
     spread: float | None
+    num_seeds: int
     seeds: tuple[int, ...]
     values: tuple[float, ...]
     num_kept: int | None
@@ -64,14 +66,12 @@ class SweepReport(Report):
     Attributes:
         experiment: its name.
         question: in one sentence.
-        num_seeds: trainings wanted of each variant.
         paper_source: where the figures of the paper stand; empty if there are none.
         rows: one per variant and metric.
     """
 
     experiment: str
     question: str
-    num_seeds: int
     paper_source: str
     rows: tuple[SweepRow, ...]
 
@@ -102,7 +102,7 @@ class SweepReport(Report):
         single = row.spread is None
         return [
             figure_text(row.metric, row.mean) if single else spread_text(row.metric, row.mean, row.spread or 0.0),
-            f"{len(row.seeds)} of {self.num_seeds}",
+            f"{len(row.seeds)} of {row.num_seeds}",
             "" if row.num_kept is None else f"{row.num_kept:,}",
             f"{row.num_parameters:,}",
             f"{row.file_bytes:,}",
@@ -170,8 +170,8 @@ def missing_trials(trials: Sequence[Trial], chosen: Experiment, results: Results
     order: dict[tuple[str, int], Trial] = {}
 
     def add(trial: Trial) -> None:
-        for name in trial.needs.values():
-            needed = by_place[name, trial.seed]
+        for place in trial.needs.values():
+            needed = by_place[place]
             if not needed.run.result.is_file():
                 add(needed)
         order.setdefault((trial.variant, trial.seed), trial)
@@ -201,7 +201,7 @@ def train_trials(trials: Sequence[Trial], imports: Sequence[str] = (), **setting
     for number, trial in enumerate(trials, start=1):
         what = f"variant {trial.variant}, seed {trial.seed}"
         logger.info("%d of %d to train: %s", number, len(trials), what)
-        missing = [name for name in trial.needs.values() if (name, trial.seed) in left_out]
+        missing = [place[0] for place in trial.needs.values() if place in left_out]
         try:
             reason = f"it needs variant {missing[0]}" if missing else _train(trial, imports, settings)
         except TrainingError as error:
@@ -244,36 +244,50 @@ def make_report(chosen: Experiment, trials: Sequence[Trial], results: Results) -
     for variant in chosen.variants:
         mine = [trial for trial in trials if trial.variant == variant.name]
         found = [results[trial.variant, trial.seed] for trial in mine if (trial.variant, trial.seed) in results]
-        rows += _rows(variant, mine[0].recipe.training.epochs, metrics, found)
-    return SweepReport(chosen.name, chosen.question, len(chosen.seeds), chosen.paper_source, tuple(rows))
+        rows += _rows(variant, mine, metrics, found)
+    return SweepReport(chosen.name, chosen.question, chosen.paper_source, tuple(rows))
 
 
-def _rows(variant: Variant, epochs: int, metrics: Sequence[str], results: Sequence[Result]) -> list[SweepRow]:
+def _rows(
+    variant: Variant, trials: Sequence[Trial], metrics: Sequence[str], results: Sequence[Result]
+) -> list[SweepRow]:
     """Return one row per metric of the results; the paper's figure is that of the first."""
+    empty = SweepRow(
+        variant=variant.name,
+        metric=metrics[0] if metrics else None,
+        paper=variant.paper,
+        mean=None,
+        spread=None,
+        num_seeds=len(trials),
+        seeds=(),
+        values=(),
+        num_kept=None,
+        num_parameters=None,
+        file_bytes=None,
+        epochs=trials[0].recipe.training.epochs,
+        hours=None,
+    )
     measured = [metric for metric in metrics if any(metric in result.metrics for result in results)]
-    if not measured:
-        metric = metrics[0] if metrics else None
-        return [SweepRow(variant.name, metric, variant.paper, None, None, (), (), None, None, None, epochs, None)]
     papers = [variant.paper] + [None] * len(measured)
-    return [_row(variant.name, epochs, *both, results) for both in zip(measured, papers, strict=False)]
+    rows = [replace(empty, metric=metric, paper=paper) for metric, paper in zip(measured, papers, strict=False)]
+    return [_measured(row, results) for row in rows] or [empty]
 
 
-def _row(variant: str, epochs: int, metric: str, paper: float | None, results: Sequence[Result]) -> SweepRow:
+def _measured(row: SweepRow, results: Sequence[Result]) -> SweepRow:
+    """Return the row with what the results have of its metric."""
+    metric = row.metric or ""
     found = [result for result in results if metric in result.metrics]
     values = [result.metrics[metric] for result in found]
-    both: tuple[float, float | None] = mean_and_spread(values) if len(values) > 1 else (values[0], None)
-    return SweepRow(
-        variant=variant,
-        metric=metric,
-        paper=paper,
-        mean=both[0],
-        spread=both[1],
+    mean, spread = mean_and_spread(values) if len(values) > 1 else (values[0], None)
+    return replace(
+        row,
+        mean=mean,
+        spread=spread,
         seeds=tuple(result.seed for result in found),
         values=tuple(values),
         num_kept=_mean([result.num_kept for result in found]) or None,
         num_parameters=_mean([result.num_parameters for result in found]),
         file_bytes=_mean([result.file_bytes for result in found]),
-        epochs=epochs,
         hours=round(statistics.fmean(result.seconds for result in found) / SECONDS_PER_HOUR, 4),
     )
 
