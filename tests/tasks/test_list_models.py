@@ -19,6 +19,9 @@ def test_all_registered_networks_are_listed() -> None:
     assert lenet5.example_shape == (1, 1, 28, 28)
     assert lenet5.arguments["bias"] is True
     assert "lenet5" in str(report)
+    table = str(report).partition("\n\n")[0]
+    assert max(map(len, table.splitlines())) <= 120
+    assert "anchor_offset=0.0" in table
 
 
 def test_the_zoo_is_listed_with_its_committed_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

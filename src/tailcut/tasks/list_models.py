@@ -1,6 +1,7 @@
 """Lists of the registered architectures and of the zoo's trained networks with their metrics."""
 
 import contextlib
+import textwrap
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +9,11 @@ import torch
 
 from tailcut.errors import MissingExtraError
 from tailcut.format import inspect, resolve, zoo_names
-from tailcut.printing import Report, figure_text, table
+from tailcut.printing import Report, figure_text, sizes, table
 from tailcut.runs import read_result
 from tailcut.structure import create_model, family, model_names
+
+ARGUMENTS_WIDTH = 64  # characters
 
 
 @dataclass
@@ -66,15 +69,7 @@ class ModelsReport(Report):
 
     def __str__(self) -> str:
         """Return two tables."""
-        architectures = [
-            (
-                entry.name,
-                " x ".join(map(str, entry.example_shape)),
-                "?" if entry.num_parameters is None else f"{entry.num_parameters:,}",
-                ", ".join(f"{key}={value}" for key, value in entry.arguments.items()),
-            )
-            for entry in self.models
-        ]
+        architectures = [row for entry in self.models for row in _rows(entry)]
         trained = [
             (
                 f"zoo:{entry.name}",
@@ -92,6 +87,14 @@ class ModelsReport(Report):
             return text
         header = ["trained network", "data", "test", "kept", "parameters", "bytes"]
         return f"{text}\n\n{table(header, trained, align='<<<>>>')}"
+
+
+def _rows(entry: Architecture) -> list[tuple[str, ...]]:
+    """Return one row of the table, and more where the arguments are too many for one line."""
+    arguments = ", ".join(f"{key}={value}" for key, value in entry.arguments.items())
+    first, *others = textwrap.wrap(arguments, ARGUMENTS_WIDTH, break_long_words=False, break_on_hyphens=False) or [""]
+    number = "?" if entry.num_parameters is None else f"{entry.num_parameters:,}"
+    return [(entry.name, sizes(entry.example_shape), number, first), *(("", "", "", line) for line in others)]
 
 
 def list_models() -> ModelsReport:
