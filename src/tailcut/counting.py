@@ -81,7 +81,7 @@ def count_macs(model: nn.Module, example_input: InputTensors) -> MacCount:
         inputs = inputs.map(lambda tensor: tensor.to("meta"))
     counter = _Counter()
     try:
-        with torch.no_grad(), evaluating(model), _followed(model, counter), counter:
+        with torch.no_grad(), evaluating(model), keeping_buffers(model), _followed(model, counter), counter:
             inputs.run(model)
     except TailcutError:
         raise
@@ -187,6 +187,26 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast_path)
         for module, mode in training:
             module.training = mode
+
+
+@contextmanager
+def keeping_buffers(model: nn.Module) -> Iterator[None]:
+    """Restore all buffers and their numbers after the block: a forward may count its calls, or fill one once."""
+    buffers = [
+        (module, dict(module._buffers), [(x, x.detach().clone()) for x in module._buffers.values() if x is not None])
+        for module in model.modules()
+        if module._buffers
+    ]
+    try:
+        yield
+    finally:
+        for module, held, numbers in buffers:
+            module._buffers.clear()
+            module._buffers.update(held)
+            for buffer, before in numbers:
+                if not buffer.is_meta and not torch.equal(buffer, before):
+                    with torch.inference_mode(buffer.is_inference()), torch.no_grad():
+                        buffer.copy_(before)
 
 
 @contextmanager

@@ -292,3 +292,74 @@ def test_layers_without_numbers_stay_empty(tmp_path: Path) -> None:
     compress(Empty(), tmp_path / "a.tailcut", torch.randn(16, 4), step=0.01, num_gradients=8)
     again = tailcut.load(tmp_path / "a.tailcut", into=Empty())
     assert [tuple(again.get_parameter(f"{name}.weight").shape) for name in ("rows", "columns")] == [(0, 4), (4, 0)]
+
+
+class Remembering(nn.Module):
+    """Counts its calls, and makes a buffer at the first."""
+
+    calls: torch.Tensor
+    cache: torch.Tensor | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(10, 3)
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("cache", None)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        if self.cache is None:
+            self.cache = torch.arange(3.0)
+        found: torch.Tensor = self.layer(x) + self.cache
+        return found
+
+
+def test_what_the_network_remembers_of_the_runs_is_forgotten(tmp_path: Path) -> None:
+    model = Remembering().eval()
+    metric = lambda network: network(torch.ones(1, 10)).sum().item()  # noqa: E731
+    compress(model, tmp_path / "a.tailcut", torch.randn(64, 10), step=0.01, num_gradients=50, evaluate=metric)
+    assert (model.calls.item(), model.cache) == (0, None)
+    assert tailcut.load(tmp_path / "a.tailcut", into=Remembering()).state_dict()["calls"] == 0
+
+
+class TiedByMemory(nn.Module):
+    """An autoencoder whose two layers are two parameters in one memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(16, 12), nn.Linear(12, 16)
+        self.decoder.weight = nn.Parameter(self.encoder.weight.t())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.decoder(torch.relu(self.encoder(x)))
+        return found
+
+
+def test_parameters_in_one_memory_are_not_rounded_apart(tmp_path: Path) -> None:
+    model, path = TiedByMemory().eval(), tmp_path / "a.tailcut"
+    for make in (
+        lambda: compress(model, path, torch.randn(64, 16), step=0.1),
+        lambda: tailcut.save(model, path, step=0.1),
+        lambda: tailcut.RateLoss(model, target_bytes=400, num_steps=10),
+    ):
+        with pytest.raises(ArgumentError, match=r"decoder.weight and encoder.weight are two .* in the same memory"):
+            make()
+    assert not path.exists()
+    tailcut.save(model, path)
+    loaded = tailcut.load(path, into=TiedByMemory())
+    assert torch.equal(loaded.encoder.weight, model.encoder.weight)
+    assert torch.equal(loaded.decoder.weight, model.decoder.weight)
+
+
+def test_a_buffer_that_repeats_one_number(tmp_path: Path) -> None:
+    def made() -> nn.Module:
+        model = nn.Sequential(nn.Linear(10, 3), nn.Sigmoid()).eval()
+        model[1].register_buffer("mean", torch.tensor([0.5]).expand(3))
+        return model
+
+    model, path = made(), tmp_path / "a.tailcut"
+    compress(model, path, torch.randn(64, 10), step=0.01, num_gradients=50)
+    tailcut.save(model, tmp_path / "exact.tailcut")
+    for name in ("a", "exact"):
+        loaded = tailcut.load(tmp_path / f"{name}.tailcut", into=made())
+        assert loaded.state_dict()["1.mean"].tolist() == [0.5, 0.5, 0.5]

@@ -394,3 +394,10 @@ def test_a_mask_of_infinities_is_no_obstacle(tmp_path: Path) -> None:
     into.register_buffer("mask", torch.zeros(10, 10))
     tailcut.load(tmp_path / "a.tailcut", into=into)
     assert torch.equal(into.get_buffer("mask"), mask)
+
+
+def test_a_network_without_numbers_is_refused() -> None:
+    with torch.device("meta"):
+        model = nn.Linear(4, 4)
+    with pytest.raises(ArgumentError, match="weight lies on the meta device"):
+        RateLoss(model, target_bytes=300, num_steps=3)

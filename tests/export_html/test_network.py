@@ -15,6 +15,7 @@ from tailcut.evaluation.generation import Sampler
 from tailcut.evaluation.pixel_inputs import ImageReader
 from tailcut.export_html.network import page_network
 from tailcut.inputs import replace_stem, use_ycbcr
+from tailcut.structure import create_model
 
 # A network on frequency channels that a gate chooses, one by one: C code has no form of that.
 GATED = Path(__file__).parents[1] / "format" / "golden" / "edits" / "stem-gate-regularized.tailcut"
@@ -92,3 +93,8 @@ def test_what_cannot_be_shown_is_refused() -> None:
         page_network(tailcut.create_model("unet", widths=(4, 8), num_classes=3), (4, 4))
     with pytest.raises(StructureError, match="cannot be exported"):
         page_network(tailcut.create_model("lenet5"), (14, 14))
+
+
+def test_a_single_number_is_no_class() -> None:
+    with pytest.raises(ArgumentError, match="two classes or more; the network gives one number"):
+        page_network(create_model("lenet300", num_classes=1))

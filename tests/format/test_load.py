@@ -475,3 +475,32 @@ def test_device(tmp_path: Path) -> None:
 def test_strings_and_paths(tmp_path: Path) -> None:
     tailcut.save(nn.Linear(2, 2), str(tmp_path / "a.tailcut"))
     assert tailcut.load(str(tmp_path / "a.tailcut"), into=nn.Linear(2, 2))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+@pytest.mark.parametrize("way", ["old", "new"])
+def test_the_order_of_parameters_may_be_another(way: str, tmp_path: Path) -> None:
+    def made() -> nn.Sequential:
+        return nn.Sequential(nn.Linear(10, 16), nn.ReLU(), nn.Linear(16, 3))
+
+    model = made()
+    if way == "old":
+        nn.utils.weight_norm(model[0])
+        nn.utils.remove_weight_norm(model[0])
+    else:
+        nn.utils.parametrizations.weight_norm(model[0])
+        nn.utils.parametrize.remove_parametrizations(model[0], "weight")
+    assert list(model.state_dict())[:2] == ["0.bias", "0.weight"]
+    tailcut.save(model, tmp_path / "a.tailcut")
+    loaded = tailcut.load(tmp_path / "a.tailcut", into=made())
+    assert list(loaded.state_dict())[:2] == ["0.weight", "0.bias"]
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)
+    x = torch.randn(5, 10)
+    assert torch.allclose(loaded(x), model.eval()(x))
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there(device: str) -> None:
+    with pytest.raises(ArgumentError, match=f"there is no device '{device}' here"):
+        tailcut.load("zoo:lenet5-776", device=device)

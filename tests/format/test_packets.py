@@ -65,3 +65,9 @@ def test_too_small_packets() -> None:
     with pytest.raises(ArgumentError, match="empty"):
         split(b"", 100)
     assert len(split(bytes(70_000), 17)) == 35_000
+
+
+@pytest.mark.parametrize("packet_bytes", [-3, 0, 12])
+def test_packets_too_small_for_their_header_say_so(packet_bytes: int) -> None:
+    with pytest.raises(ArgumentError, match="of which header and checksum take 11 to 15; give larger packets"):
+        split(bytes(2000), packet_bytes)

@@ -524,3 +524,14 @@ def test_quantised_weights_are_named() -> None:
 def test_what_hinders_a_table_with_padding_is_told_first() -> None:
     with pytest.raises(ArgumentError, match="weight: its gradients are sparse"):
         regularize(nn.Embedding(9, 5, padding_idx=3, sparse=True))
+
+
+def test_parameters_in_one_memory_are_left() -> None:
+    encoder, decoder = nn.Linear(16, 12), nn.Linear(12, 16)
+    decoder.weight = nn.Parameter(encoder.weight.t())
+    model = nn.Sequential(encoder, decoder, nn.Linear(16, 4))
+    obstacles = {entry.names[0]: entry.obstacle for entry in candidates(model)}
+    assert obstacles["2.weight"] is None
+    expected = "in the same memory as {}, from which it would part: hold one parameter"
+    assert obstacles["0.weight"] == expected.format("1.weight")
+    assert obstacles["1.weight"] == expected.format("0.weight")

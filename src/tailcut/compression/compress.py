@@ -15,11 +15,12 @@ from tailcut.compression.batches import Batches, input_batches
 from tailcut.compression.correction import MAX_INPUTS, CoarseStepError, Original, write_numbers
 from tailcut.compression.fisher import GRADIENT_BATCH, measure_sensitivity
 from tailcut.compression.refit import Refit
+from tailcut.counting import keeping_buffers
 from tailcut.errors import ArgumentError
 from tailcut.files import check_output_path, write_atomically
 from tailcut.format.container.contents import decode
 from tailcut.format.container.streams import decode_values
-from tailcut.format.network.tensors import NetworkTensors, network_tensors
+from tailcut.format.network.tensors import NetworkTensors, current_tensors, network_tensors
 from tailcut.format.quantization import Rounding, completed, finest_eighth, types_of_others
 from tailcut.format.quantized import Coded
 from tailcut.format.quantized.values import FineStepError, step_size
@@ -28,7 +29,7 @@ from tailcut.format.sensitivity import Sensitivity
 from tailcut.format.step_search import COARSEST, FINEST, REFINEMENT, finest_step
 from tailcut.model_inputs import ModelInputs
 from tailcut.printing import Report
-from tailcut.structure import check_module, deepcopied, record_of, without_views
+from tailcut.structure import check_module, check_not_shared, deepcopied, record_of, separate, without_views
 
 MAX_GRADIENTS = 4000
 
@@ -124,13 +125,16 @@ def compress(
     check_goal(max_bytes, max_drop, step)
     _check_metric(max_drop, evaluate)
     check_output_path(path)  # the rest takes up to hours
+    check_not_shared("rounding", current_tensors(model).named())
     count = usual_gradients(model) if num_gradients is None else num_gradients
     batches = _first(inputs, max(MAX_INPUTS, GRADIENT_BATCH * count))
     if sensitivity is None:
         _log.info("measuring how much each number matters")
         sensitivity = measure_sensitivity(model, batches, num_gradients=count)
     settings = {"metadata": metadata, "registered": registered, "levels": levels}
-    work = _Work(deepcopied(without_views(model)).eval(), batches, sensitivity, settings)
+    own = deepcopied(without_views(model)).eval()
+    separate(own.state_dict(keep_vars=True).values())
+    work = _Work(own, batches, sensitivity, settings)
     before = None if evaluate is None else _metric(evaluate, work.model)
     if max_drop is not None and before is not None and not math.isfinite(before):
         raise ArgumentError(f"evaluate gives {before} for the network itself, from which nothing can fall by max_drop")
@@ -179,7 +183,8 @@ def _first(inputs: Batches, count: int) -> list[ModelInputs]:
 
 
 def _metric(evaluate: Callable[[nn.Module], float], network: nn.Module) -> float:
-    metric = evaluate(network)
+    with keeping_buffers(network):
+        metric = evaluate(network)
     try:
         return float(metric)
     except (TypeError, ValueError) as error:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from tailcut.compression.refit import Refit, Round, before
+from tailcut.counting import keeping_buffers
 from tailcut.errors import ArgumentError
 from tailcut.format.network.tensors import current_tensors
 from tailcut.model_inputs import ModelInputs, joined
@@ -50,7 +51,7 @@ class Original:
             return
         self._batch = _joined(inputs)
         found: dict[str, list[Moments]] = {}
-        with ExitStack() as stack, torch.no_grad():
+        with ExitStack() as stack, torch.no_grad(), keeping_buffers(model):
             stack.enter_context(_listening(model, lambda name, x: found.setdefault(name, []).append(_moments(x))))
             if refit is not None:
                 stack.enter_context(refit.watching(model))

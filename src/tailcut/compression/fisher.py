@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tailcut.compression.batches import Batches, input_batches
 from tailcut.compression.drawn_loss import drawn_loss, features_of
 from tailcut.compression.moments import input_blocks
-from tailcut.counting import evaluating
+from tailcut.counting import evaluating, keeping_buffers
 from tailcut.errors import ArgumentError, TailcutError, first_line
 from tailcut.execution import fuse
 from tailcut.format.network.tensors import NetworkTensors, current_tensors
@@ -87,7 +87,7 @@ def measure_sensitivity(
     try:
         for parameter in wanted:
             parameter.requires_grad_(parameter.is_floating_point())
-        with evaluating(model), torch.enable_grad():
+        with evaluating(model), keeping_buffers(model), torch.enable_grad():
             forward = fuse(model) if tensors.coefficients else model
             are_features = () if loss is not None else _outputs(partial(features_of, model), batches[0])
             for batch in logged(islice(cycle(batches), num_gradients), "gradients", num_gradients):
@@ -146,7 +146,8 @@ def _outputs(run: Callable[[ModelInputs], Result], batch: ModelInputs) -> Result
         kinds = ", ".join(dict.fromkeys(str(x.dtype).removeprefix("torch.") for x in batch.tensors))
         raise ArgumentError(
             f"the network cannot take inputs of shape {batch.shapes} and type {kinds}: {first_line(error)}. Of a batch "
-            "that is a tuple the first part counts: give ((a, b), targets) to a network of two inputs, or a dict"
+            "that is a tuple the first part counts: give ((a, b), targets) to a network of two inputs, or a dict, "
+            "whose tensors are given by name (one whose forward takes the dict itself needs a module around it)"
             + (f". {hint}" if are_several else "")
         ) from error
 

@@ -1,7 +1,7 @@
 """`RateLoss`: training for bytes, in the user's own loop."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +30,7 @@ from tailcut.format.quantization import (
 from tailcut.format.save import SaveReport, pack, save
 from tailcut.format.sensitivity import Sensitivity
 from tailcut.format.step_search import check_least, finest_step
-from tailcut.structure import check_module, deepcopied, without_views
+from tailcut.structure import check_module, check_not_shared, deepcopied, without_views
 from tailcut.weights.planning.counts import check_positive
 
 EIGHTHS = 8
@@ -106,6 +106,10 @@ class RateLoss(nn.Module):
         self._held = (without_views(model),)  # no part of this module
         self._seed = seed
         tensors = current_tensors(self._model)
+        on_meta = next((name for name, tensor in tensors.named() if tensor.is_meta), None)
+        if on_meta is not None:
+            raise ArgumentError(f"{on_meta} lies on the meta device and has no numbers: load or initialise it first")
+        check_not_shared("training for bytes", tensors.named())
         self.trained = trained_tensors(tensors)
         if not self.trained:
             raise ArgumentError("no parameter of the network wants a gradient: there is nothing to train for bytes")
@@ -324,7 +328,8 @@ class RateLoss(nn.Module):
         *,
         num_gradients: int = 300,
         loss: Drawn | None = None,
-        **settings: Any,
+        metadata: Mapping[str, Any] | None = None,
+        registered: bool = True,
     ) -> SaveReport:
         """Write the trained network to a file of at most `target_bytes`. Does not change the model.
 
@@ -336,12 +341,14 @@ class RateLoss(nn.Module):
                 statistics; those that it had at the start when None.
             num_gradients: see `tailcut.measure_sensitivity`.
             loss: of a network of several outputs, see `tailcut.measure_sensitivity`.
-            settings: metadata and registered, see `tailcut.save`.
+            metadata: see `tailcut.save`.
+            registered: see `tailcut.save`.
 
         Raises:
             ArgumentError: no step makes the file so small, or no file can lie at `path`.
         """
         check_output_path(path)
+        settings: dict[str, Any] = {"metadata": metadata, "registered": registered}
         masters, network = deepcopied(self._model).eval(), self._rounded_copy()
         cut_to(masters, cut_empty_tails(network))
         has_untrained, measured = self.has_untrained, None

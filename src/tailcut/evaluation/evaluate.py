@@ -28,7 +28,7 @@ from tailcut.printing import Report, figure_text, table
 from tailcut.runtime.progress import Throughput, live_progress
 from tailcut.runtime.share import ALONE, Share
 from tailcut.runtime.signals import is_lost_connection
-from tailcut.structure import MAX_PIXELS, check_pixels, example_shape
+from tailcut.structure import MAX_PIXELS, check_pixels, example_shape, usable_device
 from tailcut.weights import to_dense, truncated_tensors
 
 if TYPE_CHECKING:  # they need an extra, which one process does without
@@ -358,12 +358,7 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ArgumentError(f"there is no device {name!r} here: {first_line(error)}") from error
-    return device
+    return usable_device(name)
 
 
 def check_outputs(outputs: object, dataset: Dataset) -> None:

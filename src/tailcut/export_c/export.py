@@ -323,6 +323,8 @@ def _example(model: nn.Module, example: Tensor | None, size: tuple[int, int] | N
             check_size(shape[1], size)
             shape = (1, shape[1], *size)
         example = torch.rand(1, *shape[1:])
+    if not isinstance(example, Tensor):
+        raise ArgumentError(f"example_input must be a tensor, as C code takes one input, got {type(example).__name__}")
     if example.ndim not in (2, 3, 4) or example.shape[0] != 1:
         raise ArgumentError(
             "expected an example (1, channels, height, width), (1, channels, length) or (1, features), got "

@@ -89,6 +89,8 @@ def _lowered(model: nn.Module, dense: nn.Module, example: Tensor) -> Program:
 
 def _kind(program: Program) -> Kind:
     shapes = program.output_shapes
+    if shapes == ((1,),):
+        raise ArgumentError("a page shows the most likely of two classes or more; the network gives one number")
     if len(shapes) == 1 and len(shapes[0]) == 1:
         return "classes"
     if len(shapes) == 1 and len(shapes[0]) == 3 and len(program.input_shape) == 1 and shapes[0][0] in IMAGE_CHANNELS:

@@ -48,10 +48,12 @@ from tailcut.structure import (
     check_module,
     edit_kind,
     record_of,
+    separate,
     set_class_names,
     set_image_size,
     set_record,
     size_key_in,
+    usable_device,
     view_in,
 )
 from tailcut.structure.views import unwrap
@@ -130,7 +132,7 @@ def load(
             with _naming_wrapper(into):
                 return _load_into(contents, into, max_parameters, allow_non_finite)
         return _with_user_metadata(
-            contents, _load_registered(contents, torch.device(device), max_parameters, allow_non_finite)
+            contents, _load_registered(contents, usable_device(device), max_parameters, allow_non_finite)
         )
 
 
@@ -315,7 +317,9 @@ def _load_registered(
 def _load_into(contents: Contents, into: nn.Module, max_parameters: int, allow_non_finite: bool) -> nn.Module:
     record = record_of(into)
     if record.edits:
-        raise ArgumentError("into= must be a fresh network: this one is edited already; give to_dense(network)")
+        raise ArgumentError(
+            "into= must be a fresh network, as its class makes it: this one is regularised or pruned already"
+        )
     if any(tensor.is_meta for tensor in (*into.parameters(), *into.buffers())):
         raise ArgumentError("into= lies on the meta device: call into.to_empty(device=...) before")
     view = view_in(into)
@@ -338,14 +342,16 @@ def _load_into(contents: Contents, into: nn.Module, max_parameters: int, allow_n
         raise ModelMismatchError(f"the file holds a {contents.base.name!r}, which into= is not: {error}") from error
     if contents.base is None:
         check_own_list(contents, [entry for edit in edits for entry in edit.stored_tensors()], max_parameters)
-    tensors = network_tensors(trial, edits)
+    order = [other.name for other in contents.others]
+    tensors = network_tensors(trial, edits).in_order(order)
     check_tensors(contents, tensors, max_parameters)
     values = _values_for(contents, tensors, allow_non_finite)
     with unchanged_on_error(into) as before:
         for edit in edits:
             edit.apply(into)
         before.keep_numbers(other.tensor for other in network_tensors(into, edits).others)
-        return _with_user_metadata(contents, _filled(into, Record(record.base, edits), values, tensors.digest()))
+        record = Record(record.base, edits)
+        return _with_user_metadata(contents, _filled(into, record, values, tensors.digest(), order))
 
 
 def _with_user_metadata(contents: Contents, model: nn.Module) -> nn.Module:
@@ -380,13 +386,16 @@ def _values_for(contents: Contents, tensors: NetworkTensors, allow_non_finite: b
     return values
 
 
-def _filled(model: nn.Module, record: Record, values: Sequence[torch.Tensor], digest: bytes) -> nn.Module:
-    """Write the record and the numbers on the finished network."""
-    tensors = network_tensors(model, record.edits)
+def _filled(
+    model: nn.Module, record: Record, values: Sequence[torch.Tensor], digest: bytes, order: Sequence[str] = ()
+) -> nn.Module:
+    """Write the record and the numbers, of other tensors in this order of names, on the finished network."""
+    tensors = network_tensors(model, record.edits).in_order(order)
     if tensors.digest() != digest:
         raise ModelMismatchError("the network has other tensors on its device than on the meta device")
     set_record(model, record)
     targets = [entry.parameter for entry in tensors.coefficients] + [other.tensor for other in tensors.others]
+    separate(targets)
     with torch.no_grad():
         for target, value in zip(targets, values, strict=True):
             target.data.copy_(value)

@@ -40,6 +40,7 @@ from tailcut.structure import (
     Record,
     Writer,
     check_module,
+    check_not_shared,
     create_model,
     family,
     record_of,
@@ -314,6 +315,7 @@ def _quantized(
 ) -> bytes:
     """Return the file of rounded numbers: with this step, or with the finest that takes at most `max_bytes`."""
     tensors = levels[-1].tensors
+    check_not_shared("rounding", tensors.named())
     types = _types_of_others(tensors.others, kinds)
     with_coefficients = kinds.rounds_coefficients and bool(tensors.coefficients)
     if not with_coefficients and not any(number >= QUANTIZED for number in types):

@@ -15,6 +15,11 @@ from tailcut.structure.image_size import image_size as image_size
 from tailcut.structure.image_size import is_size as is_size
 from tailcut.structure.image_size import set_image_size as set_image_size
 from tailcut.structure.image_size import size_key_in as size_key_in
+from tailcut.structure.memory import check_not_shared as check_not_shared
+from tailcut.structure.memory import repeats_itself as repeats_itself
+from tailcut.structure.memory import separate as separate
+from tailcut.structure.memory import sharing as sharing
+from tailcut.structure.memory import usable_device as usable_device
 from tailcut.structure.pixel_cap import MAX_PIXELS as MAX_PIXELS
 from tailcut.structure.pixel_cap import check_pixels as check_pixels
 from tailcut.structure.record import Base as Base

@@ -4,7 +4,7 @@ A new layer type is one new row.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -13,6 +13,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
+
+from tailcut.structure import sharing
 
 _OUT_IN = ("output", "input")
 _IN_OUT = ("input", "output")
@@ -110,10 +112,20 @@ def candidates(model: nn.Module) -> list[Candidate]:
             if parameter is not None:
                 name = f"{path}.{attribute}" if path else attribute
                 found.setdefault(id(parameter), []).append((name, module, attribute, parameter))
-    given = [_candidate(places) for places in found.values()]
+    shared = sharing((places[0][0], places[0][3]) for places in found.values())
+    given = [_unshared(_candidate(places), shared) for places in found.values()]
     if not any(entry.parameter.requires_grad and not _is_of_channels(entry) for entry in given):
         return given
     return [entry if entry.parameter.requires_grad else _reserved(entry) for entry in given]
+
+
+def _unshared(entry: Candidate, shared: Mapping[str, str]) -> Candidate:
+    """Return the candidate with an obstacle if it shares memory with another: each would be trained for itself."""
+    pairs = [pair for pair in shared.items() if entry.names[0] in pair]
+    if entry.obstacle is not None or not pairs:
+        return entry
+    other = next(name for name in pairs[0] if name != entry.names[0])
+    return replace(entry, obstacle=f"in the same memory as {other}, from which it would part: hold one parameter")
 
 
 def _is_of_channels(entry: Candidate) -> bool:

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from tests.channels.slim_networks import random_scores
+from torch import nn
 
+from tailcut.channels import score
 from tailcut.channels.pruning.prune import prune
 from tailcut.channels.pruning.rates import EXTENDED_RATES, PAPER_RATES, named_rates
 from tailcut.errors import ArgumentError
@@ -91,3 +93,31 @@ def test_lists_by_name() -> None:
         named_rates("paper", None)
     with pytest.raises(ArgumentError, match="or one of paper, extended; got 'all'"):
         named_rates("all", "resnet56")
+
+
+@pytest.mark.parametrize(("rate", "kept"), [(0.01, 64), (0.3, 64), (0.5, 32)])
+def test_coarse_groups_lose_no_more_than_the_rate(rate: float, kept: int) -> None:
+    layers = (nn.Conv2d(3, 64, 3), nn.GroupNorm(32, 64), nn.ReLU(), nn.Conv2d(64, 4, 1))
+    model, image = nn.Sequential(*layers), torch.rand(1, 3, 8, 8)
+    report = prune(model, image, score(model, [image], layers=["0"], method="l1"), rates=rate)
+    assert {layer.name: layer.after for layer in report.layers}["0"] == kept
+    reasons = {entry.name: entry.reason for entry in report.skipped}
+    expected = f"its channels go 32 at a time, more than the rate of {rate:g} lets go"
+    assert reasons.get("0") == (None if kept < 64 else expected)
+
+
+def test_channels_that_go_all_together_say_so() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.gate, self.b = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 1, 1), nn.Conv2d(16, 8, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.a(x)
+            found: torch.Tensor = self.b(x * self.gate(x).sigmoid().expand_as(x))
+            return found
+
+    model, image = Gated(), torch.rand(1, 3, 8, 8)
+    report = prune(model, image, score(model, [image], layers=["a", "gate"], method="l1"), rates=0.5)
+    reasons = {entry.name: entry.reason for entry in report.skipped}
+    assert reasons["a"] == "its channels go all together or not at all, and a layer keeps some"

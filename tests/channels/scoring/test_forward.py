@@ -1,11 +1,13 @@
 """Networks that are looked at stay as they are."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tailcut.channels.scoring.forward import for_training, forward, inputs_of, layer_maps, running
+from tailcut.channels.scoring.forward import for_training, forward, inputs_of, layer_maps, running, undisturbed
 from tailcut.errors import ArgumentError
 from tailcut.execution import fuse
 from tailcut.model_inputs import ModelInputs
@@ -169,3 +171,12 @@ def test_numbers_of_batches_may_be_numpys() -> None:
     assert len(list(inputs_of([torch.rand(1, 3)] * 4, np.int64(2), nn.Linear(3, 3)))) == 2  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="num_batches must be an integer"):
         list(inputs_of([], True, nn.Linear(3, 3)))
+
+
+def test_random_states_of_python_and_numpy_stay() -> None:
+    model = nn.Linear(2, 2)
+    states = random.getstate(), np.random.get_state(legacy=False)["state"]["key"].tolist()
+    with undisturbed(model):
+        random.random()
+        np.random.rand(3)
+    assert (random.getstate(), np.random.get_state(legacy=False)["state"]["key"].tolist()) == states

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -404,3 +404,29 @@ def test_every_convolution_of_registered_networks_has_its_map(name: str) -> None
     convolutions = [name for name, module in model.named_modules() if isinstance(module, _ConvNd)]
     assert list(found) == convolutions
     assert found.skipped == {}
+
+
+class Drawing(nn.Module):
+    """Counts its calls in evaluation too, and draws random numbers there."""
+
+    calls: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 6, 3)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return nn.functional.dropout(self.layer(x), 0.5, training=True).mean((2, 3))
+
+
+@pytest.mark.parametrize("method", ["spectral", "hrank"])
+def test_a_network_that_counts_and_draws_is_not_disturbed(method: Literal["spectral", "hrank"]) -> None:
+    model, images = Drawing(), torch.rand(4, 3, 8, 8)
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    first = score(model, [images], method=method)["layer"]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert model.state_dict()["calls"] == 0
+    assert torch.equal(score(model, [images], method=method)["layer"], first)

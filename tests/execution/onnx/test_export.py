@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -401,3 +402,42 @@ def test_sizes_that_the_code_asks_for_stay_fixed(name: str, tmp_path: Path) -> N
     ask, size, wanted = ASKING[name]
     report = export_onnx(AsksForSizes(ask).eval(), tmp_path / "a.onnx", example_input=torch.rand(2, 3, *size))
     assert report.inputs == {"x": ("batch", 3, *wanted)}
+
+
+def test_bags_of_embeddings(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.EmbeddingBag(40, 12), nn.Linear(12, 3)).eval()
+    regularize(model, keep_ratio=0.5)
+    words = torch.randint(0, 40, (6, 5))
+    export_onnx(model, tmp_path / "a.onnx", example_input=words)
+    session = onnxruntime.InferenceSession(tmp_path / "a.onnx")
+    (found,) = session.run(None, {session.get_inputs()[0].name: words.numpy()})
+    assert np.allclose(found, model(words).detach().numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "message"),
+    [
+        (nn.LSTM(8, 12, batch_first=True, proj_size=5), (4, 6, 8), "has proj_size, which torch's exporter to ONNX"),
+        (nn.Sequential(nn.AvgPool2d(2, divisor_override=3)), (1, 3, 8, 8), "avg_pool with divisor_override"),
+        (nn.Linear(8, 3).bfloat16(), (2, 8), "the network has numbers of bfloat16"),
+    ],
+)
+def test_what_a_runtime_would_compute_otherwise_is_refused(
+    model: nn.Module, shape: tuple[int, ...], message: str, tmp_path: Path
+) -> None:
+    example = torch.rand(shape, dtype=next(iter(model.parameters()), torch.rand(1)).dtype)
+    with pytest.raises(StructureError, match=message):
+        export_onnx(model.eval(), tmp_path / "a.onnx", example_input=example)
+    assert not (tmp_path / "a.onnx").exists()
+
+
+def test_what_is_no_network_is_refused(tmp_path: Path) -> None:
+    layer = nn.Linear(4, 2)
+    with pytest.raises(ArgumentError, match="export_onnx: expected a network, got its class"):
+        export_onnx(nn.Linear, tmp_path / "a.onnx")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"export_onnx: expected a network .* got OrderedDict"):
+        export_onnx(layer.state_dict(), tmp_path / "a.onnx")  # type: ignore[arg-type]
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        script = torch.jit.script(layer)
+    with pytest.raises(StructureError, match="of TorchScript"):
+        export_onnx(script, tmp_path / "a.onnx", example_input=torch.rand(1, 4))

@@ -1,5 +1,6 @@
 """Networks in integers: the same bits in C and in Python, close to float32, without a float and without an overflow."""
 
+import copy
 import json
 import math
 import re
@@ -301,3 +302,27 @@ class TestArithmetic:
 
 
 assert set(COVERED) <= set(MADE)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (nn.ConvTranspose2d(4, 2, 4, 2, 1),),
+        (nn.ConvTranspose2d(4, 6, 2, 2), nn.ReLU(), nn.ConvTranspose2d(6, 3, 3, 2, bias=False)),
+    ],
+)
+@pytest.mark.parametrize("settings", TRUNCATIONS.values(), ids=TRUNCATIONS)
+def test_transposed_convolutions_alone(layers: tuple[nn.Module, ...], settings: dict[str, Any], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = copy.deepcopy(nn.Sequential(*layers)).eval()
+    if settings:
+        tailcut.regularize(model, **settings)
+    check_same(model, tmp_path, example_input=torch.rand(1, 4, 5, 6))
+
+
+def test_inputs_that_are_no_numbers_are_refused() -> None:
+    network = IntegerNetwork(nn.Sequential(nn.Linear(4, 3)).eval())
+    for number in (math.nan, math.inf):
+        with pytest.raises(ArgumentError, match="not finite, which integers cannot hold"):
+            network(torch.tensor([[1.0, 2.0, 3.0, number]]))
+    assert network(torch.zeros(0, 4)).shape == (0, 3)

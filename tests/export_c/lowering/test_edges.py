@@ -66,3 +66,19 @@ def test_a_long_axis_takes_several_windows() -> None:
     assert weight is not None
     assert np.array_equal(weight.numbers, [0, 1] * 3)
     assert edges.from_on(low, value, 3, 0) is value
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        lambda x: x.squeeze(-1),
+        lambda x: torch.sigmoid(x).squeeze(1),
+        lambda x: torch.sigmoid(x.flatten()),
+        lambda x: x.view(-1),
+    ],
+)
+def test_one_number_without_its_axis(head: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 1), Part(head)).eval()
+    difference, _ = compare(model, tmp_path / "float32", example_input=torch.rand(1, 3, 2, 2))
+    assert difference < CLOSE
+    check_same(model, tmp_path / "integer", example_input=torch.rand(1, 3, 2, 2))

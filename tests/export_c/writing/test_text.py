@@ -1,6 +1,11 @@
 """Programs as C text."""
 
+from pathlib import Path
+
+import torch
 from tests.export_c.networks import unet_program
+from tests.export_c.running import compare
+from torch import nn
 
 from tailcut.export_c.writing.text import features, write_program
 
@@ -17,3 +22,11 @@ def test_the_text_says_what_is_used() -> None:
     assert "#define TAILCUT_HAS_STATS 1" in used
     assert "#define TAILCUT_HAS_UP 1" in used
     assert "#define TAILCUT_HAS_GELU 0" in used
+
+
+def test_names_cannot_end_a_comment(tmp_path: Path) -> None:
+    model = nn.Sequential()
+    model.add_module("conv*/bn", nn.Linear(4, 3))
+    model.add_module("a??/", nn.Linear(3, 2))
+    difference, _ = compare(model.eval(), tmp_path, example_input=torch.rand(1, 4))
+    assert difference < 1e-5

@@ -161,3 +161,10 @@ def test_images_that_a_file_makes_too_large_are_refused_before_memory_is_taken(t
     with pytest.raises(LimitError, match="40 x 40 pixels"):
         predict(network, [tmp_path / "a.png"], max_pixels=1599)
     assert len(predict(network, [tmp_path / "a.png"], max_pixels=1600).predictions) == 1
+
+
+def test_one_output_is_no_class(tmp_path: Path) -> None:
+    save(create_model("lenet300", num_classes=1), tmp_path / "a.tailcut")
+    Image.new("L", (28, 28)).save(tmp_path / "a.png")
+    with pytest.raises(ArgumentError, match="two classes or more; the network gives one number"):
+        predict_file(tmp_path / "a.tailcut", [tmp_path / "a.png"])

@@ -186,7 +186,7 @@ def select_by_rates(
 
 
 def held_by_limits(graph: ChannelGraph, rates: Mapping[str, Rate], removed: set[int], limits: Limits) -> dict[str, str]:
-    """Return the groups that have a rate but lose no unit because of the limits: name -> the limit.
+    """Return the groups that have a rate but lose no unit, because of the limits or of their units: name -> why.
 
     Args:
         graph: of the network.
@@ -199,7 +199,11 @@ def held_by_limits(graph: ChannelGraph, rates: Mapping[str, Rate], removed: set[
     for name, rate in rates.items():
         group = graph.groups[name]
         units = candidates(graph, group, removed)
-        if removed & set(group.units) or not take(graph, group, units, Limits(), rate):
+        if removed & set(group.units) or not units:
+            continue
+        if not take(graph, group, units, Limits(), rate):
+            if rate.value > 0:
+                held[name] = _too_coarse(graph, group, rate)
             continue
         # Where each limit alone would let some go, only all of them together hold.
         strict = {key: value for key, value in values.items() if value != getattr(Limits, key)}
@@ -210,6 +214,14 @@ def held_by_limits(graph: ChannelGraph, rates: Mapping[str, Rate], removed: set[
         if names:
             held[name] = f"{' and '.join(names)} {'lets' if len(names) == 1 else 'let'} none go"
     return held
+
+
+def _too_coarse(graph: ChannelGraph, group: PruningGroup, rate: Rate) -> str:
+    """Say why a rate removes nothing of a group whose channels may go, but several at a time."""
+    if len(group.units) == 1:
+        return "its channels go all together or not at all, and a layer keeps some"
+    together = max(max(counts.values()) for counts in graph.widths(group))
+    return f"its channels go {together} at a time, more than the rate of {rate.value:g} lets go"
 
 
 def num_kept(count: int, rate: Rate) -> int:
@@ -259,8 +271,16 @@ def take(
 def _least(counts: Mapping[int, int], limits: Limits, rate: Rate | None) -> int:
     """Return the fewest channels that a layer keeps, given how many of them each unit has."""
     width, units = sum(counts.values()), len(counts)
-    at_least = math.ceil(round(units * (1 - limits.max_rate), 9))  # a rate is rounded the other way: as published
-    by_rate = max(1, at_least, 0 if rate is None else num_kept(units, rate))
+    at_least = math.ceil(round(units * (1 - limits.max_rate), 9))
+    # What a rate leaves is rounded down, as published; but where a unit is many channels, that takes many too many.
+    kept = (
+        0
+        if rate is None
+        else num_kept(units, rate)
+        if units == width
+        else math.ceil(round(units * (1 - rate.value), 9))
+    )
+    by_rate = max(1, at_least, kept)
     return max(min(limits.min_channels, width), by_rate * (width // max(1, units)))
 
 

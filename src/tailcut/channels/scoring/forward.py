@@ -2,15 +2,17 @@
 
 import itertools
 import numbers
+import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tailcut.channels.scoring.feature_maps import as_maps, channel_axis, follow_maps
-from tailcut.counting import evaluating
+from tailcut.counting import evaluating, keeping_buffers
 from tailcut.errors import ArgumentError, TailcutError, first_line
 from tailcut.model_inputs import InputTensors, ModelInputs, described, model_inputs, without_targets
 from tailcut.structure.outputs import output_tensors
@@ -61,23 +63,15 @@ def for_training(inputs: ModelInputs) -> ModelInputs:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Within the block the model is in evaluation mode; afterwards modes, buffers and random state are as before."""
-    buffers = [
-        (module, name, buffer, buffer.detach().clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
+    """Within the block the model is in evaluation mode; afterwards modes, buffers and random states are as before."""
     devices = sorted({x.device.index for x in model.parameters() if x.is_cuda})
-    with running(model), torch.random.fork_rng(devices):
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    with running(model), torch.random.fork_rng(devices), keeping_buffers(model):
         try:
             yield
         finally:
-            with torch.no_grad():
-                for module, name, buffer, before in buffers:
-                    module._buffers[name] = buffer
-                    if not torch.equal(buffer, before):
-                        buffer.copy_(before)
+            random.setstate(of_python)
+            np.random.set_state(of_numpy)
 
 
 def run(model: nn.Module, inputs: ModelInputs) -> list[Tensor]:

@@ -11,7 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 from tailcut.channels.scoring.baselines import MAP_MEASURES, WEIGHT_MEASURES, norm_scales, random_importance
 from tailcut.channels.scoring.feature_maps import as_maps, channel_axis, follow_maps, is_tokens, num_channels
 from tailcut.channels.scoring.formulas import COMPONENTS, Component, Formula, MapParts, Variant, map_parts
-from tailcut.channels.scoring.forward import Choose, check_num_batches, forward, inputs_of, running
+from tailcut.channels.scoring.forward import Choose, check_num_batches, forward, inputs_of, undisturbed
 from tailcut.channels.scoring.scores import Scores, formula_settings
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.model_inputs import ModelInputs
@@ -140,7 +140,7 @@ def _token_layers(model: nn.Module, layers: Mapping[str, nn.Module], batch: Mode
         if isinstance(output, Tensor) and is_tokens(output):
             found.add(name)
 
-    with ExitStack() as hooks, torch.no_grad(), running(model):
+    with ExitStack() as hooks, torch.no_grad(), undisturbed(model):
         for name, layer in layers.items():
             hooks.enter_context(layer.register_forward_hook(lambda _, __, output, name=name: see(name, output)))
         forward(model, batch)
@@ -177,7 +177,7 @@ def _score_maps(
         for name in names:
             means.add(name, columns)
 
-    with torch.no_grad(), running(model), follow_maps(layers, take, only_tokens=unnamed) as follower:
+    with torch.no_grad(), undisturbed(model), follow_maps(layers, take, only_tokens=unnamed) as follower:
         for batch in batches:
             forward(model, batch)
             follower.finish()
@@ -255,7 +255,7 @@ class _Means:
 def _score_norms(model: nn.Module, layers: Mapping[str, nn.Module], inputs: ModelInputs | None) -> Scores:
     if inputs is None:
         raise ArgumentError("the loader gave no batch: there is nothing to see the order of the layers by")
-    with torch.no_grad(), running(model):
+    with torch.no_grad(), undisturbed(model):
         importance, skipped = norm_scales(model, layers, inputs)
     if not importance:
         raise StructureError("no batch norm with a scale follows any of the layers: the method bn_scale has no score")

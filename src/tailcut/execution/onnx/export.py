@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from tailcut.errors import ArgumentError, MissingExtraError, StructureError, first_line
+from tailcut.errors import ArgumentError, MissingExtraError, StructureError
 from tailcut.files import check_output_path, write_atomically
 from tailcut.inputs.detection.detectors import Detector
 from tailcut.inputs.stem.replace import image_shape
 from tailcut.printing import Report, silenced, table
-from tailcut.structure import as_metadata, example_shape, without_views
+from tailcut.structure import as_metadata, check_module, example_shape, without_views
 from tailcut.weights import TruncatedTensor, to_dense, truncated_tensors
 
 if TYPE_CHECKING:
@@ -170,7 +170,13 @@ def _check_packages() -> None:
 
 def _source(model: nn.Module) -> nn.Module:
     """Return the network that is written; raise `StructureError` for one of a kind that cannot be."""
+    check_module("export_onnx", model)
     source = without_views(model)
+    if isinstance(source, torch.jit.ScriptModule):
+        raise StructureError("the network is of TorchScript: export the torch.nn.Module that it was made from")
+    projecting = [name for name, layer in source.named_modules() if isinstance(layer, nn.LSTM) and layer.proj_size]
+    if projecting:  # torch's exporter gives their cells' states the size of the projection: no runtime takes that
+        raise StructureError(f"{projecting[0]} has proj_size, which torch's exporter to ONNX writes down wrongly")
     if isinstance(source, Detector):
         raise StructureError(
             "a detector finds as many objects as there are, which torch's exporter cannot write down: export its "
@@ -299,12 +305,11 @@ def _serialized(program: "ir.Model") -> bytes:
         )
     proto = ir.to_proto(program)
     values = (*program.graph.inputs, *program.graph.initializers.values())
-    try:  # ONNX knows bfloat16 in some operations only; other types pass, and the full check takes its time
-        onnx.checker.check_model(proto, full_check=any(value.dtype == ir.DataType.BFLOAT16 for value in values))
-    except onnx.shape_inference.InferenceError as error:
+    if any(value.dtype == ir.DataType.BFLOAT16 for value in values):
         raise StructureError(
-            f"the network's numbers are of bfloat16, with which ONNX cannot run it ({first_line(error)}): export "
+            "the network has numbers of bfloat16, for which ONNX and its runtimes lack most operations: export "
             "network.float(), with an example_input of float32"
-        ) from error
+        )
+    onnx.checker.check_model(proto)
     content: bytes = proto.SerializeToString(deterministic=True)
     return content

@@ -15,7 +15,7 @@ def compute_statistics_exactly(graph: ir.Graph, nodes: WeightNodes) -> None:
     """
     for node in list(graph):
         axes = _statistics_axes(node)
-        source, var = node.inputs[0], node.inputs[4] if axes else None
+        source, var = (node.inputs[0], node.inputs[4]) if axes else (None, None)
         if source is None or var is None or var.shape is None or var.dtype is None:
             continue
         new: list[ir.Node] = []

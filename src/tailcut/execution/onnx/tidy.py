@@ -28,7 +28,8 @@ def tidy(model: ir.Model, kept_names: Collection[str]) -> None:
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.DeduplicateInitializersPass(size_limit=DEDUPLICATED_SIZE),
         common.CommonSubexpressionEliminationPass(),
-        common.IdentityEliminationPass(),
+        # What a loop's body gives must come from a node of its own, which that pass overlooks.
+        *(() if _has_bodies(model.graph) else (common.IdentityEliminationPass(),)),
         common.RemoveUnusedNodesPass(),
         common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
         common.RemoveUnusedOpsetsPass(),
@@ -37,6 +38,11 @@ def tidy(model: ir.Model, kept_names: Collection[str]) -> None:
         each(model)
     _drop_default_attributes(model.graph, model.opset_imports[""])
     _shorten_names(model.graph, kept_names)
+
+
+def _has_bodies(graph: ir.Graph) -> bool:
+    """Return whether nodes have graphs of their own, as loops and branches have."""
+    return sum(1 for _ in graph.all_nodes()) > len(graph)
 
 
 def name_axes(model: ir.Model, names: Mapping[str, str]) -> None:

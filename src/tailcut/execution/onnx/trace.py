@@ -12,6 +12,7 @@ from tailcut.execution.onnx.lowering import lower_locally
 
 Axis = tuple[int, int]
 Tell = Callable[[str], object]
+_AVERAGES = (torch.ops.aten.avg_pool2d.default, torch.ops.aten.avg_pool3d.default)
 _PREFIX = "network."  # of the tensors of `Flat`
 
 
@@ -78,7 +79,12 @@ def _exported(
         {axis: torch.export.Dim.AUTO for axis in range(value.ndim) if (n, axis) in open_axes}
         for n, value in enumerate(example)
     )
-    return torch.export.export(network, tuple(example), dynamic_shapes=(shapes,), strict=False)
+    traced = torch.export.export(network, tuple(example), dynamic_shapes=(shapes,), strict=False)
+    for node in traced.graph.nodes:
+        # torch's exporter leaves it out, so that the file would give other numbers
+        if node.target in _AVERAGES and dict(zip(range(7), node.args, strict=False)).get(6) is not None:
+            raise StructureError("avg_pool with divisor_override, which torch's exporter to ONNX leaves out")
+    return traced
 
 
 def _is_branched(

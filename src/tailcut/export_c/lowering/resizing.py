@@ -356,6 +356,8 @@ def _pad(low: Lowering, node: fx.Node, x: fx.Node, pads: Any, mode: Any = "const
 @HANDLERS.register("flatten", "view", "reshape", "_unsafe_view", "unflatten", "squeeze", "unsqueeze")
 def _reshape(low: Lowering, node: fx.Node, x: fx.Node, *_: Any, **__: Any) -> Value:
     value, shape = low.value(x), tuple(node.meta["val"].shape)
+    if shape == (1,) and value.channels == 1 and value.size == (1, 1):  # the one number that a network ends with
+        return replace(value, is_flat=True)
     if len(shape) not in (2, 3, 4) or shape[0] != 1:
         raise StructureError(f"a map of shape {given_shape(x)} seen as {given_shape(node)}")
     if not (is_canonical(x) and is_canonical(node)) and value.size != (1, 1):

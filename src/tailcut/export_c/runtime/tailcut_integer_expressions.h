@@ -116,6 +116,7 @@ static bound bound_channel(machine *m, const tailcut_segment *segment, uint32_t 
     bound stack[TAILCUT_MAX_LEAVES + 1];
     uint32_t count = 0;
     stack[0].most = 0;
+    stack[0].exponent = 0;
     for (; op < end; op++) {
         if (op->kind == TAILCUT_OP_LEAF) {
             linear = linear_of(m, op, end);

@@ -98,6 +98,7 @@ static void add_spread_tap(int32_t *row, uint32_t num, const int16_t *from, uint
     for (; x < width; x++) row[(int32_t)(x * stride) + shift] += factor * from[x];
 }
 
+/* Of the two kinds of stages that `convolve` runs. */
 static int is_transposed(const tailcut_integer_stage *stage) {
     return TAILCUT_HAS_CONV_TRANSPOSED && (!TAILCUT_HAS_CONV || stage->kind == TAILCUT_CONV_TRANSPOSED);
 }

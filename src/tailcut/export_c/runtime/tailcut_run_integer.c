@@ -129,7 +129,8 @@ static void measure(machine *m) {
 static void run_stage(machine *m) {
     const tailcut_integer_stage *stage = m->stage;
     const tailcut_integer_weight *weight = stage->weight == TAILCUT_NONE ? NULL : m->model->weights + stage->weight;
-    if (stage->kind == TAILCUT_CONV || is_transposed(stage)) {
+    if ((TAILCUT_HAS_CONV && stage->kind == TAILCUT_CONV) ||
+        (TAILCUT_HAS_CONV_TRANSPOSED && stage->kind == TAILCUT_CONV_TRANSPOSED)) {
         convolve(m, weight);
         return;
     }

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from tailcut.structure import repeats_itself
+
 _CONTAINERS = (dict, OrderedDict, list, set)
 
 
@@ -28,8 +30,8 @@ class Snapshot:
         self._numbers: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def keep_numbers(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Copy the numbers of tensors that will be written over."""
-        self._numbers = [(tensor.data, tensor.data.clone()) for tensor in tensors]
+        """Copy the numbers of tensors that will be written over; those that repeat themselves get other memory."""
+        self._numbers = [(tensor.data, tensor.data.clone()) for tensor in tensors if not repeats_itself(tensor)]
 
     def restore(self) -> None:
         """Make the network what it was (changes it)."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,6 +47,21 @@ class NetworkTensors:
     def stored_others(self) -> tuple[StoredOther, ...]:
         """The other tensors as a file describes them."""
         return tuple(StoredOther(other.name, other.shape, other.is_parameter) for other in self.others)
+
+    def named(self) -> list[tuple[str, torch.Tensor]]:
+        """Name and memory of each: of a tensor kept as coefficients these."""
+        kept = [(entry.name, entry.parameter) for entry in self.coefficients]
+        return [*kept, *((other.name, other.tensor) for other in self.others)]
+
+    def in_order(self, names: Sequence[str]) -> "NetworkTensors":
+        """Return the same with the other tensors in the order of `names`, if these are theirs; else as they are.
+
+        A layer's parameters change their order when one is taken away and set again, as by `remove_weight_norm`.
+        """
+        places = {name: place for place, name in enumerate(names)}
+        if places.keys() != {other.name for other in self.others}:
+            return self
+        return NetworkTensors(self.coefficients, sorted(self.others, key=lambda other: places[other.name]))
 
     def num_parameters(self) -> int:
         """Return the number of parameters of the dense network."""

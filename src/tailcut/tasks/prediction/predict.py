@@ -196,6 +196,8 @@ def _answers(outputs: Tensor) -> Tensor:
             "predict needs outputs of shape (1, classes), or (1, classes, height, width) for masks; for one image "
             f"the network gives {tuple(outputs.shape)}"
         )
+    if outputs.shape[1:] == (1,):
+        raise ArgumentError("predict shows the most likely of two classes or more; the network gives one number")
     return outputs.cpu().float()
 
 

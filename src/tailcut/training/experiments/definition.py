@@ -119,15 +119,15 @@ class Experiment(RecipeSection):
         return self
 
     def seeds_of(self, variant: Variant) -> tuple[int, ...]:
-        """Its own seeds, else the experiment's."""
+        """Return its own seeds, else the experiment's."""
         return self.seeds if variant.seeds is None else variant.seeds
 
     def common_overrides(self, variant: Variant) -> dict[str, Any]:
-        """The experiment's, where the recipe is the experiment's too; the variant's come after them."""
+        """Return the experiment's, where the recipe is the experiment's too; the variant's come after them."""
         return self.overrides if variant.recipe is None else {}
 
     def needs_of(self, variant: Variant) -> dict[str, str]:
-        """Recipe key to the name of the variant whose run it names."""
+        """Return recipe key to the name of the variant whose run it names."""
         values = {**self.common_overrides(variant), **variant.overrides}
         texts = {key: value for key, value in values.items() if isinstance(value, str)}
         prefix = VARIANT_PREFIX
@@ -228,7 +228,9 @@ def _trial(experiment: Experiment, variant: Variant, seed: int, folder: Path) ->
         recipe = load_recipe(source, overrides)
     except RecipeError as error:
         raise RecipeError(f"experiment {experiment.name}, variant {variant.name}: {error}") from error
-    return Trial(variant.name, seed, source, tuple(overrides), recipe, Run(_run_folder(folder, variant.name, seed)), needs)
+    return Trial(
+        variant.name, seed, source, tuple(overrides), recipe, Run(_run_folder(folder, variant.name, seed)), needs
+    )
 
 
 def _run_folder(folder: Path, variant: str, seed: int) -> Path:
