@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tailcut.printing import Report, figure_text, is_fraction, mean_and_spread, plain, silenced, sizes, table
+from tailcut.printing import Report, figure_text, is_fraction, mean_and_spread, plain, printable, silenced, sizes, table
 
 
 @dataclass(frozen=True)
@@ -139,3 +139,8 @@ def test_silence_hides_pages_and_lets_progress_through(
     assert [record.getMessage() for record in caplog.records] == ["tracing"]
     logging.getLogger("tailcut").warning("after")
     assert caplog.messages[-1] == "after"
+
+
+def test_control_characters_are_written_out() -> None:
+    assert printable("a\x1b]0;b\x07\x9b1m\tc\nd") == "a\\x1b]0;b\\x07\\x9b1m\tc\nd"
+    assert table(["name"], [["red\x1b[31m\nline"]]).splitlines()[-1] == "red\\x1b[31m\\nline"

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import math
+import re
 import statistics
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import Any, TypeVar
 logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 LOG_SECONDS = 10.0
 """Between two lines about long work."""
 
@@ -105,6 +107,15 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], align: 
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
 
 
+def printable(text: str) -> str:
+    r"""Return the text with control characters, but line feeds and tabs, written out: names of files may have any.
+
+    >>> printable("a\x1b[31mb")
+    'a\\x1b[31mb'
+    """
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, align: str | None = None) -> str:
     """Rows of cells as aligned text columns under a header and a rule.
 
@@ -113,7 +124,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, align: str
         rows: the cells; each is shown with `str`.
         align: one character per column, `<` left or `>` right; numbers are usually right. Left when None.
     """
-    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    cells = [[printable(str(cell)).replace("\n", "\\n") for cell in row] for row in (header, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     align = align or "<" * len(header)
     lines = [

@@ -263,3 +263,24 @@ def test_no_output_is_a_file_that_is_read_or_another_output(
     assert told.code == 2
     assert message in told.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tailcut", "s.json"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["models", "--import", "./folder"], 2, "--import ./folder: expected a file .py, or the name of a module"),
+        (["models", "--import", "leaves.py"], 2, "--import leaves.py: SystemExit: 7 (leaves.py, line 2)"),
+        (["score", "zoo:lenet5-776", "--data", "digits", "--seed", "9" * 20], 2, "expected a whole number of 0 to"),
+        (["evaluate", "zoo:lenet5-776", "--data", "digits", "--device", "meta"], 2, "the meta device holds no numbers"),
+        (["sweep", ""], 2, "expected the name of a file or folder, got none"),
+    ],
+)
+def test_slips_get_a_line(
+    words: list[str], code: int, message: str, tailcut: Tailcut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("leaves.py").write_text("import sys\nsys.exit(7)\n")
+    Path("folder").mkdir()
+    shown = tailcut(*words)
+    assert (shown.code, message in shown.err) == (code, True)
+    assert "Traceback" not in shown.err

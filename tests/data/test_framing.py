@@ -7,7 +7,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from tailcut.data.framing import check_framing, framed, named, random_part, side_of
-from tailcut.errors import ArgumentError
+from tailcut.errors import ArgumentError, DataError
 
 
 @pytest.mark.parametrize("size", [(40, 60), (61, 37), (32, 32), (20, 90), (28, 28)])
@@ -77,3 +77,17 @@ def test_the_same_noise_gives_the_same_part_and_long_images_their_middle() -> No
 def test_wrong_sizes(framing: int | tuple[int, int], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         check_framing(framing)
+
+
+def test_a_strip_takes_no_more_memory_than_an_image() -> None:
+    with pytest.raises(DataError, match="resized to 10240000 x 512 before the middle is cut out, has more than"):
+        framed(torch.rand(1, 3, 20_000, 1), (512, 448))
+    assert framed(torch.rand(1, 3, 200, 1), (32, 32)).shape == (1, 3, 32, 32)
+
+
+@pytest.mark.parametrize(("height", "width"), [(9, 7), (30, 40), (1, 5), (64, 3)])
+def test_one_column_of_bytes_is_that_of_floats(height: int, width: int) -> None:
+    image = torch.randint(0, 256, (1, 3, height, width), dtype=torch.uint8)
+    found = framed(image, 1)
+    assert found.dtype == torch.uint8
+    assert (found.float() - framed(image.float(), 1)).abs().max() <= 0.5

@@ -402,3 +402,16 @@ def test_a_jpeg_of_several_images_is_a_jpeg(tmp_path: Path) -> None:
         assert opened.format == "MPO"
     assert torch.equal(read_mask(tmp_path / "two.jpg"), read_mask(tmp_path / "one.jpg"))
     assert torch.equal(read_image(tmp_path / "two.jpg", channels=1), read_image(tmp_path / "one.jpg", channels=1))
+
+
+def test_a_truncated_photo_is_read_leniently(tmp_path: Path) -> None:
+    whole = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(whole, "JPEG")
+    path = tmp_path / "a.jpg"
+    path.write_bytes(whole.getvalue()[: len(whole.getvalue()) * 2 // 3])
+    with pytest.raises(DataError, match=r"truncated.*give strict=False"):
+        read_image(path, channels=3)
+    found = read_image(path, channels=3, strict=False)
+    assert found.shape == (1, 3, 64, 64)
+    path.write_bytes(whole.getvalue())
+    assert torch.equal(found[..., :24, :], read_image(path, channels=3)[..., :24, :])  # what is there

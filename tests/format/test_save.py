@@ -638,3 +638,12 @@ def test_streams_take_the_shortest_codec() -> None:
 def test_every_error_is_ours() -> None:
     with pytest.raises(TailcutError):
         tailcut.save(regularized("lenet300", num_kept=2), "/")
+
+
+def test_a_file_of_zeros_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.Sequential(nn.Linear(10, 6), nn.ReLU(), nn.Linear(6, 3))
+    with caplog.at_level("WARNING"):
+        tailcut.save(model, tmp_path / "a.tailcut", step=0.01)
+        assert not caplog.records
+        tailcut.save(model, tmp_path / "a.tailcut", step=1e30)
+    assert "all weights are rounded to zero" in caplog.text

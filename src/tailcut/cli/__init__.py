@@ -45,7 +45,7 @@ from tailcut.cli.commands import (
 from tailcut.cli.completion import SHELLS, PrintCompletion
 from tailcut.cli.output import drop_stdout, is_first_process, messages_on_stderr, open_streams, say_error
 from tailcut.cli.parser import Parser, UsageError, reading_of
-from tailcut.errors import ArgumentError, MissingExtraError, RecipeError, TailcutError
+from tailcut.errors import ArgumentError, MissingExtraError, RecipeError, TailcutError, first_line
 from tailcut.limits import command_line_limit
 from tailcut.runs import tailcut_version
 
@@ -94,6 +94,7 @@ INPUTS = (
     "images",
     "networks",
     "recipe",
+    "experiment",
     "scores",
     "statistics",
     "imports",
@@ -230,15 +231,18 @@ def _import(name: str) -> None:
     folder, module = (str(Path.cwd()), name) if path is None else (str(path.parent), path.stem)
     if folder not in sys.path:
         sys.path.insert(0, folder)
+    if path is None and not all(part.isidentifier() for part in name.split(".")):
+        raise ArgumentError(f"--import {name}: expected a file {SUFFIX}, or the name of a module")
     try:
         found = importlib.import_module(module)
-    except Exception as error:  # whatever the user's code raises
-        raise ArgumentError(f"--import {name}: {type(error).__name__}: {error}{_place(error, folder)}") from error
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
+        message = f"--import {name}: {type(error).__name__}: {first_line(error)}{_place(error, folder)}"
+        raise ArgumentError(message) from error
     if path is not None and Path(found.__file__ or "").resolve() != path:
         raise ArgumentError(f"--import {name}: another module is called {module!r} ({found.__file__}); rename the file")
 
 
-def _place(error: Exception, folder: str) -> str:
+def _place(error: BaseException, folder: str) -> str:
     """Say which line of the user's code failed, in the form of Python's syntax errors; "" where that is not known."""
     lines = [line for line in traceback.extract_tb(error.__traceback__) if line.filename.startswith(folder + os.sep)]
     return f" ({Path(lines[-1].filename).name}, line {lines[-1].lineno})" if lines else ""

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from tailcut.cli.advice import for_command_line
 from tailcut.cli.parser import UsageError
 from tailcut.errors import ArgumentError, TrainingError
+from tailcut.printing import printable
 
 
 def open_streams() -> None:
@@ -40,7 +41,7 @@ class _StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        print(f"{prefix}{for_command_line(record.getMessage())}", file=sys.stderr)
+        print(f"{prefix}{printable(for_command_line(record.getMessage()))}", file=sys.stderr)
 
 
 def is_first_process() -> bool:
@@ -50,6 +51,7 @@ def is_first_process() -> bool:
 
 def say_error(prog: str, message: str, error: BaseException) -> None:
     """Say on standard error what went wrong; other processes than the first say their own errors only, with a mark."""
+    message = printable(message)
     if is_first_process():
         print(f"{prog}: error: {message}", file=sys.stderr)
     elif not isinstance(error, SHARED_ERRORS):

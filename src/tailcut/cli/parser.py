@@ -261,7 +261,7 @@ def add_images(parser: Parser) -> None:
     add_workers(parser)
     parser.add_argument("--num-batches", type=int, default=5, metavar="N", help="batches to run on (default: 5)")
     parser.add_argument("--batch-size", type=int, default=128, metavar="N", help="images in each (default: 128)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed that chooses the images (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="seed that chooses the images (default: 0)")
 
 
 def add_levels(parser: argparse.ArgumentParser) -> None:
@@ -273,6 +273,13 @@ def add_levels(parser: argparse.ArgumentParser) -> None:
         metavar="PARTS",
         help="make a progressive file, whose smaller networks have these parts of the coefficients: 0.25,0.5",
     )
+
+
+def seed(text: str) -> int:
+    """Read a whole number of 0 to 2^63 - 1, which torch's generators take."""
+    if not text.isdecimal() or int(text) >= 1 << 63:
+        raise argparse.ArgumentTypeError(f"expected a whole number of 0 to {(1 << 63) - 1}, got {text!r}")
+    return int(text)
 
 
 def numbers(text: str) -> tuple[float, ...]:

@@ -20,11 +20,11 @@ from tailcut.errors import ArgumentError
 from tailcut.files import check_output_path, write_atomically
 from tailcut.format.container.contents import decode
 from tailcut.format.container.streams import decode_values
-from tailcut.format.network.tensors import NetworkTensors, current_tensors, network_tensors
+from tailcut.format.network.tensors import current_tensors, network_tensors
 from tailcut.format.quantization import Rounding, completed, finest_eighth, types_of_others
 from tailcut.format.quantized import Coded
 from tailcut.format.quantized.values import FineStepError, step_size
-from tailcut.format.save import checked_step, compression_ratio, dense_bytes, pack
+from tailcut.format.save import checked_step, compression_ratio, dense_bytes, pack, warn_of_nothing_left
 from tailcut.format.sensitivity import Sensitivity
 from tailcut.format.step_search import COARSEST, FINEST, REFINEMENT, finest_step
 from tailcut.model_inputs import ModelInputs
@@ -147,7 +147,10 @@ def compress(
     if evaluate is not None and made.metric is None:
         made = made._replace(metric=_metric(evaluate, made.network))
     write_atomically(path, made.content)
-    _warn_of_nothing_left(network_tensors(made.network, work.edits), made.step)
+    tensors = network_tensors(made.network, work.edits)
+    numbers = [entry.values for entry in tensors.coefficients], [other.tensor for other in tensors.others]
+    hint = "; and evaluate= must be the higher the better (of a loss its negative)" if max_drop is not None else ""
+    warn_of_nothing_left(tensors, *numbers, hint=hint)
     report = _report(path, work, made, before)
     _log.info("saved %s", report)
     return report
@@ -189,18 +192,6 @@ def _metric(evaluate: Callable[[nn.Module], float], network: nn.Module) -> float
         return float(metric)
     except (TypeError, ValueError) as error:
         raise ArgumentError(f"evaluate must return a number, got {type(metric).__name__}") from error
-
-
-def _warn_of_nothing_left(tensors: NetworkTensors, step: float) -> None:
-    """Say so if the file has no weight but zeros: the step is that large, or the metric the lower the better."""
-    weights = [entry.values for entry in tensors.coefficients]
-    weights += [other.tensor for other in tensors.others if other.is_parameter and other.tensor.ndim > 1]
-    if weights and not any(bool(weight.count_nonzero()) for weight in weights):
-        _log.warning(
-            "all weights are rounded to zero at step %.3g, so the network gives the same for all inputs: give a "
-            "smaller step, or more bytes; and evaluate= must be the higher the better (of a loss its negative)",
-            step,
-        )
 
 
 class _Made(NamedTuple):

@@ -16,6 +16,8 @@ Task = Literal["classification", "segmentation", "detection"]
 Source = Literal["pixels", "coefficients"]
 Indices = Sequence[int] | range | Tensor
 
+MAX_SHOWN_SIZES = 5
+
 
 @dataclass(frozen=True)
 class StoredChannels:
@@ -99,10 +101,11 @@ class Dataset(ABC, torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         images, targets = zip(*(self[position] for position in positions), strict=True)
         if len({image.shape for image in images}) > 1:
             sizes = sorted({tuple(image.shape[1:]) for image in images})
+            some = ", ".join(map(str, sizes[:MAX_SHOWN_SIZES])) + (" ..." if len(sizes) > MAX_SHOWN_SIZES else "")
             resizing = f"open the data as {self.name}@SIDE, which resizes them all to SIDE x SIDE pixels, or "
             raise DataError(
                 f"{self.name}, split {self.split}: the images of a batch must have one size, these have (height, "
-                f"width) {', '.join(map(str, sizes))}; {resizing if self.task == 'classification' else ''}"
+                f"width) {some}; {resizing if self.task == 'classification' else ''}"
                 "use batches of one image"
             )
         return torch.stack(images), torch.stack(targets)

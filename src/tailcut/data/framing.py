@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from tailcut.errors import ArgumentError
+from tailcut.errors import ArgumentError, DataError
 
 MAX_SIDE = 4096
+MAX_PIXELS = 1 << 26  # of an image that is resized before its middle is cut out
 # Random parts: of an image's area, and their width over their height.
 AREA_RATIOS, ASPECT_RATIOS, MAX_TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10
 # A side, for the whole image squashed to a square; or the shorter side to resize to, and the side of the middle.
@@ -52,6 +53,11 @@ def framed(images: Tensor, framing: Framing) -> Tensor:
     shorter = framing[0]
     longer = int(shorter * max(height, width) / min(height, width))
     rows, columns = (shorter, longer) if height <= width else (longer, shorter)
+    if rows * columns > MAX_PIXELS:  # of a strip, one pixel high
+        raise DataError(
+            f"an image of {height} x {width} pixels, resized to {rows} x {columns} before the middle is cut out, has "
+            f"more than {MAX_PIXELS:,} pixels: take the image out, or give one side, @{side}, which squashes images"
+        )
     images = _resized(images, rows, columns)
     top, left = round((rows - side) / 2), round((columns - side) / 2)
     return images[..., top : top + side, left : left + side]
@@ -83,5 +89,8 @@ def random_part(image: Tensor, side: int, noise: torch.Generator) -> Tensor:
 def _resized(images: Tensor, height: int, width: int) -> Tensor:
     if images.shape[-2:] == (height, width):
         return images
-    resized: Tensor = interpolate(images, (height, width), mode="bilinear", antialias=True)
-    return resized
+    # Of bytes torch gives wrong columns, or none, where the result is one pixel wide.
+    in_float = width == 1 and not images.is_floating_point()
+    source = images.float() if in_float else images
+    resized: Tensor = interpolate(source, (height, width), mode="bilinear", antialias=True)
+    return resized.round().to(images.dtype) if in_float else resized

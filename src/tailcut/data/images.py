@@ -25,7 +25,7 @@ HALF = 128  # of a byte
 _PNG_SIDES, _DEPTH, _COLOUR = 16, 24, 25
 _GREY = 0  # the kind without colours and alpha
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_JPEG_START = b"\xff\xd8"
+_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 SWAPPING = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
@@ -177,6 +177,8 @@ def _opened(path: Path, content: bytes, settings: Reading) -> Iterator[Image.Ima
 
 def _decoded(path: Path, content: bytes, settings: Reading) -> Image.Image:
     """Return the decoded image with its EXIF orientation applied; raise `DataError` for a damaged file."""
+    if not settings.strict and content.startswith(_JPEG_START):
+        content += _JPEG_END  # at which libjpeg fills in what a truncated file lacks; Pillow would refuse it
     with _opened(path, content, settings) as image:
         if settings.strict and image.format != "PNG":
             _check_jpeg(content, settings)

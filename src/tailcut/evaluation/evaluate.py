@@ -358,7 +358,10 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return usable_device(name)
+    device = usable_device(name)
+    if device.type == "meta":
+        raise ArgumentError("the meta device holds no numbers: nothing can be measured there")
+    return device
 
 
 def check_outputs(outputs: object, dataset: Dataset) -> None:

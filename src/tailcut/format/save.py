@@ -14,8 +14,9 @@ from torch import nn
 
 from tailcut.errors import ArgumentError, LimitError, StructureError, TailcutError
 from tailcut.files import write_atomically
-from tailcut.format.container.contents import Contents, Level, StoredBase, Stream, encode, stream_types
+from tailcut.format.container.contents import Contents, Level, StoredBase, Stream, decode, encode, stream_types
 from tailcut.format.container.numbers import QUANTIZED, QUANTIZED_DTYPE, float_type, has_non_finite, type_number
+from tailcut.format.container.streams import decode_values
 from tailcut.format.level_streams import coefficient_streams, other_streams, quantized_payloads, stored_type
 from tailcut.format.network.levels import NetworkLevel, network_levels, warn_of_statistics
 from tailcut.format.network.tensors import NetworkTensors, OtherTensor, network_tensors
@@ -172,7 +173,23 @@ def write(model: nn.Module, path: str | Path, **settings: Any) -> SaveReport:
     )
     # Last, so that an earlier failure leaves an old file unchanged.
     write_atomically(path, content)
+    if QUANTIZED_DTYPE in (settings.get("dtype"), settings.get("other_dtype")):
+        warn_of_nothing_left(tensors, *decode_values(decode(content), tensors.coefficients, tensors.stored_others))
     return report
+
+
+def warn_of_nothing_left(
+    tensors: NetworkTensors, kept: Sequence[torch.Tensor], others: Sequence[torch.Tensor], *, hint: str = ""
+) -> None:
+    """Say so if all weights of a file are zeros: it was rounded that coarsely. `kept` and `others` are its numbers."""
+    pairs = zip(tensors.others, others, strict=True)
+    weights = [*kept, *(value for other, value in pairs if other.is_parameter and value.ndim > 1)]
+    if weights and not any(bool(weight.count_nonzero()) for weight in weights):
+        _log.warning(
+            "all weights are rounded to zero, so the network gives the same for all inputs: give a smaller step, or "
+            "more bytes%s",
+            hint,
+        )
 
 
 def _check_arguments(model: object, path: object) -> None:

@@ -196,7 +196,9 @@ class JpegFolder(torch.utils.data.Dataset[tuple[Tensor, int]]):
         top, left, rows, columns = _scaled(region, pixels.shape[1] / height, pixels.shape[2] / width)
         part = pixels[None, :, top : top + rows, left : left + columns]
         if part.shape[2:] != self.size:
-            part = interpolate(part, self.size, mode="bilinear", antialias=True)
+            # Of bytes torch gives wrong columns, or none, where the result is one pixel wide.
+            source = part.float() if self.size[1] == 1 else part
+            part = interpolate(source, self.size, mode="bilinear", antialias=True).round().to(part.dtype)
         image = part[0].flip(-1) if self.augment and _is_heads() else part[0]
         if self.transform is None:
             return image.contiguous()

@@ -1,5 +1,6 @@
 """Folders of one's own: classes and masks, trained and evaluated from the command line's names."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -139,3 +140,12 @@ def test_what_is_missing_is_said_with_what_is_there(cache: Path, flowers: Path) 
         open_dataset("folder:my/flowers", "test", roots=flowers)
     with pytest.raises(DataNotFoundError, match=r"(?s)masks:my/flowers, split val.*my/flowers/val/images and a mask"):
         open_dataset("masks:my/flowers", roots=flowers)
+
+
+def test_a_pipe_among_the_images_is_refused(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        folder = tmp_path / "pipes" / split / "a"
+        folder.mkdir(parents=True)
+        os.mkfifo(folder / "x.jpg")
+    with pytest.raises(DataError, match=r"x.jpg is no regular file, but a pipe"):
+        open_dataset("folder:pipes", "test", roots=tmp_path)

@@ -225,3 +225,11 @@ def test_a_file_whose_name_is_none_for_runs_says_where_it_comes_from(write: Writ
     path.write_text('name = "a b"\n' + path.read_text())
     with pytest.raises(RecipeError, match=r"got 'a b'$"):
         load_experiment(path)
+
+
+def test_a_variant_may_remove_the_section_that_the_others_start_from(write: Write) -> None:
+    path = write("[set]", '[set]\n"start.file" = "variant:slow"\n"regularization.initialization" = "model"')
+    path.write_text(path.read_text().replace('{ "optimizer.lr" = 0.01 }', '{ "start" = "", "optimizer.lr" = 0.01 }'))
+    slow, _, fast, _ = trials_of(load_experiment(path), "runs")
+    assert (slow.recipe.start, slow.needs) == (None, {})
+    assert fast.needs == {"start.file": ("slow", 5)}

@@ -3,6 +3,7 @@
 import itertools
 import numbers
 import random
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -131,7 +132,8 @@ def inputs_of(
     check_num_batches(num_batches)
     tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
     device = torch.device("cpu") if tensor is None else tensor.device
-    for number, batch in enumerate(itertools.islice(loader, num_batches)):
+    most = None if num_batches is None else min(num_batches, sys.maxsize)
+    for number, batch in enumerate(itertools.islice(loader, most)):
         chosen = without_targets(batch) if choose is None else choose(batch)
         inputs = model_inputs(chosen)
         if inputs is None or not any(x.ndim for x in inputs.tensors):

@@ -2,7 +2,16 @@
 
 import argparse
 
-from tailcut.cli.parser import Commands, add_command, add_data_roots, add_device, add_reading, add_workers, numbers
+from tailcut.cli.parser import (
+    Commands,
+    add_command,
+    add_data_roots,
+    add_device,
+    add_reading,
+    add_workers,
+    numbers,
+    seed,
+)
 from tailcut.printing import Report
 
 
@@ -40,7 +49,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--batch-size", type=int, default=250, metavar="N", help="images per forward pass (default: 250)"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of PGD's random starts (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of PGD's random starts (default: 0)")
     add_device(parser)
 
 

@@ -11,6 +11,7 @@ from tailcut.cli.parser import (
     add_workers,
     call,
     num_bytes,
+    seed,
 )
 from tailcut.printing import Report
 
@@ -58,7 +59,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--no-test", dest="test_split", action="store_const", const=None, help="evaluate nothing at the end"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed that chooses the images (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="seed that chooses the images (default: 0)")
 
 
 def run(arguments: argparse.Namespace) -> Report:

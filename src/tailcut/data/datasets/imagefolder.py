@@ -188,4 +188,7 @@ def _images_of(folder: Path) -> list[Path]:
     )
     if not files:
         raise DataError(f"{folder} holds no images ({', '.join(SUFFIXES)})")
+    strange = next((path for path in files if path.exists() and not (path.is_file() or path.is_dir())), None)
+    if strange is not None:  # which might never end
+        raise DataError(f"{strange} is no regular file, but a pipe, a socket or a device: take it out")
     return files

@@ -20,7 +20,7 @@ from tailcut.transform.color import RGB_TO_YCBCR
 
 _log = logging.getLogger(__name__)
 
-# Where vision transformers keep theirs: Tailcut's, torchvision's, timm's.
+# Where vision transformers keep theirs: Tailcut's, torchvision's, those like timm's.
 KNOWN_NAMES = ("patch_embedding", "conv_proj", "patch_embed.proj")
 # Counts of pixels that a module may keep to check its input by; torchvision's does.
 PIXEL_COUNTS = ("image_size", "patch_size")
@@ -49,7 +49,8 @@ def convert_patch_embedding(
         model: a vision transformer; nothing runs before its patch embedding. Or just that convolution: then it is not
             changed, and a new one is returned.
         transform: all 192 channels and full chroma, without statistics, when None. It is copied.
-        name: of the convolution in the model; that of Tailcut's, torchvision's and timm's when None.
+        name: of the convolution in the model; that of Tailcut's and torchvision's when None. Those of timm and
+            transformers check the size of what they read by numbers of their own, and are refused.
         mean: what the network's input was normalised with, for pixels of 0 to 1: (pixel - mean) / std.
         std: likewise.
         example_input: pixels that the model takes as it is, (batch, 3, height, width), sides multiples of 8. None: of

@@ -74,9 +74,11 @@ def transplant_stem(
     """Replace the stem of a trained RGB network by a fitted first layer over frequency channels. Changes the model.
 
     The old features are a function of pixels, and pixels a linear function of the channels. So the first convolution of
-    a network is a convolution over the channels of the images, up to frequencies that are not selected and to what
-    lies beyond `kernel_size` blocks: no training can do better than the linear regression. It is computed in closed
-    form (ridge regression, normal equations in float64), streamed over the loader. Everything behind the target stays.
+    a network is a convolution over the channels of the images, up to frequencies that are not selected, to what lies
+    beyond `kernel_size` blocks, and to the borders: where the network pads with zeros, the channels are padded with
+    theirs, the mean image. So normalise them with the mean that the network's input had: no training can do better than
+    the linear regression. It is computed in closed form (ridge regression, normal equations in float64), streamed over
+    the loader. Everything behind the target stays.
 
     By default the target is the first convolution, which is linear: batch norm, ReLU and pooling behind it go on as
     they are. A later target, for example "maxpool" of a ResNet, saves these too; but the ReLU between is then fitted

@@ -128,7 +128,13 @@ class Experiment(RecipeSection):
 
     def needs_of(self, variant: Variant) -> dict[str, str]:
         """Return recipe key to the name of the variant whose run it names."""
-        values = {**self.common_overrides(variant), **variant.overrides}
+        removed = tuple(key for key, value in variant.overrides.items() if value == "")
+        common = {
+            key: value
+            for key, value in self.common_overrides(variant).items()
+            if not any(key == gone or key.startswith(f"{gone}.") for gone in removed)
+        }
+        values = {**common, **variant.overrides}
         texts = {key: value for key, value in values.items() if isinstance(value, str)}
         prefix = VARIANT_PREFIX
         return {key: text.removeprefix(prefix) for key, text in texts.items() if text.startswith(prefix)}
@@ -219,9 +225,12 @@ def _trial(experiment: Experiment, variant: Variant, seed: int, folder: Path) ->
     needs = {key: (name, seed if seed in seeds[name] else seeds[name][0]) for key, name in needed.items()}
     places = {key: _run_folder(folder, *place).as_posix() for key, place in needs.items()}
     own = {"name": f"{experiment.name}/{variant.name}", "description": "", "paper": "", "training.seed": seed}
+    common = experiment.common_overrides(variant)
     overrides = [
         *override_arguments(own),
-        *override_arguments(experiment.common_overrides(variant), places),
+        *override_arguments(
+            {key: value for key, value in common.items() if key in needs or not _names_a_run(value)}, places
+        ),
         *override_arguments(variant.overrides, places),
     ]
     try:
@@ -231,6 +240,11 @@ def _trial(experiment: Experiment, variant: Variant, seed: int, folder: Path) ->
     return Trial(
         variant.name, seed, source, tuple(overrides), recipe, Run(_run_folder(folder, variant.name, seed)), needs
     )
+
+
+def _names_a_run(value: object) -> bool:
+    """Return whether a value stands for the run of a variant; one that is removed again stands for none."""
+    return isinstance(value, str) and value.startswith(VARIANT_PREFIX)
 
 
 def _run_folder(folder: Path, variant: str, seed: int) -> Path:
