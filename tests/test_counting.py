@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations
 from torch.utils.flop_counter import FlopCounterMode
 
 import tailcut
-from tailcut.counting import MacCount, count_macs, count_parameters
+from tailcut.counting import MacCount, count_macs, count_parameters, keeping_buffers
 from tailcut.errors import ArgumentError
 from tailcut.structure import create_model
 from tailcut.weights import truncated_tensors
@@ -252,3 +252,37 @@ def test_an_input_that_does_not_fit() -> None:
         count_macs(model, (torch.rand(1, 3), torch.rand(1, 3)))
     with pytest.raises(ArgumentError, match="unet: with 5 scales the input must be"):
         count_macs(create_model("unet", widths=(1, 1, 1, 1, 1)), torch.rand(1, 3, 8, 8))
+
+
+class Remembering(nn.Module):
+    """Writes to a buffer, fills another, and multiplies with a sparse one."""
+
+    calls: Tensor
+    cache: Tensor | None
+    adjacency: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(2))
+        self.register_buffer("cache", None)
+        self.register_buffer("adjacency", torch.eye(4).to_sparse())
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        if self.cache is None:
+            self.cache = torch.ones(4)
+        return torch.sparse.mm(self.adjacency, x * self.cache)
+
+
+@pytest.mark.parametrize("made_under_inference", [False, True])
+def test_buffers_are_kept(made_under_inference: bool) -> None:
+    with torch.inference_mode(made_under_inference):
+        model = Remembering()
+    with keeping_buffers(model), torch.inference_mode():
+        model(torch.rand(4, 4))
+    assert (model.calls.tolist(), model.cache) == ([0, 0], None)
+    with pytest.raises(ZeroDivisionError), keeping_buffers(model), torch.inference_mode():
+        model.calls[0] = 1 / 0
+    lazy = nn.LazyBatchNorm1d()
+    with keeping_buffers(lazy):
+        assert "running_mean" in lazy._buffers

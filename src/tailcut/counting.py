@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -192,21 +193,23 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def keeping_buffers(model: nn.Module) -> Iterator[None]:
     """Restore all buffers and their numbers after the block: a forward may count its calls, or fill one once."""
-    buffers = [
-        (module, dict(module._buffers), [(x, x.detach().clone()) for x in module._buffers.values() if x is not None])
-        for module in model.modules()
-        if module._buffers
-    ]
+    held = [(module, dict(module._buffers)) for module in model.modules() if module._buffers]
+    numbers = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if _is_comparable(buffer)]
     try:
         yield
     finally:
-        for module, held, numbers in buffers:
+        for module, buffers in held:
             module._buffers.clear()
-            module._buffers.update(held)
-            for buffer, before in numbers:
-                if not buffer.is_meta and not torch.equal(buffer, before):
-                    with torch.inference_mode(buffer.is_inference()), torch.no_grad():
-                        buffer.copy_(before)
+            module._buffers.update(buffers)
+        for buffer, before in numbers:
+            if not torch.equal(buffer, before):
+                with torch.inference_mode(buffer.is_inference()), torch.no_grad():
+                    buffer.copy_(before)
+
+
+def _is_comparable(buffer: Tensor) -> bool:
+    """Return whether torch can tell if the numbers of a buffer changed: they lie in memory, and are no sparse ones."""
+    return not (is_lazy(buffer) or buffer.is_meta or buffer.is_nested) and buffer.layout == torch.strided
 
 
 @contextmanager

@@ -272,15 +272,9 @@ def _least(counts: Mapping[int, int], limits: Limits, rate: Rate | None) -> int:
     """Return the fewest channels that a layer keeps, given how many of them each unit has."""
     width, units = sum(counts.values()), len(counts)
     at_least = math.ceil(round(units * (1 - limits.max_rate), 9))
-    # What a rate leaves is rounded down, as published; but where a unit is many channels, that takes many too many.
-    kept = (
-        0
-        if rate is None
-        else num_kept(units, rate)
-        if units == width
-        else math.ceil(round(units * (1 - rate.value), 9))
-    )
-    by_rate = max(1, at_least, kept)
+    by_rate = max(1, at_least, 0 if rate is None else num_kept(units, rate))
+    if rate is not None and units < width:  # where a unit is many channels, rounding down would take many too many
+        by_rate = max(by_rate, math.ceil(round(units * (1 - rate.value), 9)))
     return max(min(limits.min_channels, width), by_rate * (width // max(1, units)))
 
 

@@ -176,7 +176,9 @@ def _source(model: nn.Module) -> nn.Module:
         raise StructureError("the network is of TorchScript: export the torch.nn.Module that it was made from")
     projecting = [name for name, layer in source.named_modules() if isinstance(layer, nn.LSTM) and layer.proj_size]
     if projecting:  # torch's exporter gives their cells' states the size of the projection: no runtime takes that
-        raise StructureError(f"{projecting[0]} has proj_size, which torch's exporter to ONNX writes down wrongly")
+        raise StructureError(
+            f"{projecting[0] or 'the network'} has proj_size, which torch's exporter to ONNX writes down wrongly"
+        )
     if isinstance(source, Detector):
         raise StructureError(
             "a detector finds as many objects as there are, which torch's exporter cannot write down: export its "
