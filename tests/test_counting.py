@@ -271,7 +271,8 @@ class Remembering(nn.Module):
         self.calls += 1
         if self.cache is None:
             self.cache = torch.ones(4)
-        return torch.sparse.mm(self.adjacency, x * self.cache)
+        found: Tensor = torch.sparse.mm(self.adjacency, x * self.cache)
+        return found
 
 
 @pytest.mark.parametrize("made_under_inference", [False, True])

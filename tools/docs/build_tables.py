@@ -29,6 +29,7 @@ from tools.docs.combined_tables import CIFAR_ROWS, combined_table
 from tools.docs.comparisons import (
     LAYER_SCORES,
     TUNED_SCORES,
+    VGG_SCORES,
     answers,
     mean_and_spread,
     scores_compared,
@@ -190,6 +191,7 @@ def build(root: Path) -> dict[Path, str]:
             "worth": lambda: scores_compared(root / EXPERIMENTS),
             "worth-tuned": lambda: scores_compared(root / EXPERIMENTS, TUNED_SCORES),
             "worth-layers": lambda: variants_compared(root / EXPERIMENTS / "cfdp-resnet56", LAYER_SCORES),
+            "worth-vgg": lambda: variants_compared(root / EXPERIMENTS / "cfdp-vgg16-bn", VGG_SCORES),
             "attacks": lambda: attack_tables(root / ATTACKS),
             "bench": lambda: bench_tables(root / BENCH_OF["channels"], headings=False),
         },

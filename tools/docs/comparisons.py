@@ -28,6 +28,11 @@ LAYER_SCORES: tuple[Group, ...] = tuple(
     (f"spectral{ending}", [f"{other}{ending}" for other in ("l1", "fpgm", "apoz", "hrank", "random")])
     for ending in ("", "-47")
 )
+# The paper's ablations on its own network, where nothing is fine-tuned and after two epochs.
+VGG_SCORES: tuple[Group, ...] = tuple(
+    (f"all{ending}", [f"{other}{ending}" for other in ("frequency", "spectral", "spatial", "l1", "random")])
+    for ending in ("-untuned", "")
+)
 TUNED_SCORES: tuple[Group, ...] = (("spectral", ("l1", "random")),)
 
 

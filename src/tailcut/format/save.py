@@ -171,10 +171,10 @@ def write(model: nn.Module, path: str | Path, **settings: Any) -> SaveReport:
         tensors.num_dense_of_kept(),
         sum(entry.num_kept for entry in tensors.coefficients),
     )
-    # Last, so that an earlier failure leaves an old file unchanged.
-    write_atomically(path, content)
     if QUANTIZED_DTYPE in (settings.get("dtype"), settings.get("other_dtype")):
         warn_of_nothing_left(tensors, *decode_values(decode(content), tensors.coefficients, tensors.stored_others))
+    # Last, so that an earlier failure leaves an old file unchanged.
+    write_atomically(path, content)
     return report
 
 

@@ -81,15 +81,16 @@ def to_bytes(values: torch.Tensor, dtype: torch.dtype, *, name: str) -> bytes:
     values = values.detach().cpu()
     largest = overflowing(values, dtype)
     if largest is not None:
-        raise ArgumentError(f"{name}: {largest:.3g} does not fit into {type_name(dtype)}; use {_wider(dtype, largest)}")
+        raise ArgumentError(f"{name}: {largest:.3g} does not fit into {type_name(dtype)}; use {_wider(largest)}")
     _warn_of_vanishing(values, dtype, name)
     converted = values.to(dtype).contiguous()
     return _little_endian(converted.reshape(-1).view(torch.uint8), dtype).numpy().tobytes()
 
 
-def _wider(dtype: torch.dtype, largest: float) -> str:
-    """Return the words for types that hold so large a number."""
-    return "bfloat16 or float32" if largest <= torch.finfo(torch.bfloat16).max and dtype == torch.float16 else "float64"
+def _wider(largest: float) -> str:
+    """Return the words for the narrowest types that hold so large a number."""
+    fit = [dtype for dtype in (torch.bfloat16, torch.float32, torch.float64) if largest <= torch.finfo(dtype).max]
+    return " or ".join(map(type_name, fit[:2]))
 
 
 def overflowing(values: torch.Tensor, dtype: torch.dtype) -> float | None:
