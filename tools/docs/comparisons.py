@@ -29,9 +29,9 @@ LAYER_SCORES: tuple[Group, ...] = tuple(
     for ending in ("", "-47")
 )
 # The paper's ablations on its own network, where nothing is fine-tuned and after two epochs.
-VGG_SCORES: tuple[Group, ...] = tuple(
-    (f"all{ending}", [f"{other}{ending}" for other in ("frequency", "spectral", "spatial", "l1", "random")])
-    for ending in ("-untuned", "")
+VGG_SCORES: tuple[Group, ...] = (
+    ("all-untuned", ("l1-untuned", "random-untuned")),
+    ("all", ("frequency", "spectral", "spatial", "l1", "random")),
 )
 TUNED_SCORES: tuple[Group, ...] = (("spectral", ("l1", "random")),)
 
