@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tailcut.counting import keeping_buffers
 from tailcut.format.sensitivity import Block, block_of
 from tailcut.model_inputs import ModelInputs
 from tailcut.printing import logged
@@ -48,7 +47,7 @@ def input_blocks(
         if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)) and _is_plain(module)
     }
     moments = {name: moment for name, moment in moments.items() if name in stored}
-    with ExitStack() as hooks, torch.no_grad(), keeping_buffers(model):
+    with ExitStack() as hooks, torch.no_grad():
         for moment in moments.values():
             hooks.enter_context(moment.layer.register_forward_pre_hook(moment.take))
         for batch in logged(inputs, "batches whose moments are measured", len(inputs)) if moments else ():

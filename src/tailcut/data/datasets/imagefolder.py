@@ -1,5 +1,6 @@
 """Images in one folder per class, and Imagenette, ten classes of ImageNet, in that form."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -183,12 +184,11 @@ def open_imagenet(split: str, *, size: Framing = 224, roots: Roots = None) -> Fo
 
 
 def _images_of(folder: Path) -> list[Path]:
-    files = sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-    )
-    if not files:
+    with os.scandir(folder) as entries:  # knows what regular files are without a look at each
+        found = [entry for entry in entries if Path(entry.name).suffix.lower() in SUFFIXES and entry.name[0] != "."]
+    if not found:
         raise DataError(f"{folder} holds no images ({', '.join(SUFFIXES)})")
-    strange = next((path for path in files if path.exists() and not (path.is_file() or path.is_dir())), None)
-    if strange is not None:  # which might never end
-        raise DataError(f"{strange} is no regular file, but a pipe, a socket or a device: take it out")
-    return files
+    for entry in found:
+        if not entry.is_file() and not entry.is_dir() and Path(entry.path).exists():  # it might never end
+            raise DataError(f"{entry.path} is no regular file, but a pipe, a socket or a device: take it out")
+    return sorted(Path(entry.path) for entry in found)

@@ -123,18 +123,17 @@ class Experiment(RecipeSection):
         return self.seeds if variant.seeds is None else variant.seeds
 
     def common_overrides(self, variant: Variant) -> dict[str, Any]:
-        """Return the experiment's, where the recipe is the experiment's too; the variant's come after them."""
-        return self.overrides if variant.recipe is None else {}
+        """Return the experiment's that the variant does not remove, where the recipe is the experiment's too."""
+        removed = [key for key, value in variant.overrides.items() if value == ""]
+        return {
+            key: value
+            for key, value in (self.overrides if variant.recipe is None else {}).items()
+            if not any(key == gone or key.startswith(f"{gone}.") for gone in removed)
+        }
 
     def needs_of(self, variant: Variant) -> dict[str, str]:
         """Return recipe key to the name of the variant whose run it names."""
-        removed = tuple(key for key, value in variant.overrides.items() if value == "")
-        common = {
-            key: value
-            for key, value in self.common_overrides(variant).items()
-            if not any(key == gone or key.startswith(f"{gone}.") for gone in removed)
-        }
-        values = {**common, **variant.overrides}
+        values = {**self.common_overrides(variant), **variant.overrides}
         texts = {key: value for key, value in values.items() if isinstance(value, str)}
         prefix = VARIANT_PREFIX
         return {key: text.removeprefix(prefix) for key, text in texts.items() if text.startswith(prefix)}
@@ -225,12 +224,9 @@ def _trial(experiment: Experiment, variant: Variant, seed: int, folder: Path) ->
     needs = {key: (name, seed if seed in seeds[name] else seeds[name][0]) for key, name in needed.items()}
     places = {key: _run_folder(folder, *place).as_posix() for key, place in needs.items()}
     own = {"name": f"{experiment.name}/{variant.name}", "description": "", "paper": "", "training.seed": seed}
-    common = experiment.common_overrides(variant)
     overrides = [
         *override_arguments(own),
-        *override_arguments(
-            {key: value for key, value in common.items() if key in needs or not _names_a_run(value)}, places
-        ),
+        *override_arguments(experiment.common_overrides(variant), places),
         *override_arguments(variant.overrides, places),
     ]
     try:
@@ -240,11 +236,6 @@ def _trial(experiment: Experiment, variant: Variant, seed: int, folder: Path) ->
     return Trial(
         variant.name, seed, source, tuple(overrides), recipe, Run(_run_folder(folder, variant.name, seed)), needs
     )
-
-
-def _names_a_run(value: object) -> bool:
-    """Return whether a value stands for the run of a variant; one that is removed again stands for none."""
-    return isinstance(value, str) and value.startswith(VARIANT_PREFIX)
 
 
 def _run_folder(folder: Path, variant: str, seed: int) -> Path:
