@@ -4,9 +4,9 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from tailcut.errors import ArgumentError, DataError
+from tailcut.transform.resizing import resized
 
 MAX_SIDE = 4096
 MAX_PIXELS = 1 << 26  # of an image that is resized before its middle is cut out
@@ -48,7 +48,7 @@ def framed(images: Tensor, framing: Framing) -> Tensor:
     """
     side = side_of(framing)
     if isinstance(framing, int):
-        return _resized(images, side, side)
+        return resized(images, side, side)
     height, width = images.shape[-2:]
     shorter = framing[0]
     longer = int(shorter * max(height, width) / min(height, width))
@@ -58,7 +58,7 @@ def framed(images: Tensor, framing: Framing) -> Tensor:
             f"an image of {height} x {width} pixels, resized to {rows} x {columns} before the middle is cut out, has "
             f"more than {MAX_PIXELS:,} pixels: take the image out, or give one side, @{side}, which squashes images"
         )
-    images = _resized(images, rows, columns)
+    images = resized(images, rows, columns)
     top, left = round((rows - side) / 2), round((columns - side) / 2)
     return images[..., top : top + side, left : left + side]
 
@@ -83,14 +83,4 @@ def random_part(image: Tensor, side: int, noise: torch.Generator) -> Tensor:
         rows = min(height, round(width / ASPECT_RATIOS[0]))
         columns = min(width, round(height * ASPECT_RATIOS[1]))
         top, left = (height - rows) // 2, (width - columns) // 2
-    return _resized(image[None, :, top : top + rows, left : left + columns], side, side)[0]
-
-
-def _resized(images: Tensor, height: int, width: int) -> Tensor:
-    if images.shape[-2:] == (height, width):
-        return images
-    # Of bytes torch gives wrong columns, or none, where the result is one pixel wide.
-    in_float = width == 1 and not images.is_floating_point()
-    source = images.float() if in_float else images
-    resized: Tensor = interpolate(source, (height, width), mode="bilinear", antialias=True)
-    return resized.round().to(images.dtype) if in_float else resized
+    return resized(image[None, :, top : top + rows, left : left + columns], side, side)[0]

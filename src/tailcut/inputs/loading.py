@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, default_collate
 
 from tailcut.errors import ArgumentError, DataError, MissingExtraError, first_line
@@ -27,6 +26,7 @@ from tailcut.inputs.transform.compiled import CompiledTransform, is_installed
 from tailcut.jpeg.limits import check_max_pixels
 from tailcut.jpeg.markers import read_outline
 from tailcut.transform.block import BLOCK_SIZE
+from tailcut.transform.resizing import resized
 
 logger = logging.getLogger(__name__)
 
@@ -194,11 +194,7 @@ class JpegFolder(torch.utils.data.Dataset[tuple[Tensor, int]]):
         decoded = torch.from_numpy(self._decode(data, stored, divisor))
         pixels = turned_upright(decoded.permute(2, 0, 1), orientation)
         top, left, rows, columns = _scaled(region, pixels.shape[1] / height, pixels.shape[2] / width)
-        part = pixels[None, :, top : top + rows, left : left + columns]
-        if part.shape[2:] != self.size:
-            # Of bytes torch gives wrong columns, or none, where the result is one pixel wide.
-            source = part.float() if self.size[1] == 1 else part
-            part = interpolate(source, self.size, mode="bilinear", antialias=True).round().to(part.dtype)
+        part = resized(pixels[None, :, top : top + rows, left : left + columns], *self.size)
         image = part[0].flip(-1) if self.augment and _is_heads() else part[0]
         if self.transform is None:
             return image.contiguous()
