@@ -23,10 +23,10 @@ def test_another_least_count() -> None:
 
 @pytest.mark.parametrize("dropout", [0, 0.0, 0.5, 0.999])
 def test_shares_below_one_pass(dropout: float) -> None:
-    check_dropout("net", dropout)
+    check_dropout("net", dropout=dropout)
 
 
 @pytest.mark.parametrize("dropout", [-0.1, 1, 1.0, 7, float("nan"), "0.5", None, False])
 def test_other_shares_are_refused(dropout: object) -> None:
     with pytest.raises(ArgumentError, match=f"net: dropout must be a number from 0 up to 1, not .*, got {dropout!r}"):
-        check_dropout("net", dropout)  # type: ignore[arg-type]
+        check_dropout("net", dropout=dropout)  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from torch.nn import functional as f
 from tailcut.counting import count_macs, count_parameters
 from tailcut.errors import ArgumentError
 from tailcut.models import VisionTransformer
+from tailcut.models.vit import without_patches
 
 
 def test_counts_of_frequency_regularization() -> None:
@@ -62,6 +63,31 @@ def test_forward() -> None:
     assert not torch.equal(model.train()(x), model(x)), "dropout is drawn in training"
 
 
+def test_patch_dropout_keeps_the_class_token_and_whole_patches() -> None:
+    torch.manual_seed(0)
+    tokens = torch.arange(9.0).expand(50, 9).unsqueeze(2).repeat(1, 1, 3) + torch.tensor([0.0, 0.25, 0.5])
+    kept = without_patches(tokens, 0.7)
+    assert kept.shape == (50, 3, 3)  # the class token and 30 % of eight patches
+    places = kept[:, :, 0]
+    assert torch.equal(kept, places.unsqueeze(2) + torch.tensor([0.0, 0.25, 0.5]))
+    assert (places[:, 0] == 0).all()
+    assert (places.diff(dim=1) > 0).all(), "each patch once, in order"
+    assert set(places[:, 1:].flatten().tolist()) == set(range(1, 9)), "each image draws its own"
+    assert without_patches(tokens, 0.99).shape == (50, 2, 3), "one patch is left at least"
+
+
+def test_patch_dropout_is_of_training_alone() -> None:
+    torch.manual_seed(0)
+    model = VisionTransformer(width=8, num_heads=2, depth=2, mlp_width=4, patch_dropout=0.5)
+    tokens: list[int] = []
+    model.blocks.register_forward_hook(lambda _module, args, _output: tokens.append(args[0].shape[1]))
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        model.train()(x)
+        assert torch.equal(model.eval()(x), model(x))
+    assert tokens == [33, 65, 65]
+
+
 def test_class_token_and_position_are_trained() -> None:
     torch.manual_seed(0)
     model = VisionTransformer(width=8, num_heads=2, depth=1, mlp_width=4)
@@ -80,6 +106,7 @@ def test_class_token_and_position_are_trained() -> None:
         ({"num_heads": 7}, "width must be a multiple of num_heads, got width=512, num_heads=7"),
         ({"patch_size": 0}, "patch_size must be"),
         ({"dropout": -1}, "dropout must be"),
+        ({"patch_dropout": 1}, "patch_dropout must be"),
     ],
 )
 def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:

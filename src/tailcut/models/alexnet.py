@@ -52,7 +52,7 @@ class AlexNet(nn.Module):
     ) -> None:
         super().__init__()
         check_channels("alexnet", num_classes=num_classes, width=width, hidden=hidden)
-        check_dropout("alexnet", dropout)
+        check_dropout("alexnet", dropout=dropout)
         if resize != 0:
             check_channels("alexnet", at_least=SMALLEST_SIDE, resize=resize)
         self.resize = nn.Upsample((resize, resize), mode="bilinear") if resize else nn.Identity()

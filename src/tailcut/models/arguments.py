@@ -14,7 +14,8 @@ def check_channels(model: str, *, at_least: int = 1, **counts: int) -> None:
             )
 
 
-def check_dropout(model: str, dropout: float) -> None:
-    """Raise `ArgumentError` unless `dropout` is a number from 0 up to 1, not included."""
-    if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
-        raise ArgumentError(f"{model}: dropout must be a number from 0 up to 1, not included, got {dropout!r}")
+def check_dropout(model: str, **shares: float) -> None:
+    """Raise `ArgumentError` unless each share is a number from 0 up to 1, not included."""
+    for name, share in shares.items():
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < 1:
+            raise ArgumentError(f"{model}: {name} must be a number from 0 up to 1, not included, got {share!r}")

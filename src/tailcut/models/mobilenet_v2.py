@@ -60,7 +60,7 @@ class MobileNetV2(nn.Module):
     ) -> None:
         super().__init__()
         check_channels(name, num_classes=num_classes)
-        check_dropout(name, dropout)
+        check_dropout(name, dropout=dropout)
         _check_multiplier(name, width_multiplier)
         # No module where there is nothing to do: files know modules by their places.
         self.normalize = normalization(name, normalize)

@@ -37,7 +37,7 @@ class VGG(nn.Module):
     def __init__(self, name: str, batch_norm: bool, num_classes: int, width: int, hidden: int, dropout: float) -> None:
         super().__init__()
         check_channels(name, num_classes=num_classes, width=width, hidden=hidden)
-        check_dropout(name, dropout)
+        check_dropout(name, dropout=dropout)
         self.features = nn.Sequential(*convolutions(VGG16, width, batch_norm=batch_norm, bias=True))
         self.avgpool = nn.AdaptiveAvgPool2d(POOLED_SIDE)
         self.classifier = nn.Sequential(

@@ -36,10 +36,12 @@ class VisionTransformer(nn.Module):
         num_classes: how many classes there are.
         dropout: share of numbers that are dropped in training: of embedded tokens, of what an MLP's hidden layer
             gives, and of what each half of a block adds.
+        patch_dropout: share of the patches that training leaves out, drawn anew for each image (Liu et al.,
+            "PatchDropout", 2023); a step costs that much less. A trained network takes all patches.
 
     Raises:
         ArgumentError: a count is not from 1 to 65,536, `image_size` no multiple of `patch_size`, `width` none of
-            `num_heads`, or `dropout` not from 0 to 1.
+            `num_heads`, or `dropout` or `patch_dropout` not from 0 to 1.
     """
 
     def __init__(
@@ -53,14 +55,16 @@ class VisionTransformer(nn.Module):
         mlp_width: int = 512,
         num_classes: int = 10,
         dropout: float = 0.0,
+        patch_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         check_channels("vit", image_size=image_size, patch_size=patch_size, width=width, depth=depth)
         check_channels("vit", num_heads=num_heads, mlp_width=mlp_width, num_classes=num_classes)
-        check_dropout("vit", dropout)
+        check_dropout("vit", dropout=dropout, patch_dropout=patch_dropout)
         _check_divides("image_size", image_size, "patch_size", patch_size)
         _check_divides("width", width, "num_heads", num_heads)
         num_tokens = (image_size // patch_size) ** 2 + 1
+        self.patch_dropout = patch_dropout
         self.patch_embedding = nn.Conv2d(3, width, patch_size, patch_size)
         self.class_token = nn.Parameter(torch.zeros(1, 1, width))
         self.position = nn.Parameter(torch.empty(1, num_tokens, width))
@@ -81,10 +85,25 @@ class VisionTransformer(nn.Module):
         """Logits (batch, num_classes) of images (batch, 3, image_size, image_size)."""
         patches = self.patch_embedding(x).flatten(2).transpose(1, 2)  # (batch, patches, width)
         first = self.class_token.expand(x.shape[0], -1, -1)
-        tokens = self.dropout(torch.cat([first, patches], dim=1) + self.position)
+        tokens = torch.cat([first, patches], dim=1) + self.position
+        if self.training and self.patch_dropout > 0:
+            tokens = without_patches(tokens, self.patch_dropout)
+        tokens = self.dropout(tokens)
         tokens = self.norm(self.blocks(tokens))
         logits: Tensor = self.head(tokens[:, 0])
         return logits
+
+
+def without_patches(tokens: Tensor, share: float) -> Tensor:
+    """Tokens (batch, 1 + kept, width): the first, and as many of the others as `share` leaves, at least one.
+
+    Which are kept is drawn for each image; they stay in their order.
+    """
+    batch, num_tokens, width = tokens.shape
+    kept = max(round((num_tokens - 1) * (1 - share)), 1)
+    drawn = torch.rand(batch, num_tokens - 1, device=tokens.device).topk(kept, dim=1).indices.sort(dim=1).values
+    places = torch.cat([drawn.new_zeros(batch, 1), drawn + 1], dim=1)
+    return tokens.gather(1, places.unsqueeze(2).expand(-1, -1, width))
 
 
 class Block(nn.Module):
