@@ -143,7 +143,9 @@ def test_tests_mirror_the_packages() -> None:
         folder = (REPOSITORY / "tests" / path.relative_to(SOURCE)).parent
         dotted = ".".join(("tailcut", *path.relative_to(SOURCE).with_suffix("").parts))
         parent, _, stem = dotted.rpartition(".")
-        named = re.compile(rf"{re.escape(dotted)}\b|from {re.escape(parent)} import .*\b{stem}\b|tailcut\(\"{stem}\"")
+        named = re.compile(
+            rf"{re.escape(dotted)}\b|from {re.escape(parent)} import (\([^)]*|.*)\b{stem}\b|tailcut\(\"{stem}\""
+        )
         tests = [text.read_text(encoding="utf-8") for text in folder.glob("test_*.py")]
         if not (folder / f"test_{path.name}").is_file() and not any(named.search(text) for text in tests):
             missing.append(path.relative_to(SOURCE).as_posix())

@@ -6,7 +6,17 @@ import pytest
 import torch
 
 import tailcut
-from tailcut.export_c.lowering import activations, attention, layers, norms, permutation, pointwise, recurrent, resizing
+from tailcut.export_c.lowering import (
+    activations,
+    attention,
+    layers,
+    norms,
+    permutation,
+    pointwise,
+    recurrent,
+    resizing,
+    shapes,
+)
 from tailcut.export_c.lowering.graph import op_name
 from tailcut.export_c.lowering.lowering import four
 from tailcut.export_c.lowering.operations import HANDLERS
@@ -22,7 +32,7 @@ def test_weights_have_two_axes_of_channels() -> None:
 
 
 def test_the_operations_are_those_of_their_modules() -> None:
-    for module in (activations, attention, layers, norms, permutation, pointwise, recurrent, resizing):
+    for module in (activations, attention, layers, norms, permutation, pointwise, recurrent, resizing, shapes):
         assert module.HANDLERS
         assert set(module.HANDLERS) <= set(HANDLERS)
 

@@ -126,7 +126,7 @@ def _check(stage: Stage) -> None:
         wrong = "softmax (give out what it reads: the largest is the same)"
     elif stage.kind == Kind.TABLE:
         wrong = "a number for each place"
-    elif stage.kind > Kind.SOFTMAX:
+    elif stage.kind > Kind.SOFTMAX and stage.kind != Kind.PERMUTE:
         wrong = stage.kind.name.lower().replace("_", " ")
     if stage.value.window.stride == ADAPTIVE:
         wrong = "an adaptive pooling of which neither size divides the other"

@@ -33,7 +33,7 @@ from tailcut.export_c.integer.program import (
     shift_of,
 )
 from tailcut.export_c.integer.weights import MAX_BITS, MOST
-from tailcut.export_c.program.program import Kind, Leaf, Map, Op, Operation, Resampling, Segment
+from tailcut.export_c.program.program import Kind, Leaf, Map, Op, Operation, Resampling, Segment, Stage
 
 NO_EXPONENT = -32768
 NUMBERS_AT_ONCE = 1 << 22
@@ -159,6 +159,8 @@ class _Run:
 
     def _write(self, item: IntegerStage, numbers: Ints, exponents: Ints) -> None:
         stored, shift = _stored(numbers, item.out_bits)
+        if item.stage.kind == Kind.PERMUTE:
+            stored = _permuted(item.stage, stored)
         self.maps[id(item.stage.out)] = stored, exponents + shift
         norm = item.stage.norm
         if norm is not None:
@@ -385,6 +387,19 @@ def _applied(op: Op, rows: Ints, unit: Ints, row_bits: int) -> Ints:
     return limited
 
 
+def _permuted(stage: Stage, numbers: Ints) -> Ints:
+    """Return (images, channels, rows, columns) as the map that a stage writes with its strides."""
+    if stage.out is None:
+        raise TypeError("a stage that writes a map")
+    places = sum(
+        np.arange(size).reshape([-1 if axis == own else 1 for axis in range(3)]) * stage.strides[own]
+        for own, size in enumerate(numbers.shape[1:])
+    )
+    memory = np.zeros((len(numbers), stage.out.floats), np.int64)
+    memory[:, np.ravel(places)] = numbers.reshape(len(numbers), -1)
+    return memory.reshape(len(numbers), stage.out.height, stage.out.channels, stage.out.width).swapaxes(1, 2)
+
+
 def _resampled(item: IntegerStage, rows: Ints) -> Ints:
     value = item.stage.value
     if value.resampling == Resampling.AS_IT_IS:
@@ -431,4 +446,8 @@ def _picked(item: IntegerStage, axis: int) -> Ints:
     size, source = value.size[axis], value.source[axis]
     if value.resampling == Resampling.NEAREST:
         return np.arange(size) * source // size
-    return np.clip(np.arange(size) * value.window.stride[axis] - value.window.padding[axis], 0, source - 1)
+    places = np.arange(size) * value.window.stride[axis] - value.window.padding[axis]
+    if value.is_reflected:
+        places = np.abs(places)
+        return np.where(places < source, places, 2 * (source - 1) - places)
+    return np.clip(places, 0, source - 1)

@@ -10,7 +10,7 @@ from tailcut.export_c.integer.memory import mix_numbers
 from tailcut.export_c.integer.program import IntegerProgram, IntegerStage
 from tailcut.export_c.integer.weights import IntegerWeight
 from tailcut.export_c.program.memory import stack_depth
-from tailcut.export_c.program.program import Kind, Leaf, Map, Norm, Op, Operation, Value
+from tailcut.export_c.program.program import Kind, Leaf, Norm, Op, Operation, Value
 from tailcut.export_c.program.weights import Floats, StoredNumbers
 from tailcut.export_c.writing.tables import (
     NONE,
@@ -20,6 +20,7 @@ from tailcut.export_c.writing.tables import (
     bytes_of,
     map_fields,
     number_type,
+    out_fields,
     part_fields,
     size_fields,
     weight_fields,
@@ -160,9 +161,9 @@ class IntegerTables:
         stage, value = item.stage, item.stage.value
         at = self._value(value, item)
         fields: dict[str, Any] = {
-            "out": map_fields(Map(0, 0, 0, offset=0) if stage.out is None else stage.out),
+            "out": out_fields(stage),
             "scratch": stage.scratch_offset,
-            "output_offset": stage.output_offset,
+            "detail": stage.strides[2] if stage.kind == Kind.PERMUTE else stage.output_offset,
             "weight": self._weight(item.weight),
             "mix": mix_numbers(item),
             "groups": stage.groups,
@@ -191,6 +192,7 @@ def used_features(program: IntegerProgram) -> set[str]:
         stage, value = item.stage, item.stage.value
         found |= {stage.kind.name, value.resampling.name}
         found |= {"STATS"} if stage.norm is not None else set()
+        found |= {"REFLECT"} if value.is_reflected else set()
         ops = [op for segment in value.segments for op in segment.ops] + [*value.ops]
         names = {"FUNCTION" if op.kind in FUNCTIONS else op.kind.name for op in ops if op.leaf is None}
         found |= names if item.weight is None else set()

@@ -1,4 +1,7 @@
-"""Edges of maps: zeros around them, the largest of all rows or columns, rows and columns from a later one on."""
+"""Edges of maps, and what is one number of a whole axis.
+
+Zeros around maps; the largest of all rows, columns or channels; sums of channels; rows and columns from a later one on.
+"""
 
 from dataclasses import replace
 
@@ -47,6 +50,23 @@ def largest(low: Lowering, value: Value, axes: set[int]) -> Value:
         size = -(-value.size[0] // kernel[0]), -(-value.size[1] // kernel[1])
         value = replace(value, size=size, resampling=Resampling.MAX, window=Window(kernel, kernel))
     return value
+
+
+def largest_of_channels(low: Lowering, value: Value) -> Value:
+    """Return the largest number of all channels at each place of a value.
+
+    The channels become rows, of which the largest is pooled.
+    """
+    turned = low.permuted(value, [(0, 1), (1, 0), (2, 2)])
+    return low.permuted(largest(low, turned, {2}), [(0, 1), (2, 2)])
+
+
+def sum_of_channels(low: Lowering, value: Value) -> Value:
+    """Return the sum of all channels at each place of a value: a convolution by ones."""
+    channels, out = value.channels, Map(1, *value.size)
+    sizes = 1, channels, 1, 1
+    low.add(Stage(Kind.CONV, value, out, Weight("ones", np.ones(channels, np.float32), sizes, sizes)))
+    return of_leaf(Leaf(out, 1, *out.size))
 
 
 def from_on(low: Lowering, value: Value, axis: int, begin: int, step: int = 1) -> Value:

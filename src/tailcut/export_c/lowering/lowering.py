@@ -3,7 +3,7 @@
 import difflib
 import inspect
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, fx
 from tailcut.errors import StructureError
 from tailcut.export_c.lowering.graph import check_changes_in_place, computed, join_means, layer_name, op_name, rank
 from tailcut.export_c.lowering.heads.join import join_heads
+from tailcut.export_c.lowering.rearranging.join import join_rearrangements
 from tailcut.export_c.lowering.sequences import (
     channels_last,
     given_constant,
@@ -80,6 +81,7 @@ class Lowering:
         is_vertical: whether sequences are maps of one column, not of one row.
         states: the last states of recurrent layers, one behind the other, by the name of their node.
         given_last: names of nodes that give the last state of a recurrent layer in place of all of them.
+        joined: maps that were written one behind the other, by the nodes that gave them.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Lowering:
         self.values: dict[str, Value] = {}
         self.states: dict[str, Value] = {}
         self.given_last: set[str] = set()
+        self.joined: dict[tuple[fx.Node, ...], Value] = {}
         self.attends = self.is_vertical = False
         self._where = ""
         self._handlers = handlers
@@ -107,6 +110,7 @@ class Lowering:
             StructureError: an operation or layer has no form here.
         """
         self.attends = join_heads(graph, self.constants, self.name_of)
+        join_rearrangements(graph, self.constants)
         self.is_vertical = rows_of_sequences(graph, self.constants, self.name_of)
         check_changes_in_place(graph)
         join_means(graph)
@@ -232,9 +236,10 @@ class Lowering:
             sizes[two] = given[one]
         for one, two in axes:
             strides[one] = (sizes[2], sizes[0] * sizes[2], 1)[two]
-        return self._written(value, Map(sizes[0], sizes[1], sizes[2]), strides)
+        return self.written(value, Map(sizes[0], sizes[1], sizes[2]), strides)
 
-    def _written(self, value: Value, out: Map, strides: list[int]) -> Value:
+    def written(self, value: Value, out: Map, strides: Sequence[int]) -> Value:
+        """Write a value to memory, its channels, rows and columns so far apart from one to the next."""
         self.add(Stage(Kind.PERMUTE, value, out, strides=(strides[0], strides[1], strides[2])))
         return of_leaf(Leaf(out, out.channels, *out.size))
 
@@ -252,7 +257,7 @@ class Lowering:
         if found is None or not found.map.has_strides((strides[0], strides[1], strides[2])):
             sizes = [size for letter, size in zip(order, shape, strict=True) if letter != "n"]
             rows, channels, columns = (1, 1, 1, *sizes)[-3:]
-            return self._written(value, Map(channels, rows, columns), strides).leaves()[0].map
+            return self.written(value, Map(channels, rows, columns), strides).leaves()[0].map
         return found.map
 
     def seen(

@@ -8,7 +8,7 @@ from torch import fx
 
 from tailcut.errors import StructureError
 from tailcut.export_c.lowering.graph import rank
-from tailcut.export_c.lowering.lowering import Handlers, Lowering, has_channels
+from tailcut.export_c.lowering.lowering import LARGEST, Handlers, Lowering, has_channels
 from tailcut.export_c.lowering.places import table_of, with_table
 from tailcut.export_c.lowering.sequences import axis_of, given_constant, given_shape
 from tailcut.export_c.program.program import Kind, Leaf, Map, Op, Operation, Resampling, Segment, Stage, Value, of_leaf
@@ -19,7 +19,13 @@ HANDLERS = Handlers()
 
 def _binary(low: Lowering, one: Any, two: Any, kind: Operation, factor: float = 1.0) -> Value:
     """Return a sum or product of two maps, the second times a factor."""
-    values = [low.plain(one), low.plain(two) if factor == 1 else _scaled(low.plain(two), factor, 0.0)]
+    values = _of_one_shape(low, one, two)
+    return _of_two(low, [values[0], values[1] if factor == 1 else _scaled(values[1], factor, 0.0)], kind)
+
+
+def _of_one_shape(low: Lowering, one: Any, two: Any) -> list[Value]:
+    """Return two maps as plain values of one shape."""
+    values = [low.plain(one), low.plain(two)]
     if rank(one) == rank(two) == 4:
         values = [_as_large_as(low, *pair) for pair in (values, values[::-1])]
         values = [_as_many_as(low, *pair) for pair in (values, values[::-1])]
@@ -29,7 +35,7 @@ def _binary(low: Lowering, one: Any, two: Any, kind: Operation, factor: float = 
             f"two maps of different shapes, {shapes[0]} and {shapes[1]}; "
             "C code knows equal ones, or one row, one column or one number of each channel with a map"
         )
-    return _of_two(low, values, kind)
+    return values
 
 
 def _of_two(low: Lowering, values: list[Value], kind: Operation) -> Value:
@@ -124,6 +130,39 @@ def _mul(low: Lowering, node: fx.Node, one: Any, two: Any) -> Value:
 @HANDLERS.register("square", "square_")
 def _square(low: Lowering, node: fx.Node, x: fx.Node) -> Value:
     return _binary(low, x, x, Operation.MULTIPLY)
+
+
+@HANDLERS.register("abs", "abs_")
+def _abs(low: Lowering, node: fx.Node, x: fx.Node) -> Value:
+    return low.value(x).then(Op(Operation.LEAKY, low=-1.0))
+
+
+@HANDLERS.register("maximum")
+def _maximum(low: Lowering, node: fx.Node, one: fx.Node, two: fx.Node) -> Value:
+    return larger(low, one, two)
+
+
+@HANDLERS.register("minimum")
+def _minimum(low: Lowering, node: fx.Node, one: fx.Node, two: fx.Node) -> Value:
+    return smaller(low, one, two)
+
+
+def larger(low: Lowering, one: fx.Node, two: fx.Node) -> Value:
+    """Return the larger numbers of two maps, at each place: two + relu(one - two)."""
+    values = _of_one_shape(low, one, two)
+    return _of_two(low, [_above(low, values), values[1]], Operation.ADD)
+
+
+def smaller(low: Lowering, one: fx.Node, two: fx.Node) -> Value:
+    """Return the smaller numbers of two maps, at each place: one - relu(one - two)."""
+    values = _of_one_shape(low, one, two)
+    return _of_two(low, [_scaled(_above(low, values), -1.0, 0.0), values[0]], Operation.ADD)
+
+
+def _above(low: Lowering, values: list[Value]) -> Value:
+    """Return by how much the first of two plain values is above the second, else 0."""
+    difference = _of_two(low, [values[0], _scaled(values[1], -1.0, 0.0)], Operation.ADD)
+    return difference.then(Op(Operation.CLAMP, low=0.0, high=LARGEST))
 
 
 @HANDLERS.register("pow", "pow_")

@@ -1,46 +1,30 @@
-"""Pooling, enlargement, parts of maps, concatenation and other shapes in a program."""
+"""Pooling, sums and largest numbers along axes, enlargement in a program."""
 
 from dataclasses import replace
-from itertools import accumulate
 from typing import Any
 
-import torch
 from torch import fx
 
 from tailcut.errors import StructureError
-from tailcut.export_c.lowering.edges import from_on, largest, padded
-from tailcut.export_c.lowering.graph import op_name, rank
+from tailcut.export_c.lowering.edges import largest, largest_of_channels, sum_of_channels
+from tailcut.export_c.lowering.graph import rank
 from tailcut.export_c.lowering.lowering import MAX_WINDOW, Handlers, Lowering, pair, resampled, size_of, window
-from tailcut.export_c.lowering.permutation import seen_otherwise
-from tailcut.export_c.lowering.places import joined_places
-from tailcut.export_c.lowering.sequences import axis_of, given_shape, is_canonical, recurrence_of
-from tailcut.export_c.program.program import (
-    ADAPTIVE,
-    Kind,
-    Leaf,
-    Map,
-    Op,
-    Operation,
-    Resampling,
-    Segment,
-    Value,
-    Window,
-    joined_channels,
-    whole_leaf,
-)
+from tailcut.export_c.lowering.pointwise import larger, smaller
+from tailcut.export_c.lowering.sequences import axis_of, given_shape
+from tailcut.export_c.program.program import ADAPTIVE, Kind, Op, Operation, Resampling, Value, Window
 
 HANDLERS = Handlers()
 
 
-def _check_map(x: fx.Node) -> None:
+def check_map(x: fx.Node) -> None:
     """Raise `StructureError` unless a node gives (1, channels, height, width)."""
     if rank(x) != 4:
         raise StructureError(f"of {given_shape(x)}; C code knows it of (1, channels, height, width)")
 
 
-def _poolable(low: Lowering, x: fx.Node) -> Value:
+def poolable(low: Lowering, x: fx.Node) -> Value:
     """Plain, and of maps that have the size they are read in."""
-    _check_map(x)
+    check_map(x)
     return low.unresized(low.plain(x))
 
 
@@ -57,7 +41,7 @@ def _max_pool2d(
 ) -> Value:
     if pair(dilation) != (1, 1):
         raise StructureError(f"max pooling with dilation={dilation}; C code knows dilation=1")
-    value, by = _poolable(low, x), window(kernel, stride or kernel, padding)
+    value, by = poolable(low, x), window(kernel, stride or kernel, padding)
     if max(by.kernel) > MAX_WINDOW and by.kernel == value.size and by.padding == (0, 0):
         return largest(low, value, {2, 3})
     return resampled(value, node, Resampling.MAX, by)
@@ -76,7 +60,7 @@ def _avg_pool2d(
     divisor_override: Any = None,
 ) -> Value:
     by = window(kernel, stride or kernel, padding)
-    value = _poolable(low, x)
+    value = poolable(low, x)
     if divisor_override is None and by.kernel == value.size and by.padding == (0, 0):
         return low.stored(value, Kind.MEAN)
     fits = [
@@ -94,22 +78,22 @@ def _avg_pool2d(
 
 @HANDLERS.register("adaptive_avg_pool2d")
 def _adaptive_avg_pool2d(low: Lowering, node: fx.Node, x: fx.Node, size: Any) -> Value:
-    _check_map(x)
+    check_map(x)
     value, wanted = low.value(x), size_of(node)
     if value.size == wanted:
         return value
     if wanted == (1, 1):
         return low.stored(value, Kind.MEAN)
     if not any(part % full for full, part in zip(value.size, wanted, strict=True)):  # each mean is of one pixel
-        return resampled(_poolable(low, x), node, Resampling.NEAREST)
-    return resampled(_poolable(low, x), node, Resampling.AVERAGE, _steps(x, wanted), True)
+        return resampled(poolable(low, x), node, Resampling.NEAREST)
+    return resampled(poolable(low, x), node, Resampling.AVERAGE, _steps(x, wanted), True)
 
 
 @HANDLERS.register("adaptive_max_pool2d")
 def _adaptive_max_pool2d(low: Lowering, node: fx.Node, x: fx.Node, size: Any) -> Value:
     """Return the largest numbers; their places, which torch gives too, are refused by `getitem`."""
-    _check_map(x)
-    value, wanted = _poolable(low, x), (int(node.meta["val"][0].shape[2]), int(node.meta["val"][0].shape[3]))
+    check_map(x)
+    value, wanted = poolable(low, x), (int(node.meta["val"][0].shape[2]), int(node.meta["val"][0].shape[3]))
     if wanted == (1, 1):
         return largest(low, value, {2, 3})
     steps = _steps(x, wanted)
@@ -133,7 +117,9 @@ def _along(x: fx.Node, axes: Any, shape: tuple[int, ...]) -> set[int]:
     is_map = found in ({2}, {3}) and len(shape) == 4
     if rank(x) != 4 or found is None or not (found == {2, 3} or is_map):
         over = "all axes" if found is None else axis_of(x, axes)
-        raise StructureError(f"of {given_shape(x)} over {over}; C code knows it over rows and columns")
+        raise StructureError(
+            f"of {given_shape(x)} over {over}; C code knows it over channels, or over rows and columns"
+        )
     return found
 
 
@@ -141,10 +127,13 @@ def _along(x: fx.Node, axes: Any, shape: tuple[int, ...]) -> set[int]:
 def _mean(
     low: Lowering, node: fx.Node, x: fx.Node, axes: Any = None, keepdim: bool = False, dtype: Any = None
 ) -> Value:
+    if _is_over_channels(x, axes):
+        value = sum_of_channels(low, low.value(x))
+        return value.then(Op(Operation.SCALE, low=1 / low.value(x).channels))
     along = _along(x, axes, node.meta["val"].shape)
     if along == {2, 3}:
         return low.stored(low.value(x), Kind.MEAN)
-    value = _poolable(low, x)
+    value = poolable(low, x)
     kernel = value.size[0] if 2 in along else 1, value.size[1] if 3 in along else 1
     size = value.size[0] // kernel[0], value.size[1] // kernel[1]
     return replace(value, size=size, resampling=Resampling.AVERAGE, window=Window(kernel, kernel), flag=True)
@@ -152,6 +141,8 @@ def _mean(
 
 @HANDLERS.register("sum")
 def _sum(low: Lowering, node: fx.Node, x: fx.Node, axes: Any = None, keepdim: bool = False, dtype: Any = None) -> Value:
+    if _is_over_channels(x, axes):
+        return sum_of_channels(low, low.value(x))
     value = _mean(low, node, x, axes, keepdim, dtype)
     height, width = size_of(x)
     count = height * width // (value.size[0] * value.size[1])
@@ -160,17 +151,48 @@ def _sum(low: Lowering, node: fx.Node, x: fx.Node, axes: Any = None, keepdim: bo
 
 @HANDLERS.register("amax")
 def _amax(low: Lowering, node: fx.Node, x: fx.Node, axes: Any = (), keepdim: bool = False) -> Value:
-    return largest(low, _poolable(low, x), _along(x, axes or None, node.meta["val"].shape))
+    return _largest(low, poolable(low, x), x, axes or None, node.meta["val"].shape)
+
+
+@HANDLERS.register("amin")
+def _amin(low: Lowering, node: fx.Node, x: fx.Node, axes: Any = (), keepdim: bool = False) -> Value:
+    value = _largest(low, _negative(poolable(low, x)), x, axes or None, node.meta["val"].shape)
+    return _negative(value)
 
 
 @HANDLERS.register("max")
 def _max(low: Lowering, node: fx.Node, x: fx.Node, axis: Any = None, keepdim: bool = False) -> Value:
     """Return the largest numbers along one axis; their places, which torch gives too, are refused by `getitem`."""
     if isinstance(axis, fx.Node):
-        raise StructureError("the larger numbers of two maps; C code knows the largest along rows or columns")
+        return larger(low, x, axis)
     shape = node.meta["val"].shape if axis is None else node.meta["val"][0].shape
-    along = _along(x, axis, shape)
-    return largest(low, _poolable(low, x), along)
+    return _largest(low, poolable(low, x), x, axis, shape)
+
+
+@HANDLERS.register("min")
+def _min(low: Lowering, node: fx.Node, x: fx.Node, axis: Any = None, keepdim: bool = False) -> Value:
+    """Return the smallest numbers as `_max` does the largest."""
+    if isinstance(axis, fx.Node):
+        return smaller(low, x, axis)
+    shape = node.meta["val"].shape if axis is None else node.meta["val"][0].shape
+    return _negative(_largest(low, _negative(poolable(low, x)), x, axis, shape))
+
+
+def _largest(low: Lowering, value: Value, x: fx.Node, axes: Any, shape: tuple[int, ...]) -> Value:
+    """Return the largest numbers of the value of a node, over axes that leave this shape."""
+    if _is_over_channels(x, axes):
+        return largest_of_channels(low, value)
+    return largest(low, value, _along(x, axes, shape))
+
+
+def _negative(value: Value) -> Value:
+    return value.then(Op(Operation.SCALE, low=-1.0))
+
+
+def _is_over_channels(x: fx.Node, axes: Any) -> bool:
+    """Tell if axes are that of the channels of a map alone."""
+    given = [axes] if isinstance(axes, int) else list(axes or ())
+    return rank(x) == 4 and [axis % 4 for axis in given] == [1]
 
 
 @HANDLERS.register("expand", "expand_as")
@@ -180,12 +202,12 @@ def _expand(low: Lowering, node: fx.Node, x: fx.Node, *_: Any, **__: Any) -> Val
         return low.value(x)
     if rank(x) != 4 or shape[2:] != (1, 1) or shape[:2] != wanted[:2]:
         raise StructureError(f"from {shape} to {wanted}; C code knows it of (1, channels, 1, 1) along rows and columns")
-    return resampled(_poolable(low, x), node, Resampling.NEAREST)
+    return resampled(poolable(low, x), node, Resampling.NEAREST)
 
 
 @HANDLERS.register("upsample_bilinear2d")
 def _bilinear(low: Lowering, node: fx.Node, x: fx.Node, size: Any, align_corners: bool, scales: Any = None) -> Value:
-    value = _poolable(low, x)
+    value = poolable(low, x)
     if not align_corners and scales is not None:
         _check_scales(value, node, scales)
     return resampled(value, node, Resampling.BILINEAR, flag=align_corners)
@@ -193,7 +215,7 @@ def _bilinear(low: Lowering, node: fx.Node, x: fx.Node, size: Any, align_corners
 
 @HANDLERS.register("upsample_nearest2d")
 def _nearest(low: Lowering, node: fx.Node, x: fx.Node, size: Any, scales: Any = None) -> Value:
-    value = _poolable(low, x)
+    value = poolable(low, x)
     if scales is not None:
         _check_scales(value, node, scales)
     return resampled(value, node, Resampling.NEAREST)
@@ -204,179 +226,3 @@ def _check_scales(value: Value, node: fx.Node, scales: Any) -> None:
         raise StructureError(
             f"a scale factor of {tuple(scales)}, which gives no whole size of {value.size}; C code takes size= instead"
         )
-
-
-@HANDLERS.register("slice")
-def _slice(
-    low: Lowering, node: fx.Node, x: fx.Node, axis: int = 0, start: Any = None, end: Any = None, step: int = 1
-) -> Value:
-    shape = tuple(x.meta["val"].shape)
-    axis %= len(shape)
-    begin, stop, _ = slice(start, end).indices(shape[axis])
-    if step == 1 and (begin, stop) == (0, shape[axis]):
-        return low.value(x)
-    if rank(x) != 4 and (rank(x) != 2 or low.value(x).size != (1, 1)):
-        raise StructureError(f"a part of {given_shape(x)}; C code takes channels of (1, channels, height, width)")
-    if axis == 1 and step == 1:
-        return low.plain(x).of_channels(begin, stop)
-    if axis not in (2, 3) or begin >= stop:
-        raise StructureError(
-            f"[{begin}:{stop}:{step}] along {axis_of(x, axis)}; C code takes channels in a row, and rows and columns"
-        )
-    return _rows_or_columns(low, x, node, axis, begin, step)
-
-
-def _rows_or_columns(low: Lowering, x: fx.Node, node: fx.Node, axis: int, begin: int, step: int = 1) -> Value:
-    """Return as many rows (axis 2) or columns (3) from `begin` on as a node gives."""
-    value = low.value(x)
-    row = _one_step(value, begin) if axis == 2 and rank(node) == 2 else None
-    if begin and row is not None:
-        return row
-    if begin:
-        value, step = from_on(low, low.unresized(low.plain_value(value)), axis, begin, step), 1
-    size = size_of(node) if rank(node) == 4 else (1, 1)
-    picks = value.resampling == Resampling.PICK and not value.ops and value.window.padding == (0, 0)
-    if not value.is_plain and not picks:
-        value = low.stored(value)
-    value = low.unresized(value)
-    if value.size == size:
-        return value
-    stride = (value.window.stride[0] * (step if axis == 2 else 1), value.window.stride[1] * (step if axis == 3 else 1))
-    return replace(value, size=size, resampling=Resampling.PICK, window=Window(stride=stride))
-
-
-def _one_step(value: Value, step: int) -> Value | None:
-    """Return one step of a sequence whose maps have the channels of a step side by side, read where it lies."""
-    rows: dict[int, Leaf] = {}
-    for leaf in value.leaves():
-        map_ = leaf.map
-        is_whole = (leaf.top, leaf.left, leaf.up) == (0, 0, None) and (leaf.height, leaf.width) == map_.size
-        if not value.is_plain or map_.is_input or map_.width > 1 or map_.is_in_planes or not is_whole:
-            return None
-        row = Map(map_.channels, 1, 1, view_of=map_.owner, first=map_.first + step * map_.channels)
-        rows[id(leaf)] = replace(leaf, map=row, height=1)
-    for leaf in rows.values():
-        leaf.map.owner.is_viewed = True
-    segments = [
-        Segment(
-            segment.channels,
-            tuple(op if op.leaf is None else replace(op, leaf=rows[id(op.leaf)]) for op in segment.ops),
-        )
-        for segment in value.segments
-    ]
-    return replace(value, segments=tuple(segments), source=(1, 1), size=(1, 1))
-
-
-@HANDLERS.register("chunk", "split", "split_with_sizes")
-def _split(low: Lowering, node: fx.Node, x: fx.Node, sizes: Any, axis: int = 0) -> Value:
-    """Return the whole map, of which `getitem` takes a part."""
-    if axis % rank(x) != 1 or (rank(x) != 4 and low.value(x).size != (1, 1)):
-        raise StructureError(f"parts of {given_shape(x)} along {axis_of(x, axis)}; C code splits channels")
-    return low.value(x)
-
-
-@HANDLERS.register("getitem")
-def _getitem(low: Lowering, node: fx.Node, parts: fx.Node, index: int) -> Value:
-    if recurrence_of(node) is not None:
-        if index > 1:
-            raise StructureError("the cells of an LSTM; C code gives its states")
-        return low.states[parts.name] if index else low.value(parts)
-    if _gives_places(parts):
-        if index:
-            raise StructureError("the places of the largest numbers; C code gives the numbers")
-        return low.value(parts)
-    ends = list(accumulate((int(part.shape[1]) for part in parts.meta["val"]), initial=0))
-    return low.plain(parts).of_channels(ends[index], ends[index + 1])
-
-
-def _gives_places(node: fx.Node) -> bool:
-    """Return whether a node gives numbers and their places."""
-    return any(part.dtype == torch.int64 for part in node.meta["val"])
-
-
-@HANDLERS.register("select")
-def _select(low: Lowering, node: fx.Node, x: fx.Node, axis: int, index: int) -> Value:
-    shape = x.meta["val"].shape
-    axis %= rank(x)
-    index %= shape[axis]
-    if node.name in low.given_last:
-        return low.value(x)
-    found = recurrence_of(x)
-    if found is not None and found[1] > 0 and axis == 0:
-        size = shape[2]
-        return low.plain(x).of_channels(index * size, (index + 1) * size)
-    if rank(x) == 4 and axis == 1:
-        return low.plain(x).of_channels(index, index + 1)
-    is_left = rank(node) == 4 or (rank(x) == 4 and shape[5 - axis] == 1)  # a map of one row, or one position
-    if rank(x) != 4 or axis == 0 or not is_left:
-        raise StructureError("one row or column of a map; C code selects channels")
-    return _rows_or_columns(low, x, node, axis, index)
-
-
-@HANDLERS.register("cat", "stack")
-def _cat(low: Lowering, node: fx.Node, parts: Any, axis: int = 0) -> Value:
-    axis %= len(node.meta["val"].shape)
-    if axis != 1 and op_name(node.target) == "cat":
-        return joined_places(low, node, parts, axis)
-    if axis != 1:
-        raise StructureError(f"maps stacked along {axis_of(node, axis)}; C code knows that of the channels")
-    values = [low.plain(part) for part in parts]
-    if any(value.mixes_places for value in values):
-        raise StructureError("a concatenation of flattened maps")
-    joined = joined_channels(values)
-    return low.stored(joined) if len(joined.leaves()) > 4 else joined
-
-
-@HANDLERS.register("pad", "constant_pad_nd")
-def _pad(low: Lowering, node: fx.Node, x: fx.Node, pads: Any, mode: Any = "constant", value: Any = None) -> Value:
-    number = value if isinstance(mode, str) else mode
-    if min(pads, default=0) < 0:
-        raise StructureError(f"negative padding, {list(pads)}; C code knows padding by 0 and more")
-    if mode == "replicate" and len(pads) == 4:
-        edge = Window(stride=(1, 1), padding=(pads[2], pads[0]))
-        return resampled(_poolable(low, x), node, Resampling.PICK, edge)
-    if isinstance(mode, str) and mode != "constant":
-        raise StructureError(
-            f"mode={mode!r} by {list(pads)}; C code pads with zeros, or mode='replicate' along rows and columns"
-        )
-    if number:
-        raise StructureError(f"padding with {number}; C code pads with zeros, or mode='replicate'")
-    left, right, top, bottom, before, after = (*pads, 0, 0, 0, 0, 0, 0)[:6]
-    if not any(pads):
-        return low.value(x)
-    _check_map(x)
-    if any(pads[6:]):
-        raise StructureError(f"padding of the batch, by {list(pads)}; C code pads channels, rows and columns")
-    found = padded(low, low.plain(x), (top, bottom), (left, right))
-    zeros = [Segment(count, (Op(Operation.ZERO),)) if count else None for count in (before, after)]
-    parts = (zeros[0], *found.segments, zeros[1])
-    return replace(found, segments=tuple(part for part in parts if part is not None))
-
-
-@HANDLERS.register("flatten", "view", "reshape", "_unsafe_view", "unflatten", "squeeze", "unsqueeze")
-def _reshape(low: Lowering, node: fx.Node, x: fx.Node, *_: Any, **__: Any) -> Value:
-    value, shape = low.value(x), tuple(node.meta["val"].shape)
-    if shape == (1,) and value.channels == 1 and value.size == (1, 1):  # the one number that a network ends with
-        return replace(value, is_flat=True)
-    if len(shape) not in (2, 3, 4) or shape[0] != 1:
-        raise StructureError(f"a map of shape {given_shape(x)} seen as {given_shape(node)}")
-    if not (is_canonical(x) and is_canonical(node)) and value.size != (1, 1):
-        return seen_otherwise(low, node, x)
-    if len(shape) == 2:
-        return replace(value, is_flat=True)
-    if len(shape) == 3 and value.size == (1, 1):  # on the way to (1, channels, 1, 1)
-        return value
-    wanted = (1, *shape[1:])[-3:]
-    if wanted == (value.channels, *value.size):
-        return replace(value, is_flat=False)
-    leaf = whole_leaf(value) or whole_leaf(low.stored(value))
-    if leaf is None or not leaf.map.is_planar:
-        return low.seen(low.as_given(x), *wanted)
-    return low.seen(leaf.map, *wanted)
-
-
-@HANDLERS.register(
-    "dropout", "dropout_", "alias", "contiguous", "detach", "clone", "lift_fresh_copy", "to", "feature_dropout"
-)
-def _same(low: Lowering, node: fx.Node, x: fx.Node, *_: Any, **__: Any) -> Value:
-    return low.value(x)

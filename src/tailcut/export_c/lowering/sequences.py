@@ -48,6 +48,8 @@ PERMUTATIONS = ("transpose", "permute", "swapaxes", "swapdims", "movedim", "move
 RECURRENT = ("gru", "lstm", "rnn_tanh", "rnn_relu")
 ATTENTION = "scaled_dot_product_attention"
 """Of (1, tokens, channels), as `heads` has made it."""
+REARRANGED = "pixel_shuffle"
+"""A map with its numbers in another order, as `rearranging` has made it."""
 RESHAPES = ("flatten", "reshape", "squeeze", "unflatten", "unsqueeze", "view", "_unsafe_view")
 # Operations whose second axis is that of the channels, whatever their arguments say; the first have to have it there.
 _NORMS = ("batch_norm", "instance_norm", "group_norm", "prelu")
@@ -62,6 +64,7 @@ _ALONG_ROWS_AND_COLUMNS = (
     "adaptive_max_pool2d",
     "upsample_nearest2d",
     "upsample_bilinear2d",
+    REARRANGED,
 )
 
 
@@ -81,7 +84,7 @@ def rows_of_sequences(graph: fx.Graph, constants: Collection[str], name_of: Call
     Raises:
         StructureError: numbers would have to change their order.
     """
-    fixed = _of_constants(graph, constants)
+    fixed = of_constants(graph, constants)
     maps = [node for node in graph.nodes if node not in fixed and node.op != "output"]
     orders = _orders(maps)
     _turn_around(graph, orders, name_of)
@@ -176,7 +179,7 @@ def recurrence_of(node: Any) -> tuple[fx.Node, int] | None:
     return (layer, int(index)) if isinstance(layer, fx.Node) and _name(layer) in RECURRENT else None  # type: ignore[arg-type]
 
 
-def _of_constants(graph: fx.Graph, constants: Collection[str]) -> set[fx.Node]:
+def of_constants(graph: fx.Graph, constants: Collection[str]) -> set[fx.Node]:
     """Return the nodes that depend on constants alone."""
     found: set[fx.Node] = set()
     for node in graph.nodes:
@@ -238,7 +241,7 @@ class _Parts:
                 order = _wanted_order(node, of) if place == 0 and of in self.parent else None
                 if order is not None:
                     self.wanted.setdefault(self.root(of), set()).add(order)
-                    if node in self.parent:
+                    if node in self.parent and _rank(node) == _rank(of):
                         self.wanted.setdefault(self.root(node), set()).add(order)
             if node in self.parent and node.op == "placeholder" and _rank(node) == 4:
                 self.wanted.setdefault(self.root(node), set()).add("nchw")
@@ -249,6 +252,8 @@ class _Parts:
         return node
 
     def _meet(self, node: fx.Node, source: fx.Node) -> None:
+        if _name(node) == REARRANGED:
+            return
         axes = permutation_of(node)
         is_reshape = _name(node) in RESHAPES and _first(node).shape != _first(source).shape
         if axes is not None:

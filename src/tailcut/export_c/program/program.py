@@ -242,7 +242,8 @@ class Value:
         segments: its channels, on the grid `source`.
         source: height and width of the expressions.
         size: height and width after the change of size.
-        resampling, window, flag: the change; `flag` counts padding in averages, aligns corners of bilinear maps.
+        resampling, window, flag: the change; `flag` counts padding in averages, aligns corners of bilinear maps,
+            and reflects picked ones at the edge.
         ops: of one argument, after the change.
         is_flat: seen as one axis of channels, rows and columns.
     """
@@ -270,6 +271,11 @@ class Value:
     def is_plain(self) -> bool:
         """True if it is expressions alone, without a change of size."""
         return self.resampling == Resampling.AS_IT_IS and not self.ops
+
+    @property
+    def is_reflected(self) -> bool:
+        """True if rows and columns around the map are those within, reflected at its edge."""
+        return self.resampling == Resampling.PICK and self.flag
 
     @property
     def mixes_places(self) -> bool:

@@ -301,11 +301,13 @@ static void pool(machine *m, const tailcut_segment *segment, uint32_t own, uint3
     }
 }
 
-/* Which of `count` rows or columns the one at `at` repeats; the first `padding` and those beyond repeat the edge. */
-static uint32_t picked(uint32_t at, uint32_t stride, uint32_t padding, uint32_t count) {
-    uint32_t place = at * stride;
-    place = place < padding ? 0 : place - padding;
-    return place < count ? place : count - 1;
+/* Which of `count` rows or columns the one at `at` is: those around the map repeat its edge, or are reflected. */
+static uint32_t picked(const machine *m, uint32_t at, int axis, uint32_t count) {
+    uint32_t place = at * m->stage->pool_stride[axis], padding = m->stage->pool_padding[axis];
+    int reflects = TAILCUT_HAS_REFLECT && m->stage->counts_padding;
+    if (place < padding) return reflects ? padding - place : 0;
+    place -= padding;
+    return place < count ? place : reflects ? 2 * (count - 1) - place : count - 1;
 }
 
 /* Where a pixel of a larger map of `to` lies in one of `from`, and in 1 / ONE how far it is from the next. */
@@ -339,10 +341,10 @@ static void pick(machine *m, const tailcut_segment *segment, uint32_t own, uint3
     const tailcut_integer_stage *stage = m->stage;
     uint32_t x, width = stage->source_width;
     if (TAILCUT_HAS_PICK && (!TAILCUT_HAS_NEAREST || stage->resample == TAILCUT_PICK)) {
-        evaluate(m, segment, own, picked(y, stage->pool_stride[0], stage->pool_padding[0], stage->source_height),
+        evaluate(m, segment, own, picked(m, y, 0, stage->source_height),
                  m->before);
         for (x = 0; x < stage->width; x++) {
-            row[x] = m->before[picked(x, stage->pool_stride[1], stage->pool_padding[1], width)];
+            row[x] = m->before[picked(m, x, 1, width)];
         }
         return;
     }

@@ -261,19 +261,23 @@ static void average(machine *m) {
 
 static void store(machine *m) {
     const tailcut_integer_stage *stage = m->stage;
+    int permutes = TAILCUT_HAS_PERMUTE && stage->kind == TAILCUT_PERMUTE;
+    int stores = permutes || (TAILCUT_HAS_STORE && stage->kind == TAILCUT_STORE);
     uint32_t n, own, x, y, channel;
     block made;
-    if (stage->kind == TAILCUT_STORE) start_out(m, &made, 0);
+    if (stores) start_out(m, &made, permutes);
     for (y = 0; y < stage->height; y++) {
         for (n = 0, channel = 0; n < stage->num_segments; n++) {
             const tailcut_segment *segment = m->model->segments + stage->first_segment + n;
             for (own = 0; own < segment->channels; own++, channel++) {
                 input_row(m, segment, own, channel, y, m->row);
-                if (TAILCUT_HAS_STORE && stage->kind == TAILCUT_STORE) {
-                    made.end = out_row(m, y) + (size_t)channel * stage->out.channel_stride;
-                    put(&made, made.end, m->row, stage->width);
+                if (stores) {
+                    int16_t *into = out_row(m, y) + (size_t)channel * stage->out.channel_stride;
+                    if (!permutes) made.end = into;
+                    for (x = 0; permutes && x < stage->width; x++) put(&made, into + x * stage->detail, m->row + x, 1);
+                    if (!permutes) put(&made, into, m->row, stage->width);
                 } else {
-                    int16_t *into = m->output + stage->output_offset;
+                    int16_t *into = m->output + stage->detail;
                     into += ((size_t)channel * stage->height + y) * stage->width;
                     for (x = 0; x < stage->width; x++) {
                         into[x] = (int16_t)(TAILCUT_HAS_UNIT ? limited(m->row[x], INT16_MAX) : m->row[x]);
@@ -282,7 +286,7 @@ static void store(machine *m) {
             }
         }
     }
-    if (TAILCUT_HAS_STORE && stage->kind == TAILCUT_STORE) {
+    if (stores) {
         end_out(m, &made, m->exponent);
     } else {
         m->exponents[stage->output] = m->exponent;

@@ -151,7 +151,7 @@ typedef struct {
     uint8_t num_leaves;
     uint8_t kind;
     uint8_t resample;
-    uint8_t counts_padding; /* of averages; of bilinear maps: corners are aligned */
+    uint8_t counts_padding; /* of averages; of bilinear maps: corners are aligned; picked ones: reflected */
     uint8_t depth;          /* rows on the stack */
     uint8_t kernel[2];
     uint8_t stride[2];

@@ -326,11 +326,13 @@ static uint32_t place_of(uint32_t at, uint32_t from, uint32_t to, int aligns_cor
     return whole;
 }
 
-/* Which of `count` rows or columns the one at `at` repeats; the first `padding` and those beyond repeat the edge. */
-static uint32_t picked(uint32_t at, uint32_t stride, uint32_t padding, uint32_t count) {
-    uint32_t place = at * stride;
-    place = place < padding ? 0 : place - padding;
-    return place < count ? place : count - 1;
+/* Which of `count` rows or columns the one at `at` is: those around the map repeat its edge, or are reflected. */
+static uint32_t picked(const machine *m, uint32_t at, int axis, uint32_t count) {
+    uint32_t place = at * m->stage->pool_stride[axis], padding = m->stage->pool_padding[axis];
+    int reflects = TAILCUT_HAS_REFLECT && m->stage->counts_padding;
+    if (place < padding) return reflects ? padding - place : 0;
+    place -= padding;
+    return place < count ? place : reflects ? 2 * (count - 1) - place : count - 1;
 }
 
 static void enlarge(machine *m, const tailcut_segment *segment, uint32_t channel, uint32_t y, float *row) {
@@ -339,9 +341,9 @@ static void enlarge(machine *m, const tailcut_segment *segment, uint32_t channel
     float down = 0.0f, right;
     if (TAILCUT_HAS_PICK && stage->resample == TAILCUT_PICK) {
         evaluate(m, segment, channel, 1,
-                 picked(y, stage->pool_stride[0], stage->pool_padding[0], stage->source_height), m->before);
+                 picked(m, y, 0, stage->source_height), m->before);
         for (x = 0; x < stage->width; x++)
-            row[x] = m->before[picked(x, stage->pool_stride[1], stage->pool_padding[1], width)];
+            row[x] = m->before[picked(m, x, 1, width)];
         return;
     }
     if (TAILCUT_HAS_NEAREST && (!TAILCUT_HAS_BILINEAR || stage->resample != TAILCUT_BILINEAR)) {

@@ -78,7 +78,8 @@ typedef struct {
 typedef struct {
     tailcut_map out;
     uint32_t scratch;       /* what the stage needs for itself begins here in the arena */
-    uint32_t output_offset; /* of TAILCUT_OUTPUT, in the caller's output */
+    uint32_t detail;        /* of TAILCUT_OUTPUT, the place in the caller's output; of TAILCUT_PERMUTE, from a column to
+                             * the next */
     int16_t weight;
     uint16_t mix; /* factors of one channel, at most */
     uint16_t groups;

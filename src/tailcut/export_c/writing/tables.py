@@ -178,7 +178,7 @@ class Tables:
             gamma, beta = recurrence.bias, recurrence.state_bias
         at = self._value(value)
         fields: dict[str, Any] = {
-            "out": _out_fields(stage),
+            "out": out_fields(stage),
             "stats": NONE if norm is None else norm.offset,
             "gamma": self._floats(gamma),
             "beta": self._floats(beta),
@@ -261,7 +261,7 @@ def window_fields(stage: Stage) -> dict[str, tuple[int, int]]:
     }
 
 
-def _out_fields(stage: Stage) -> tuple[int, ...]:
+def out_fields(stage: Stage) -> tuple[int, ...]:
     """Return the fields of the map that a stage writes, as it writes it."""
     fields = map_fields(Map(0, 0, 0, offset=0) if stage.out is None else stage.out)
     return (fields[0], stage.strides[1], stage.strides[0], *fields[3:]) if stage.kind == Kind.PERMUTE else fields

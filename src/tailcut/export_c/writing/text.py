@@ -170,6 +170,7 @@ def _used(program: Program) -> set[str]:
         found |= {"STATS"} if stage.norm is not None else set()
         found |= {"UP"} if any(leaf.up is not None for leaf in stage.value.leaves()) else set()
         found |= {"ADAPTIVE"} if pool.stride == ADAPTIVE else set()
+        found |= {"REFLECT"} if stage.value.is_reflected else set()
         for weight in stage.weights:
             found |= {"TRUNCATED" if weight.is_truncated else "DENSE", number_type(weight.stored).name}
     return found
