@@ -127,19 +127,19 @@ def test_names_in_a_file_are_text(tmp_path: Path) -> None:
 
 
 def test_a_refused_network_leaves_the_page_as_it_was(tmp_path: Path) -> None:
-    class Shuffled(torch.nn.Module):
+    class Shrunk(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.shuffle = torch.nn.ChannelShuffle(2)
+            self.shrink = torch.nn.Hardshrink()
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            shuffled: torch.Tensor = self.shuffle(x)
-            return shuffled
+            shrunk: torch.Tensor = self.shrink(x)
+            return shrunk
 
     (tmp_path / "page.html").write_text("old", encoding="utf-8")
     model = tailcut.create_model("lenet5")
-    model.conv1 = torch.nn.Sequential(model.get_submodule("conv1"), Shuffled())
-    with pytest.raises(StructureError, match=r"\(conv1\.1\.shuffle\)"):
+    model.conv1 = torch.nn.Sequential(model.get_submodule("conv1"), Shrunk())
+    with pytest.raises(StructureError, match=r"\(conv1\.1\.shrink\)"):
         export_html(model, tmp_path / "page.html")
     with pytest.raises(ArgumentError, match="registered family"):
         export_html(torch.nn.Conv2d(1, 1, 1), tmp_path / "page.html")
