@@ -70,7 +70,7 @@ def stem_changes() -> Iterator[Named]:
     yield "stem-projection-large", "stem-projection-number", _edit(_BEFORE, 0, 1, "block", 0, 65_537, 4, 0)
     yield "stem-projection-attribute", "stem-projection-attribute", _edit(_BEFORE, 0, 1, "block", 2, 4, 4, 0)
     yield "stem-projection-twice", "stem-projection-twice", _edit(_BEFORE, 0, 2, *("block", 0, 4, 4) * 2, 0)
-    yield "stem-setting-attribute", "stem-setting-attribute", _edit(_BEFORE, 0, 0, 1, "conv1", 5, 1)
+    yield "stem-setting-attribute", "stem-setting-attribute", _edit(_BEFORE, 0, 0, 1, "conv1", 7, 1)
     yield "stem-setting-large", "stem-setting-value", _edit(_BEFORE, 0, 0, 1, "conv1", 0, 65_537)
     yield "stem-setting-twice", "stem-setting-twice", _edit(_BEFORE, 0, 0, 2, "conv1", 0, 1, "conv1", 0, 2)
     registered = named(IMAGE, [(2, registered_stem())])

@@ -31,7 +31,7 @@ def _image() -> dict[str, Any]:
     other = {"type": "Block", "sizes": {"has_shortcut": False}, "children": {"shortcut": _layer("Identity")}}
     return {
         "type": "Image",
-        "sizes": {"image_size": 16, "patch_size": 4},
+        "sizes": {"image_size": 16, "patch_size": 4, "img_size": [16, 16], "num_channels": 3},
         "parameters": {"scale": [[4, 1], "float32"]},
         "buffers": {"steps": [[3], "int64"]},
         "children": {

@@ -289,6 +289,9 @@ def edits() -> dict[str, Callable[[], Draft]]:
         "stem-gate": lambda: own("image", [(2, GATE)]),
         "stem-finer": lambda: own("sequence", [(2, FINER.replace(b"\x05conv1", b"\x010"))]),
         "stem-layer": lambda: own("image", [(2, LAYER)]),
+        "stem-counts": lambda: own(
+            "image", [(2, items(b"\2", channels(5), 1, 1, 0, b"\0", 0, 0, 3, "", 5, 2, "", 6, 192, "", 2, 1))]
+        ),
         "stem-nothing-removed": lambda: own("image", [(2, items(b"\2", channels(5), 1, 1, 0, b"\0", 0, 0, 0))]),
         "stem-registered": lambda: named(IMAGE, [(2, registered_stem())]),
         "stem-in-sequence": lambda: own("sequence", [(2, items(b"\4", channels(5), 1, 1, 1, "0", b"\0", 0, 0, 0))]),

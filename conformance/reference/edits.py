@@ -15,7 +15,7 @@ from conformance.reference.items import Items
 from conformance.reference.networks import BATCH_NORMS, CONVOLUTIONS, TRANSPOSED, Module, Tensor, layer, shapes_of
 from conformance.reference.refusal import refuse, require
 
-ATTRIBUTES = ("stride", "image_size", "patch_size", "has_shortcut", "use_res_connect")
+ATTRIBUTES = ("stride", "image_size", "patch_size", "has_shortcut", "use_res_connect", "img_size", "num_channels")
 SHORTCUTS = ("downsample", "shortcut")
 TRANSFORM = "input_transform"
 # Kind of layer -> its sizes.
@@ -157,7 +157,7 @@ def read_stem(edit: Items, network: Module | None, is_own: bool) -> dict[str, An
         for _ in range(_count(edit))
     ]
     settings = [
-        (name(), edit.varint(4, "stem-setting-attribute"), edit.varint(65_536, "stem-setting-value"))
+        (name(), edit.varint(6, "stem-setting-attribute"), edit.varint(65_536, "stem-setting-value"))
         for _ in range(_count(edit))
     ]
     require(bool(removed) or (not entry and flags < 4), "stem-entry-of-nothing")
@@ -246,9 +246,8 @@ def apply_stem(stem: dict[str, Any], network: Module) -> None:
         modules[name].children[attribute] = new
     for name, attribute, value in stem["settings"]:
         is_switch = attribute in ("has_shortcut", "use_res_connect")
-        modules[name].sizes[attribute] = (
-            [value, value] if attribute == "stride" else bool(value) if is_switch else value
-        )
+        is_pair = attribute == "stride" or isinstance(modules[name].sizes[attribute], list)
+        modules[name].sizes[attribute] = [value, value] if is_pair else bool(value) if is_switch else value
     owner = network
     for place, name in enumerate(removed):
         new = Module("Identity") if place else _entry_module(stem["entry"], len(stem["channels"]), type_)
@@ -308,7 +307,9 @@ def _check_setting(module: Module, attribute: str, value: int) -> None:
     if attribute in ("has_shortcut", "use_res_connect"):
         require(isinstance(there, bool), "stem-fit", "no switch")
     else:
-        require(isinstance(there, int) and not isinstance(there, bool) and value > 0, "stem-fit", "no count of pixels")
+        if isinstance(there, list) and len(there) == 2 and there[0] == there[1]:
+            there = there[0]
+        require(isinstance(there, int) and not isinstance(there, bool) and value > 0, "stem-fit", "no count")
 
 
 def _entry_module(entry: list[Any], num_channels: int, type_: str) -> Module:

@@ -177,7 +177,7 @@ def head(flags: int = 0, bits: int = 1) -> bytes:
         ),
         (head() + b"\x00\x00\x01\x01a\x00\x01\x01", CorruptFileError, "number of channels of a replaced stem is 0"),
         (head() + b"\x00\x00\x00\x01\x01a\x02\x01\x01", LimitError, "a shortcut is 2"),
-        (head() + b"\x00\x00\x00\x00\x01\x01a\x05\x01", LimitError, "a setting is 5"),
+        (head() + b"\x00\x00\x00\x00\x01\x01a\x07\x01", LimitError, "a setting is 7"),
         (head(4) + bytes(5), CorruptFileError, "removes no module"),
         (head() + b"\x00\x01" + b"\x00" * 6 + b"\xf0\x3f" + bytes(3), CorruptFileError, "removes no module"),
         (head() + b"\x02\x01a\x01a" + bytes(4), CorruptFileError, "names a module twice"),

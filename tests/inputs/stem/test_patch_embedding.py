@@ -1,4 +1,5 @@
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,75 @@ def test_torchvisions_counts_of_pixels_are_divided(tmp_path: Path) -> None:
         convert_patch_embedding(uneven)
 
 
+class Patches(nn.Module):
+    """A patch embedding that checks the size of its input by two numbers, as timm's does."""
+
+    def __init__(self, img_size: Any, patch_size: Any) -> None:
+        super().__init__()
+        self.img_size, self.patch_size = img_size, patch_size
+        self.proj = nn.Conv2d(3, 4, patch_size, patch_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert tuple(x.shape[2:]) == tuple(self.img_size)
+        tokens: Tensor = self.proj(x).flatten(2)
+        return tokens
+
+
+class Backbone(nn.Module):
+    def __init__(self, img_size: Any = (32, 32), patch_size: Any = (16, 16)) -> None:
+        super().__init__()
+        self.patch_embed = Patches(img_size, patch_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens: Tensor = self.patch_embed(x)
+        return tokens
+
+
+@pytest.mark.parametrize("pair", [tuple, list])
+def test_sizes_of_two_numbers_are_divided(pair: Callable[[Any], Any], tmp_path: Path) -> None:
+    model, other = (Backbone(pair((32, 32)), pair((16, 16))) for _ in range(2))
+    images = torch.rand(2, 3, 32, 32)
+    expected = model(images)
+    convert_patch_embedding(model)
+    own = transform_of(model)
+    assert own is not None
+    torch.testing.assert_close(model(own(images)), expected, atol=1e-4, rtol=1e-4)
+    assert model.patch_embed.img_size == pair((4, 4))
+    assert model.patch_embed.patch_size == pair((2, 2))
+    save(model, tmp_path / "a.tailcut")
+    restored = load(tmp_path / "a.tailcut", into=other)
+    torch.testing.assert_close(restored(own(images)), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_sizes_that_have_no_form_are_refused_unchanged() -> None:
+    for sizes, message in (((32, 16), r"img_size=\(32, 16\); expected one number"), ((36, 36), "img_size=36")):
+        model = Backbone(sizes)
+        with pytest.raises(StructureError, match=message):
+            convert_patch_embedding(model, example_input=torch.rand(1, 3, 32, 32))
+        assert model.patch_embed.img_size == sizes
+    two = nn.ModuleDict({"a": Backbone(), "b": Backbone()})
+    with pytest.raises(ArgumentError, match=r"a\.patch_embed\.proj and b\.patch_embed\.proj: give the name"):
+        convert_patch_embedding(two)
+
+
+@pytest.mark.parametrize("kind", ["ViT", "CLIPVision", "Dinov2", "SiglipVision"])
+def test_those_of_transformers(kind: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="needs the extra transformers")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 16}
+    config = getattr(transformers, f"{kind}Config")(**sizes)
+    model, other = (getattr(transformers, f"{kind}Model")(config).eval() for _ in range(2))
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = model(images).last_hidden_state
+        convert_patch_embedding(model)
+        own = transform_of(model)
+        assert own is not None
+        torch.testing.assert_close(model(own(images)).last_hidden_state, expected, atol=1e-4, rtol=1e-4)
+        save(model, tmp_path / "a.tailcut")
+        restored = load(tmp_path / "a.tailcut", into=other)
+        torch.testing.assert_close(restored(own(images)).last_hidden_state, expected, atol=1e-4, rtol=1e-4)
+
+
 class Wrapped(nn.Module):
     """A patch embedding of its own name, with something before it or not."""
 
@@ -145,7 +215,7 @@ def test_own_names() -> None:
     model = Wrapped().double()
     images = torch.rand(2, 3, 16, 24, dtype=torch.float64)
     expected = model(images)
-    with pytest.raises(ArgumentError, match="give its name"):
+    with pytest.raises(ArgumentError, match="give the name"):
         convert_patch_embedding(copy.deepcopy(model))
     convert_patch_embedding(model, name="tokens")
     transform = transform_of(model)

@@ -68,7 +68,7 @@ static uint32_t read_modules(reading *from, tailcut_items *items, int part) {
             outer = tailcut_capped(items, MAX_SIZE);
             if (items->status == TAILCUT_OK && (inner == 0 || outer == 0)) tailcut_fail(items, TAILCUT_CORRUPT);
         } else if (part == 3) {
-            names[n].attribute = tailcut_capped(items, 4);
+            names[n].attribute = tailcut_capped(items, 6);
             tailcut_capped(items, MAX_SIZE);
         }
         if (items->status == TAILCUT_OK) check_name(items, names, n);

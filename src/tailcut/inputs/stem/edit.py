@@ -25,9 +25,10 @@ MAX_MAP_SIZE = 1 << 10  # an image of 8,192 pixels a side: running a file's exam
 # Numbers in files: only ever append.
 CHROMA: tuple[Chroma, ...] = ("two_scale", "full")
 PADDING: tuple[Padding, ...] = ("edge", "error")
-# Strides of convolutions, counts of pixels, and switches of a shortcut (Tailcut's, torchvision's).
-ATTRIBUTES = ("stride", "image_size", "patch_size", "has_shortcut", "use_res_connect")
-SWITCHES = ATTRIBUTES[3:]
+# Strides of convolutions, counts of pixels (also timm's) and of channels (transformers'), switches of a shortcut
+# (Tailcut's, torchvision's).
+ATTRIBUTES = ("stride", "image_size", "patch_size", "has_shortcut", "use_res_connect", "img_size", "num_channels")
+SWITCHES = ("has_shortcut", "use_res_connect")
 _NOTHING, _GATE, _LAYER = 0, 1, 2
 
 
@@ -126,7 +127,8 @@ class ReplaceStemEdit(Edit):
             new = surgery.projection(shortcut.in_channels, shortcut.out_channels, like).train(block.training)
             setattr(block, shortcut.attribute, new)
         for name, attribute, value in self.settings:
-            setattr(model.get_submodule(name), attribute, _as_attribute(attribute, value))
+            module = model.get_submodule(name)
+            setattr(module, attribute, _as_attribute(attribute, value, getattr(module, attribute)))
         for place, name in enumerate(self.removed):
             surgery.replace(model, name, self._entry(like) if place == 0 else nn.Identity())
 
@@ -298,9 +300,12 @@ def _check_apart(removed: Sequence[str], touched: Sequence[str]) -> None:
             raise StructureError(f"the edit changes {name}, which goes away with {above}")
 
 
-def _as_attribute(attribute: str, value: int) -> bool | int | tuple[int, int]:
+def _as_attribute(attribute: str, value: int, present: object) -> object:
+    """Return a setting as the attribute holds it now: a number, a switch, or one number along both axes."""
     if attribute == "stride":
         return value, value
+    if isinstance(present, (list, tuple)):
+        return type(present)((value, value))
     return bool(value) if attribute in SWITCHES else value
 
 
@@ -309,10 +314,17 @@ def _check_setting(setting: Setting, module: nn.Module) -> None:
     if attribute == "stride":
         if not isinstance(module, nn.Conv2d):
             raise StructureError(f"{name} is a {type(module).__name__}; only a convolution's stride can be set")
-    elif type(vars(module).get(attribute)) is not type(_as_attribute(attribute, value)):
+    elif type(count_of(module, attribute)) is not (bool if attribute in SWITCHES else int):
         raise StructureError(f"{name or 'the model'} has no attribute {attribute!r} to set to {value}")
     if value == 0 and attribute not in SWITCHES:
         raise StructureError(f"{name or 'the model'}: {attribute} cannot be 0")
+
+
+def count_of(module: nn.Module, attribute: str) -> object:
+    """Return an attribute of a module, of two equal numbers in a list or tuple the one; None if there is none."""
+    found = vars(module).get(attribute)
+    is_pair = isinstance(found, (list, tuple)) and len(found) == 2 and found[0] == found[1]
+    return found[0] if is_pair and found is not None else found
 
 
 def _write_entry(writer: Writer, entry: GateEntry | LayerEntry | None) -> None:

@@ -1,7 +1,7 @@
 """Patch embeddings of 8 n x 8 n pixels, converted exactly to frequency channels."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.inputs.jpeg.coefficients import LEVEL_SHIFT
 from tailcut.inputs.stem import surgery
-from tailcut.inputs.stem.edit import LayerEntry, ReplaceStemEdit, Setting
+from tailcut.inputs.stem.edit import LayerEntry, ReplaceStemEdit, Setting, count_of
 from tailcut.inputs.stem.replace import check_unedited, example_of, make, submodule
 from tailcut.inputs.stem.trace import modules_before, run, trial_copy
 from tailcut.inputs.stem.trial import advise_example, arrives, noise, runs_transform
@@ -20,10 +20,11 @@ from tailcut.transform.color import RGB_TO_YCBCR
 
 _log = logging.getLogger(__name__)
 
-# Where vision transformers keep theirs: Tailcut's, torchvision's, those like timm's.
-KNOWN_NAMES = ("patch_embedding", "conv_proj", "patch_embed.proj")
-# Counts of pixels that a module may keep to check its input by; torchvision's does.
-PIXEL_COUNTS = ("image_size", "patch_size")
+# Where vision transformers keep theirs: Tailcut's and CLIP's, torchvision's, timm's, those of transformers. They may be
+# within a larger network.
+KNOWN_NAMES = ("patch_embedding", "conv_proj", "patch_embed.proj", "patch_embeddings.projection")
+# Counts of pixels that a module may keep to check its input by: torchvision's and transformers', timm's.
+IMAGE_SIZES = ("image_size", "img_size")
 
 
 def convert_patch_embedding(
@@ -49,12 +50,12 @@ def convert_patch_embedding(
         model: a vision transformer; nothing runs before its patch embedding. Or just that convolution: then it is not
             changed, and a new one is returned.
         transform: all 192 channels and full chroma, without statistics, when None. It is copied.
-        name: of the convolution in the model; that of Tailcut's and torchvision's when None. Those of timm and
-            transformers check the size of what they read by numbers of their own, and are refused.
+        name: of the convolution in the model; None finds that of Tailcut, torchvision, timm and transformers (ViT,
+            DeiT, CLIP, SigLIP, DINOv2). Sizes by which these check their input are changed too.
         mean: what the network's input was normalised with, for pixels of 0 to 1: (pixel - mean) / std.
         std: likewise.
         example_input: pixels that the model takes as it is, (batch, 3, height, width), sides multiples of 8. None: of
-            its `image_size`, or of its example shape (224 x 224 for a network of your own).
+            its own image size, or of its example shape (224 x 224 for a network of your own).
 
     Returns:
         The model (of a convolution: a new one).
@@ -82,7 +83,7 @@ def convert_patch_embedding(
         transform.padding,
         removed=(place,),
         entry=LayerEntry(convolution.out_channels, patch // BLOCK_SIZE, patch // BLOCK_SIZE, 0, 1),
-        settings=_pixel_counts(model, place, patch),
+        settings=_counts(model, place, patch, transform.num_channels),
     )
     edit = replace(edit, map_size=_tried(trial_copy(model), edit, place, example_input))
     make(model, edit, transform)
@@ -133,11 +134,15 @@ def _as_layer(like: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
 
 
 def _place(model: nn.Module) -> str:
-    modules = dict(model.named_modules())
-    found = next((name for name in KNOWN_NAMES if isinstance(modules.get(name), nn.Conv2d)), None)
-    if found is None:
-        raise ArgumentError(f"the model has no patch embedding named {' or '.join(KNOWN_NAMES)}: give its name")
-    return found
+    found: list[str] = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d) and any(f".{name}".endswith(f".{known}") for known in KNOWN_NAMES)
+    ]
+    if len(found) != 1:
+        what = f"patch embeddings {' and '.join(found)}" if found else f"no {' or '.join(KNOWN_NAMES)}"
+        raise ArgumentError(f"the model has {what}: give the name of its patch embedding as `name`")
+    return found[0]
 
 
 def _check_patches(convolution: nn.Conv2d) -> None:
@@ -156,25 +161,42 @@ def _check_patches(convolution: nn.Conv2d) -> None:
         )
 
 
-def _pixel_counts(model: nn.Module, place: str, patch: int) -> tuple[Setting, ...]:
-    """Return the attributes of the patch embedding's owner that count pixels, divided by 8."""
+def _counts(model: nn.Module, place: str, patch: int, num_channels: int) -> tuple[Setting, ...]:
+    """Return what the modules around the patch embedding count: pixels, divided by 8, and channels."""
     owner_name = place.rpartition(".")[0]
     owner = model.get_submodule(owner_name)
-    counts = {attribute: getattr(owner, attribute, None) for attribute in PIXEL_COUNTS}
-    if counts["patch_size"] != patch:
-        return ()
-    settings = []
-    for attribute, count in counts.items():
-        if type(count) is not int or count % BLOCK_SIZE:
-            raise StructureError(f"{owner_name or 'the model'} has {attribute}={count}, no multiple of {BLOCK_SIZE}")
-        settings.append(Setting(owner_name, attribute, count // BLOCK_SIZE))
+    settings = [Setting(owner_name, "num_channels", num_channels)] if count_of(owner, "num_channels") == 3 else []
+    if count_of(owner, "patch_size") != patch:
+        return tuple(settings)
+    settings += _pixels(owner_name, {name: count_of(owner, name) for name in (*IMAGE_SIZES, "patch_size")})
+    parts = owner_name.split(".") if owner_name else []
+    for name in (".".join(parts[:end]) for end in range(len(parts))):  # those of transformers' ViT check it once more
+        above = model.get_submodule(name)
+        same = [one for one in (*IMAGE_SIZES, "patch_size") if count_of(above, one) == count_of(owner, one)]
+        settings += _pixels(name, {one: count_of(above, one) for one in same})
     return tuple(settings)
+
+
+def _pixels(name: str, counts: Mapping[str, object]) -> list[Setting]:
+    """Return counts of pixels of a module, divided by 8."""
+    found = []
+    for attribute, count in counts.items():
+        if count is None:
+            continue
+        if type(count) is not int or count % BLOCK_SIZE:
+            raise StructureError(
+                f"{name or 'the model'} has {attribute}={count}; expected one number for both sides, a multiple of "
+                f"{BLOCK_SIZE}"
+            )
+        found.append(Setting(name, attribute, count // BLOCK_SIZE))
+    return found
 
 
 def _example(model: nn.Module, place: str) -> Tensor:
     """Return pixels of the size that the owner of the patch embedding names, or of the model's example shape."""
-    side = getattr(model.get_submodule(place.rpartition(".")[0]), "image_size", None)
-    return noise((1, 3, side, side), surgery.like_model(model)) if type(side) is int else example_of(model)
+    owner = model.get_submodule(place.rpartition(".")[0])
+    side = next((side for name in IMAGE_SIZES if type(side := count_of(owner, name)) is int), None)
+    return example_of(model) if side is None else noise((1, 3, side, side), surgery.like_model(model))
 
 
 def _tried(trial: nn.Module, edit: ReplaceStemEdit, place: str, example: Tensor | None) -> tuple[int, int]:
