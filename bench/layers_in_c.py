@@ -86,6 +86,12 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "ELU": (lambda: convolutions(nn.ELU()), PHOTO),
     "tanh": (lambda: convolutions(nn.Tanh()), PHOTO),
     "ReLU, squeeze and excitation": (lambda: convolutions(nn.ReLU(), Gate(16)), PHOTO),
+    "ReLU, channel shuffle": (lambda: convolutions(nn.ReLU(), nn.ChannelShuffle(4)), PHOTO),
+    "ReLU, pixel unshuffle and shuffle": (
+        lambda: convolutions(nn.ReLU(), nn.PixelUnshuffle(2), nn.PixelShuffle(2)),
+        PHOTO,
+    ),
+    "ReLU, reflected edge": (lambda: convolutions(nn.ReLU(), nn.ReflectionPad2d(1)), PHOTO),
     "group norm, ReLU": (lambda: convolutions(nn.GroupNorm(4, 16), nn.ReLU()), PHOTO),
     "GRU": (lambda: Recurrent(nn.GRU(FEATURES, WIDTH, batch_first=True)), SOUND),
     "LSTM": (lambda: Recurrent(nn.LSTM(FEATURES, WIDTH, batch_first=True)), SOUND),
