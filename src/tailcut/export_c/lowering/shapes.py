@@ -133,8 +133,9 @@ def _select(low: Lowering, node: fx.Node, x: fx.Node, axis: int, index: int) -> 
         return low.plain(x).of_channels(index * size, (index + 1) * size)
     if rank(x) == 4 and axis == 1:
         return low.plain(x).of_channels(index, index + 1)
-    is_left = rank(node) == 4 or (rank(x) == 4 and shape[5 - axis] == 1)  # a map of one row, or one position
-    if rank(x) != 4 or axis == 0 or not is_left:
+    is_along = rank(x) == 4 and axis in (2, 3)
+    is_left = is_along and (rank(node) == 4 or shape[5 - axis] == 1)  # a map of one row, or one position
+    if not is_left:
         raise StructureError("one row or column of a map; C code selects channels")
     return _rows_or_columns(low, x, node, axis, index)
 

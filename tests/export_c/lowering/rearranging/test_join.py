@@ -11,6 +11,9 @@ from tests.export_c.networks import lively
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tailcut.errors import StructureError
+from tailcut.export_c import export_c
+
 CLOSE = 2e-6
 
 
@@ -76,3 +79,31 @@ def test_of_integers(tmp_path: Path) -> None:
 )
 def test_of_the_input_itself(function: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
     assert compare_all(tmp_path, nn.Identity(), (8, 4, 6), [function]) < CLOSE
+
+
+class Patched(nn.Module):
+    """Patches become tokens of a linear layer, tokens an image again, as in masked autoencoders."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(12, 8), nn.Linear(8, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.outer(self.inner(patches(x)).relu())
+        image = tokens.reshape(1, 3, 4, 3, 2, 2).permute(0, 3, 1, 4, 2, 5)
+        return image.reshape(1, 3, 6, 8)
+
+
+def test_patches_become_tokens_and_an_image_again(tmp_path: Path) -> None:
+    assert compare_all(tmp_path, nn.Identity(), (3, 6, 8), [Patched()]) < CLOSE
+
+
+def test_channels_of_sequences(tmp_path: Path) -> None:
+    layer = nn.Sequential(nn.Conv1d(3, 6, 3), nn.ChannelShuffle(2), nn.ReLU(), nn.Conv1d(6, 4, 3, groups=2))
+    assert compare_all(tmp_path, layer, (3, 12), [lambda x: x.relu()]) < CLOSE
+
+
+def test_images_without_a_batch_are_refused(tmp_path: Path) -> None:
+    model = Many(nn.Conv2d(3, 4, 1), [lambda x: functional.pixel_shuffle(x[0], 2)])
+    with pytest.raises(StructureError, match="C code"):
+        export_c(model, tmp_path, example_input=torch.rand(1, 3, 4, 4))

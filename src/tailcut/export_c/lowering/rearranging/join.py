@@ -59,7 +59,9 @@ def join_rearrangements(graph: fx.Graph, constants: Collection[str]) -> None:
         named = _NAMED.get(op_name(node.target))
         if named is not None:
             x = node.args[0]
-            found = named(tuple(x.meta["val"].shape), node.args[1]) if rank(x) > 2 else None
+            found = (
+                named(tuple(x.meta["val"].shape), node.args[1]) if rank(x) == 4 or named is _channel_shuffle else None
+            )
         else:
             x, found = _written_out(node)
         if found is not None and x.meta["val"].shape[0] == 1:
