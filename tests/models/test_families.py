@@ -221,7 +221,7 @@ def test_normalisation_is_that_of_torchvisions_checkpoints() -> None:
         ("mobilenetv1 mobilenetv1_cifar", "num_classes width normalize"),
         ("mobilenetv2 mobilenetv2_cifar", "num_classes width_multiplier dropout normalize"),
         ("alexnet", "num_classes width hidden dropout resize"),
-        ("vit", "image_size patch_size width depth num_heads mlp_width num_classes dropout"),
+        ("vit", "image_size patch_size width depth num_heads mlp_width num_classes dropout patch_dropout"),
         ("dcgan_generator", "latent_size width out_channels"),
         ("dcgan_discriminator", "width in_channels"),
         ("vae", "latent_size hidden bias convolutional"),
