@@ -61,12 +61,12 @@ def largest_of_channels(low: Lowering, value: Value) -> Value:
     return low.permuted(largest(low, turned, {2}), [(0, 1), (2, 2)])
 
 
-def sum_of_channels(low: Lowering, value: Value) -> Value:
-    """Return the sum of all channels at each place of a value: a convolution by ones."""
-    channels, out = value.channels, Map(1, *value.size)
-    sizes = 1, channels, 1, 1
-    low.add(Stage(Kind.CONV, value, out, Weight("ones", np.ones(channels, np.float32), sizes, sizes)))
-    return of_leaf(Leaf(out, 1, *out.size))
+def times_ones(low: Lowering, value: Value, channels: int) -> Value:
+    """Return as many channels, each the sum of all those of a value: a convolution by ones."""
+    sizes, out = (channels, value.channels, 1, 1), Map(channels, *value.size)
+    ones = np.ones(channels * value.channels, np.float32)
+    low.add(Stage(Kind.CONV, value, out, Weight("ones", ones, sizes, sizes)))
+    return of_leaf(Leaf(out, channels, *out.size))
 
 
 def from_on(low: Lowering, value: Value, axis: int, begin: int, step: int = 1) -> Value:

@@ -79,10 +79,8 @@ def _rearranged(low: Lowering, node: fx.Node, x: fx.Node, *_: Any) -> Value:
     way = shortest_way(begin.costs, goals, axes.sizes, MAX_SIZE)
     memory = begin.memory(way.start)
     for place, move in enumerate(way.moves, 1):
-        one, two, three = move.written
         is_map = place == len(way.moves) and way.goal != as_given
-        out = Map(*made) if is_map else Map(two, one, three)
-        memory = low.written(low.seen(memory, *move.sizes), out, move.strides).leaves()[0].map
+        memory = _moved(low, low.seen(memory, *move.sizes), move, Map(*made) if is_map else None)
     return seen_as(low, node, memory) if way.goal == as_given else of_leaf(Leaf(memory, memory.channels, *memory.size))
 
 
@@ -125,8 +123,13 @@ class _Beginning:
     def _written(self, move: Move) -> Map:
         if move.order == _AS_WRITTEN:
             return self.low.stored(self.value).leaves()[0].map
-        one, two, three = move.written
-        return self.low.written(self.value, Map(two, one, three), move.strides).leaves()[0].map
+        return _moved(self.low, self.value, move)
+
+
+def _moved(low: Lowering, value: Value, move: Move, out: Map | None = None) -> Map:
+    """Return the memory of a copy of a value, whose channels, rows and columns are the groups of the move."""
+    rows, channels, columns = move.written
+    return low.written(value, out or Map(channels, rows, columns), move.strides).leaves()[0].map
 
 
 def _is_map(node: fx.Node) -> bool:

@@ -7,12 +7,12 @@ import numpy as np
 from torch import fx
 
 from tailcut.errors import StructureError
+from tailcut.export_c.lowering.edges import times_ones
 from tailcut.export_c.lowering.graph import rank
 from tailcut.export_c.lowering.lowering import LARGEST, Handlers, Lowering, has_channels
 from tailcut.export_c.lowering.places import table_of, with_table
 from tailcut.export_c.lowering.sequences import axis_of, given_constant, given_shape
-from tailcut.export_c.program.program import Kind, Leaf, Map, Op, Operation, Resampling, Segment, Stage, Value, of_leaf
-from tailcut.export_c.program.weights import Weight
+from tailcut.export_c.program.program import Op, Operation, Resampling, Segment, Value
 
 HANDLERS = Handlers()
 
@@ -60,9 +60,7 @@ def _as_many_as(low: Lowering, value: Value, other: Value) -> Value:
     """Return a map of one channel with as many channels as another: gates for each place."""
     if value.channels != 1 or value.channels == other.channels or value.size != other.size:
         return value
-    sizes, out = (other.channels, 1, 1, 1), Map(other.channels, *value.size)
-    low.add(Stage(Kind.CONV, value, out, Weight("ones", np.ones(other.channels, np.float32), sizes, sizes)))
-    return of_leaf(Leaf(out, other.channels, *value.size))
+    return times_ones(low, value, other.channels)
 
 
 def _factors(low: Lowering, node: Any, x: fx.Node) -> Any:

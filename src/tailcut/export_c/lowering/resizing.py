@@ -6,7 +6,7 @@ from typing import Any
 from torch import fx
 
 from tailcut.errors import StructureError
-from tailcut.export_c.lowering.edges import largest, largest_of_channels, sum_of_channels
+from tailcut.export_c.lowering.edges import largest, largest_of_channels, times_ones
 from tailcut.export_c.lowering.graph import rank
 from tailcut.export_c.lowering.lowering import MAX_WINDOW, Handlers, Lowering, pair, resampled, size_of, window
 from tailcut.export_c.lowering.pointwise import larger, smaller
@@ -128,7 +128,7 @@ def _mean(
     low: Lowering, node: fx.Node, x: fx.Node, axes: Any = None, keepdim: bool = False, dtype: Any = None
 ) -> Value:
     if _is_over_channels(x, axes):
-        value = sum_of_channels(low, low.value(x))
+        value = times_ones(low, low.value(x), 1)
         return value.then(Op(Operation.SCALE, low=1 / low.value(x).channels))
     along = _along(x, axes, node.meta["val"].shape)
     if along == {2, 3}:
@@ -142,7 +142,7 @@ def _mean(
 @HANDLERS.register("sum")
 def _sum(low: Lowering, node: fx.Node, x: fx.Node, axes: Any = None, keepdim: bool = False, dtype: Any = None) -> Value:
     if _is_over_channels(x, axes):
-        return sum_of_channels(low, low.value(x))
+        return times_ones(low, low.value(x), 1)
     value = _mean(low, node, x, axes, keepdim, dtype)
     height, width = size_of(x)
     count = height * width // (value.size[0] * value.size[1])

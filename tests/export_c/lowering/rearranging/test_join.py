@@ -90,7 +90,7 @@ class Patched(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.outer(self.inner(patches(x)).relu())
-        image = tokens.reshape(1, 3, 4, 3, 2, 2).permute(0, 3, 1, 4, 2, 5)
+        image: Tensor = tokens.reshape(1, 3, 4, 3, 2, 2).permute(0, 3, 1, 4, 2, 5)
         return image.reshape(1, 3, 6, 8)
 
 

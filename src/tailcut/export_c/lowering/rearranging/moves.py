@@ -6,7 +6,7 @@ permutes three groups of neighbouring axes, whatever axes are in a group.
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations_with_replacement, count, permutations
+from itertools import combinations_with_replacement, permutations
 from math import prod
 
 from tailcut.errors import StructureError
@@ -131,13 +131,12 @@ def shortest_way(starts: Mapping[Order, int], goals: Collection[Order], sizes: M
     if num_axes > MAX_AXES:
         raise StructureError(f"a permutation of {num_axes} axes; C code knows up to {MAX_AXES}")
     known: set[Order] = set()
-    reached = [Way(start, (), start) for start, cost in starts.items() if cost == 0]
-    for cost in count(1):
-        if not reached and cost > max(starts.values()) + 1:
-            raise StructureError(f"a permutation of a map with more than {most:,} numbers along an axis")
+    reached, cost = [Way(start, (), start) for start, price in starts.items() if price == 0], 0
+    while reached or cost <= max(starts.values()):
         found = next((way for way in reached if way.goal in goals), None)
         if found is not None:
             return found
+        cost += 1
         known.update(way.goal for way in reached)
         further = [Way(start, (), start) for start, price in starts.items() if price == cost]
         for way in reached:
@@ -146,7 +145,7 @@ def shortest_way(starts: Mapping[Order, int], goals: Collection[Order], sizes: M
                     known.add(order)
                     further.append(Way(way.start, (*way.moves, move), order))
         reached = further
-    raise AssertionError("unreachable")
+    raise StructureError(f"a permutation of a map with more than {most:,} numbers along an axis")
 
 
 def _moves(order: Order, sizes: Mapping[int, int], most: int) -> Iterator[tuple[Move, Order]]:
