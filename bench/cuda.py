@@ -150,12 +150,12 @@ def cases(scale: Scale) -> list[Case]:
         create_model, "alexnet", num_classes=10, resize=64, dropout=0.0, width=width, hidden=hidden
     )
     cifar = (CIFAR_BATCH if is_full else 4, 3, 32, 32)
-    return [
-        Case("UNet", unet, UNET_KEPT, (1, 3, *image)),
-        Case("UNet", unet, UNET_KEPT, (4, 3, *image)),
+    return [  # the quickest first, so that the slow ones cannot cost them their time
+        Case("AlexNet", alexnet, CIFAR_KEPT, cifar),
         Case("VGG16", vgg, CIFAR_KEPT, cifar),
         Case("ResNet18", resnet, CIFAR_KEPT, cifar),
-        Case("AlexNet", alexnet, CIFAR_KEPT, cifar),
+        Case("UNet", unet, UNET_KEPT, (1, 3, *image)),
+        Case("UNet", unet, UNET_KEPT, (4, 3, *image)),
     ]
 
 
@@ -196,18 +196,25 @@ class _Rows:
 
     def __init__(self, deadline: float) -> None:
         self.rows: list[Row] = []
-        self.notes: list[str] = []
+        self._failures: list[str] = []
+        self._late: list[str] = []
         self._deadline = deadline
+
+    @property
+    def notes(self) -> list[str]:
+        """What is left out, and why."""
+        late = [f"Left out, for want of time: {'; '.join(self._late)}."] if self._late else []
+        return [*self._failures, *late]
 
     def add(self, name: str, make: Callable[[], Row]) -> None:
         """Add what `make` measures, or the reason why it is left out."""
         if time.perf_counter() > self._deadline:
-            self.notes.append(f"Left out: {name}, for want of time.")
+            self._late.append(name)
             return
         try:
             self.rows.append(make())
         except (RuntimeError, TailcutError) as error:
-            self.notes.append(f"Left out: {name}: {type(error).__name__}: {first_line(error)}")
+            self._failures.append(f"Left out: {name}: {type(error).__name__}: {first_line(error)}")
 
 
 def _forward_table(scale: Scale, device: torch.device, limits: Mapping[str, Limits], deadline: float) -> Table:

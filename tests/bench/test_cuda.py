@@ -48,18 +48,15 @@ def test_one_failure_does_not_cost_the_others(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(cuda, "MAX_SECONDS", -1.0)
     _, forwards, steps = device_tables(TINY, torch.device("cpu"))
     assert len(forwards.rows) == 2 * len(cases(TINY))
-    assert forwards.notes[-1] == "Left out: AlexNet, batch 4, TF32: OutOfMemoryError: no memory"
+    assert forwards.notes[1] == "Left out: AlexNet, batch 4, TF32: OutOfMemoryError: no memory"
     assert steps.rows == []
-    assert steps.notes[-1] == "Left out: AlexNet, bfloat16, for want of time."
+    assert steps.notes[1].startswith("Left out, for want of time: AlexNet, float32; AlexNet, TF32; ")
 
 
 def test_sizes_are_the_published_ones() -> None:
     shapes = [(case.name, case.num_kept, case.shape) for case in cases(FULL)]
-    assert shapes[:3] == [
-        ("UNet", 33, (1, 3, 640, 960)),
-        ("UNet", 33, (4, 3, 640, 960)),
-        ("VGG16", 128, (128, 3, 32, 32)),
-    ]
+    assert shapes[1] == ("VGG16", 128, (128, 3, 32, 32))
+    assert shapes[3:] == [("UNet", 33, (1, 3, 640, 960)), ("UNet", 33, (4, 3, 640, 960))]
 
 
 def test_products_are_set_back() -> None:

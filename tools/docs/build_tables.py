@@ -54,6 +54,7 @@ BENCH_OF = {
     topic: Path(f"docs/results/bench-{topic}.json")
     for topic in (
         "execution",
+        "cuda",
         "inputs",
         "loading",
         "channels",
@@ -168,7 +169,10 @@ def build(root: Path) -> dict[Path, str]:
             "bench": lambda: bench_tables(root / BENCH),
             "table5": lambda: bench_tables(root / BENCH_OF["table5"], headings=False),
         },
-        "docs/run-fast.md": {"bench": lambda: bench_tables(root / BENCH_OF["execution"], headings=False)},
+        "docs/run-fast.md": {
+            "bench": lambda: bench_tables(root / BENCH_OF["execution"], headings=False),
+            "cuda": lambda: bench_tables(root / BENCH_OF["cuda"], headings=False),
+        },
         "docs/export.md": {
             "bench": lambda: bench_tables(root / BENCH_OF["widths"], headings=False),
             "exporting": lambda: bench_tables(root / BENCH_OF["exporting"], headings=False),
@@ -394,18 +398,21 @@ def bench_tables(path: Path, *, headings: bool = True) -> str:
     if not path.is_file():
         return "No benchmark run is committed yet."
     record = json.loads(path.read_text(encoding="utf-8"))
-    machine = record["machine"]
-    note = f" ({machine['note']})" if machine["note"] else ""
-    parts = [
-        f"{machine['processor']}{note}, {counted(machine['num_threads'], 'thread')}, torch {machine['torch_version']}, "
-        f"Python {machine['python_version']}; sizes: {record['scale']}. Measured limits: a copy reads and writes "
-        f"{machine['copy_rate'] / 1e9:.1f} GB/s, a float32 matrix product makes {machine['product_rate'] / 1e9:.1f} "
-        "GFLOP/s."
-    ]
+    parts = [_machine_line(record["machine"], record["scale"])] if "machine" in record else []
     for topic, tables in record["topics"].items():
         parts += [f"## {topic.capitalize()}"] if headings else []
         parts += [_bench_table(table) for table in tables]
     return "\n\n".join(parts)
+
+
+def _machine_line(machine: Mapping[str, Any], scale: str) -> str:
+    note = f" ({machine['note']})" if machine["note"] else ""
+    return (
+        f"{machine['processor']}{note}, {counted(machine['num_threads'], 'thread')}, torch {machine['torch_version']}, "
+        f"Python {machine['python_version']}; sizes: {scale}. Measured limits: a copy reads and writes "
+        f"{machine['copy_rate'] / 1e9:.1f} GB/s, a float32 matrix product makes {machine['product_rate'] / 1e9:.1f} "
+        "GFLOP/s."
+    )
 
 
 def bench_rows(path: Path) -> str:

@@ -57,3 +57,9 @@ def test_a_layer_must_gain_more_without_gradients() -> None:
 
 def test_unknown_devices_count_as_gpus() -> None:
     assert Costs.of("xpu", with_gradients=False).device is DEVICES["cuda"]
+
+
+def test_dense_products_gain_by_matrix_units_and_tiles_do_not() -> None:
+    full, rounded = (Costs.of("cuda", with_gradients=False, matrix_units=flag) for flag in (False, True))
+    assert full.product(1e12, 0, 64, 64) > 4 * rounded.product(1e12, 0, 64, 64)
+    assert full.tiles(1e12, 1e9) == rounded.tiles(1e12, 1e9)

@@ -1,5 +1,5 @@
 import copy
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ import tailcut
 from tailcut.execution import fuse
 from tailcut.execution.lazy.context import LayerRecord
 from tailcut.execution.wrapper import decisions
-from tailcut.execution.wrapper.decisions import Call, Decisions, call_of
+from tailcut.execution.wrapper.decisions import Call, Decisions, call_of, has_matrix_units
 
 DENSE = [LayerRecord("conv", "dense", ["the network as a whole would gain too little"])]
 
@@ -99,3 +99,42 @@ def test_the_short_way_holds_for_calls_like_it_alone() -> None:
         torch.testing.assert_close(fused(x), 3 * model(x))
     fused(x).sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+class OnGpu:
+    """What is asked of a tensor on a GPU, of a type."""
+
+    is_cuda = True
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+    def is_floating_point(self) -> bool:
+        return self.dtype.is_floating_point
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision", "expected"),
+    [
+        (torch.float32, "tf32", True),
+        (torch.float32, "ieee", False),
+        (torch.float16, "ieee", True),
+        (torch.bfloat16, "ieee", True),
+        (torch.float64, "tf32", False),
+        (torch.int64, "tf32", False),
+    ],
+)
+def test_which_products_run_on_matrix_units(dtype: torch.dtype, precision: str, expected: bool) -> None:
+    settings, tensors = torch.backends.cudnn.conv, [OnGpu(dtype)]
+    before = settings.fp32_precision
+    settings.fp32_precision = precision
+    try:
+        assert has_matrix_units(cast(Any, tensors)) == expected
+        assert not has_matrix_units([torch.empty(2)])
+    finally:
+        settings.fp32_precision = before
+
+
+def test_a_call_is_another_one_on_matrix_units() -> None:
+    assert call(2, 3) != call(2, 3, matrix_units=True)
+    assert call(2, 3).family != call(2, 3, matrix_units=True).family

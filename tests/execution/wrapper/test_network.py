@@ -17,6 +17,7 @@ from tailcut.execution import FusedNetwork, fuse
 from tailcut.execution.cpu import codegen, compiled, program_calls
 from tailcut.execution.ir import cost
 from tailcut.execution.lazy.lazy_map import LazyMap
+from tailcut.execution.wrapper import network
 from tailcut.format.conversion.frereg import convert
 
 
@@ -362,3 +363,16 @@ def test_a_traced_network_runs_fused() -> None:
     fused = fuse(model, image)
     torch.testing.assert_close(fused(image), model(image), rtol=1e-4, atol=1e-5)
     assert {layer.strategy for layer in fused.report().layers} != {"dense"}
+
+
+@pytest.mark.parametrize("has_units", [False, True])
+def test_matrix_units_make_dense_weights_the_faster_ones(has_units: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tailcut.create_model("unet", widths=(16, 32, 64), bias=False).eval()
+    tailcut.regularize(model, num_kept=33)
+    monkeypatch.setitem(cost.DEVICES, "cuda", cost.DEVICES["cpu"])  # this image is too small to gain on a real one
+    monkeypatch.setattr(network, "device_type", lambda tensors: "cuda")
+    monkeypatch.setattr(network, "has_matrix_units", lambda tensors: has_units)
+    fused = FusedNetwork(model, engine="torch")
+    with torch.no_grad():
+        fused(torch.rand(1, 3, 320, 480))
+    assert (set(strategies_of(fused).values()) == {"dense"}) == has_units

@@ -3,7 +3,7 @@
 Only the ratios of the constants matter: how much slower a convolution of a few channels is than one of many, what a
 number made in a tile costs beside its products, what a byte costs, and what a low-rank layer's calls from Python cost.
 Those of the CPU were fitted to one thread's times of these parts on a current server core; more threads divide all
-of them nearly alike.
+of them nearly alike. Those of GPUs fit the published UNet on an H200 (`python -m bench cuda`).
 """
 
 import math
@@ -37,7 +37,11 @@ class Device:
 DEVICES = {
     "cpu": Device(dense=100e9, per_output=3.1e9, per_root_input=25e9, tile=75e9, elements=2.2e9, memory=6e9, call=8e-6),
     "cuda": Device(
-        dense=30e12, per_output=0.9e12, per_root_input=7.5e12, tile=8e12, elements=1e12, memory=2e12, call=8e-6
+        dense=30e12, per_output=0.9e12, per_root_input=7.5e12, tile=2.4e12, elements=3e11, memory=2e12, call=8e-6
+    ),
+    # Dense products of TF32 and 16-bit numbers run on matrix units; tiles are as slow as before.
+    "cuda matrix units": Device(
+        dense=150e12, per_output=4.5e12, per_root_input=37e12, tile=2.4e12, elements=3e11, memory=2e12, call=8e-6
     ),
 }
 # Bytes of a number in a map or a weight, as the estimates count them.
@@ -88,9 +92,16 @@ class Costs:
     with_gradients: bool
 
     @classmethod
-    def of(cls, device_type: str, *, with_gradients: bool) -> "Costs":
-        """Return the estimates for a torch device type; unknown ones count as "cuda"."""
-        return cls(DEVICES.get(device_type, DEVICES["cuda"]), with_gradients)
+    def of(cls, device_type: str, *, with_gradients: bool, matrix_units: bool = False) -> "Costs":
+        """Return the estimates for a torch device type; unknown ones count as "cuda".
+
+        Args:
+            device_type: "cpu", "cuda", ...
+            with_gradients: of a forward with its backward.
+            matrix_units: dense products run on a GPU's matrix units.
+        """
+        name = "cuda matrix units" if matrix_units else device_type
+        return cls(DEVICES.get(name, DEVICES["cuda"]), with_gradients)
 
     def product(self, flops: float, num_bytes: float, num_in: int, num_out: int) -> float:
         """Estimate the seconds of a convolution or matrix product.

@@ -37,6 +37,7 @@ class Call(NamedTuple):
     Attributes:
         shapes: of the tensors among its arguments; empty for nested ones, which may have none.
         places: their layouts and devices.
+        matrix_units: dense products run on a GPU's matrix units; see `has_matrix_units`.
         words: switches and names among the arguments, and the keywords.
         kept: length of all vectors of coefficients.
         training: the network is in training mode.
@@ -45,6 +46,7 @@ class Call(NamedTuple):
 
     shapes: tuple[tuple[int, ...], ...]
     places: tuple[tuple[torch.layout, torch.device], ...]
+    matrix_units: bool
     words: tuple[object, ...]
     kept: int
     training: bool
@@ -68,7 +70,7 @@ def call_of(args: tuple[Any, ...], kwargs: dict[str, Any], *, kept: int, trainin
     places = tuple([(tensor.layout, tensor.device) for tensor in tensors])
     leaves = pytree.tree_leaves((args, kwargs))
     words = (*kwargs, *(leaf for leaf in leaves if leaf is None or isinstance(leaf, (bool, str, Enum))))
-    return Call(shapes, places, words, kept, training, torch.is_grad_enabled())
+    return Call(shapes, places, has_matrix_units(tensors), words, kept, training, torch.is_grad_enabled())
 
 
 def tensors_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
@@ -79,6 +81,17 @@ def tensors_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
 def device_type(tensors: list[Tensor]) -> str:
     """Return the kind of device that a call on these tensors runs on."""
     return tensors[0].device.type if tensors else "cpu"
+
+
+def has_matrix_units(tensors: list[Tensor]) -> bool:
+    """Return whether dense convolutions of these tensors run on a GPU's matrix units.
+
+    Those of 16-bit numbers do, and those of float32 while torch may round them to TF32, as it does unless it is told
+    otherwise (`torch.backends.cudnn.conv.fp32_precision`).
+    """
+    types = {tensor.dtype for tensor in tensors if tensor.is_cuda and tensor.is_floating_point()}
+    is_rounded = torch.float32 in types and torch.backends.cudnn.conv.fp32_precision == "tf32"
+    return is_rounded or not types.isdisjoint((torch.float16, torch.bfloat16))
 
 
 def other_object(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

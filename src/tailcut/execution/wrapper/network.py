@@ -24,6 +24,7 @@ from tailcut.execution.wrapper.decisions import (
     DenseCalls,
     call_of,
     device_type,
+    has_matrix_units,
     is_simple,
     other_object,
     tensors_of,
@@ -249,7 +250,8 @@ class FusedNetwork(NetworkView):
     def _new_context(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Context:
         inputs = tensors_of(args, kwargs)
         wants = torch.is_grad_enabled() and any(x.requires_grad for x in (*self.source.parameters(), *inputs))
-        costs = Costs.of(device_type(inputs), with_gradients=wants)
+        units = has_matrix_units(inputs)
+        costs = Costs.of(device_type(inputs), with_gradients=wants, matrix_units=units)
         return Context(self.engine, self.strategy, costs, wants)
 
 
