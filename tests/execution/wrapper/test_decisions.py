@@ -125,7 +125,7 @@ class OnGpu:
     ],
 )
 def test_which_products_run_on_matrix_units(dtype: torch.dtype, precision: str, expected: bool) -> None:
-    settings, tensors = torch.backends.cudnn.conv, [OnGpu(dtype)]
+    settings, tensors = cast(Any, torch.backends.cudnn).conv, [OnGpu(dtype)]
     before = settings.fp32_precision
     settings.fp32_precision = precision
     try:

@@ -90,7 +90,8 @@ def has_matrix_units(tensors: list[Tensor]) -> bool:
     otherwise (`torch.backends.cudnn.conv.fp32_precision`).
     """
     types = {tensor.dtype for tensor in tensors if tensor.is_cuda and tensor.is_floating_point()}
-    is_rounded = torch.float32 in types and torch.backends.cudnn.conv.fp32_precision == "tf32"
+    settings: Any = torch.backends.cudnn  # mypy does not know all of it
+    is_rounded = torch.float32 in types and settings.conv.fp32_precision == "tf32"
     return is_rounded or not types.isdisjoint((torch.float16, torch.bfloat16))
 
 
