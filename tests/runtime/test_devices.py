@@ -1,3 +1,4 @@
+import logging
 import subprocess
 import sys
 
@@ -83,3 +84,12 @@ def test_a_process_group_ends_with_the_launch_that_made_it(before: str, after: s
     words = [sys.executable, "-c", LAUNCH.replace("{before}", before)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == after
+
+
+def test_advice_to_round_products_is_not_shown(caplog: pytest.LogCaptureFixture) -> None:
+    from lightning_utilities.core.rank_zero import rank_zero_info
+
+    with caplog.at_level(logging.INFO):
+        rank_zero_info("you should set `torch.set_float32_matmul_precision('medium' | 'high')`")
+        rank_zero_info("Using bfloat16")
+    assert caplog.messages == ["Using bfloat16"]

@@ -1,5 +1,6 @@
 """Devices and processes of a training or an evaluation, through Lightning Fabric."""
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +23,6 @@ PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "bf16": "bf16-mixed",
     "fp16": "16-mixed",
 }
-
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -66,6 +66,15 @@ class Engine(Fabric):
             # Its threads must not be alive as Python ends: now and then that aborts a process whose work is done.
             torch.distributed.destroy_process_group()
         return found
+
+
+def _is_useful(record: logging.LogRecord) -> bool:
+    """Return whether a line of Fabric's is for our users; the advice to round float32 products is not."""
+    # Transforms are exact to float32; layers have their precision from the recipe.
+    return "set_float32_matmul_precision" not in record.getMessage()
+
+
+logging.getLogger("lightning_fabric.utilities.rank_zero").addFilter(_is_useful)
 
 
 def _in_process_group() -> bool:
