@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,23 @@ def test_the_zoo_is_listed_with_its_committed_figures(tmp_path: Path, monkeypatc
     for name in ("with", "without"):
         save(model, tmp_path / f"{name}.tailcut", dtype="float16")
     result = Result(
-        "with", "", {"data": {"name": "mnist"}}, 0, 1, "cpu", 1, 1, 1.0, {}, {}, {"accuracy": 0.97}, {}, 300, 0, 0, 1
+        name="with",
+        command="",
+        recipe={"data": {"name": "mnist"}},
+        seed=0,
+        epochs=1,
+        device="cpu",
+        num_devices=1,
+        num_threads=1,
+        seconds=1.0,
+        versions={},
+        split_sizes={},
+        metrics={"accuracy": 0.97},
+        validation={},
+        num_kept=300,
+        num_parameters=266_200,
+        num_other=0,
+        file_bytes=(tmp_path / "with.tailcut").stat().st_size,
     )
     run = Run.create(tmp_path / "run")
     run.write_result(result)
@@ -42,6 +59,7 @@ def test_the_zoo_is_listed_with_its_committed_figures(tmp_path: Path, monkeypatc
     with_result, without = report.zoo
     assert (with_result.data, with_result.metrics) == ("mnist", {"accuracy": 0.97})
     assert (without.data, without.metrics) == (None, {})
+    assert replace(without, name="with", data="mnist", metrics=with_result.metrics) == with_result
     assert with_result.num_kept == 300
     assert with_result.num_parameters == 266_200
     assert with_result.arguments == {"bias": False}

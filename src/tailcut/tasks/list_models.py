@@ -5,13 +5,13 @@ import textwrap
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from tailcut.errors import MissingExtraError
 from tailcut.format import inspect, resolve, zoo_names
+from tailcut.format.container.contents import decode
+from tailcut.format.network.building import named_base, on_meta
 from tailcut.printing import Report, figure_text, sizes, table
 from tailcut.runs import read_result
-from tailcut.structure import create_model, family, model_names
+from tailcut.structure import Base, family, model_names
 
 ARGUMENTS_WIDTH = 64  # characters
 
@@ -107,23 +107,28 @@ def list_models() -> ModelsReport:
 def _architecture(name: str) -> Architecture:
     chosen = family(name)
     num_parameters: int | None = None
-    with contextlib.suppress(MissingExtraError), torch.device("meta"):
-        num_parameters = sum(parameter.numel() for parameter in create_model(name).parameters())
+    with contextlib.suppress(MissingExtraError):
+        num_parameters = sum(parameter.numel() for parameter in on_meta(Base(name, {})).parameters())
     return Architecture(name, dict(chosen.defaults), chosen.example_shape(), num_parameters)
 
 
 def _zoo_entry(name: str) -> ZooEntry:
-    stored = inspect(f"zoo:{name}")
-    committed = resolve(f"zoo:{name}").with_suffix(".json")
-    result = read_result(committed) if committed.is_file() else None
+    path = resolve(f"zoo:{name}")
+    record = path.with_suffix(".json")
+    if not record.is_file():
+        stored = inspect(path)
+        counts = (stored.file_bytes, stored.num_kept, stored.num_parameters)
+        return ZooEntry(name, stored.model, stored.arguments, *counts, data=None, metrics={}, paper={})
+    # Its record says how much a file holds; to decode all files would take seconds.
+    result, base = read_result(record), decode(path.read_bytes()).base
     return ZooEntry(
         name=name,
-        model=stored.model,
-        arguments=stored.arguments,
-        file_bytes=stored.file_bytes,
-        num_kept=stored.num_kept,
-        num_parameters=stored.num_parameters,
-        data=None if result is None else result.recipe["data"]["name"],
-        metrics={} if result is None else result.metrics,
-        paper={} if result is None else result.paper,
+        model=None if base is None else base.name,
+        arguments={} if base is None else dict(named_base(base).arguments),
+        file_bytes=result.file_bytes,
+        num_kept=result.num_kept,
+        num_parameters=result.num_parameters,
+        data=result.recipe["data"]["name"],
+        metrics=result.metrics,
+        paper=result.paper,
     )

@@ -48,13 +48,19 @@ def build_on_meta(base: StoredBase, max_parameters: int) -> nn.Module:
     """
     named = named_base(base)
     try:
-        with torch.device("meta"), _Unfilled(), _capped(max_parameters):
-            return create_model(named.name, **named.arguments)
+        with _capped(max_parameters):
+            return on_meta(named)
     except (LimitError, MissingExtraError):
         raise
     except Exception as error:
         # Errors that a family may raise on arguments that only a damaged file would have.
         raise CorruptFileError(f"the model {base.name!r} cannot be built with the stored arguments: {error}") from error
+
+
+def on_meta(base: Base) -> nn.Module:
+    """Return the network on the meta device, without any check; errors are those of its code."""
+    with torch.device("meta"), _Unfilled():
+        return create_model(base.name, **base.arguments)
 
 
 def build_for_real(base: Base) -> nn.Module:
