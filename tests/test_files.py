@@ -292,6 +292,12 @@ def test_a_place_that_cannot_be_written_is_refused(out: str, problem: str, tmp_p
     check_output_path(tmp_path / "report.html")
 
 
+@pytest.mark.parametrize("out", ["", "a\0b"])
+def test_what_is_no_name_is_refused(out: str) -> None:
+    with pytest.raises(ArgumentError, match="expected the name of a file to write"):
+        check_output_path(out)
+
+
 def test_a_folder_that_cannot_be_written_is_told_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,9 +120,11 @@ def check_output_path(out: str | Path) -> None:
     """Raise an error if no file can lie there; for what would notice only after hours of work.
 
     Raises:
-        ArgumentError: the folder of `out`, or of what it links to, does not exist, or `out` is a folder.
+        ArgumentError: the folder of `out`, or of what it links to, does not exist, or `out` is a folder or no name.
         OSError: no file can be made in that folder: it belongs to somebody else, or cannot be written at all.
     """
+    if not str(out) or "\0" in str(out):
+        raise ArgumentError(f"expected the name of a file to write, got {str(out)!r}")
     path, target = Path(out), Path(os.path.realpath(out))
     if path.is_dir():
         raise ArgumentError(f"cannot write {path}: it is a folder; give a file name")

@@ -213,6 +213,12 @@ def test_the_channels_that_are_open_most_often() -> None:
     assert activity([0.5] * 6, [0, 1, 64, 65, 128, 129]).top(3).indices == (0, 1, 64)
 
 
+@pytest.mark.parametrize("count", [2.5, "12", (1, 2), True])
+def test_what_is_no_count_is_refused(count: Any) -> None:
+    with pytest.raises(ArgumentError, match="expected (one count|1 to)"):
+        activity([0.5] * 3, [0, 64, 128]).top(count)
+
+
 def test_24d_is_14_5_5() -> None:
     generator = torch.Generator().manual_seed(0)
     values = torch.rand(192, generator=generator)

@@ -67,7 +67,7 @@ class GateActivity(Report):
             return Selection.of(sorted(ranked[:likely]))
         if isinstance(num_channels, int):
             return Selection.of(sorted(_first(ranked, num_channels, "of all components")))
-        counts = tuple(num_channels)
+        counts = tuple(num_channels) if isinstance(num_channels, Sequence) else ()
         if len(counts) != len(COMPONENT_NAMES):
             raise ArgumentError(f"expected one count, or three for Y, Cb and Cr, got {num_channels!r}")
         chosen: list[int] = []
