@@ -215,7 +215,7 @@ def test_the_channels_that_are_open_most_often() -> None:
 
 @pytest.mark.parametrize("count", [2.5, "12", (1, 2), True])
 def test_what_is_no_count_is_refused(count: Any) -> None:
-    with pytest.raises(ArgumentError, match="expected (one count|1 to)"):
+    with pytest.raises(ArgumentError, match=r"expected (one count|1 to)"):
         activity([0.5] * 3, [0, 64, 128]).top(count)
 
 
