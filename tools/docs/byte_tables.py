@@ -69,7 +69,7 @@ def _row(record: Mapping[str, Any]) -> tuple[str, ...]:
     metric = "Dice" if record["metric"] == "dice" else "accuracy"
     words = f"`--max-bytes {settings['max_bytes']} --num-gradients {settings['num_gradients']}`"
     return (
-        f"`{source}`" if is_ours else f"`{Path(source).name}`, dense",
+        f"`{source}`" if is_ours else f"`{_name_of(Path(source))}`, dense",
         f"{record['data']}, {metric}",
         percent(record["before"]),
         f"{before:,}",
@@ -78,3 +78,8 @@ def _row(record: Mapping[str, Any]) -> tuple[str, ...]:
         words,
         f"{record['seconds']:.0f}",
     )
+
+
+def _name_of(network: Path) -> str:
+    """Return the name of a file; of a run's network the run's."""
+    return network.parent.name if network.name == "model.tailcut" else network.name

@@ -30,7 +30,7 @@ LAYER_SCORES: tuple[Group, ...] = tuple(
 )
 # The paper's ablations on its own network, where nothing is fine-tuned and after two epochs.
 VGG_SCORES: tuple[Group, ...] = (
-    ("all-untuned", ("l1-untuned", "random-untuned")),
+    ("all-untuned", ("frequency-untuned", "spectral-untuned", "spatial-untuned", "l1-untuned", "random-untuned")),
     ("all", ("frequency", "spectral", "spatial", "l1", "random")),
 )
 TUNED_SCORES: tuple[Group, ...] = (("spectral", ("l1", "random")),)

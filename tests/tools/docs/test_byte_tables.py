@@ -26,10 +26,13 @@ def test_rows_come_from_the_records(tmp_path: Path) -> None:
     (tmp_path / "bytes" / "a.json").write_text(json.dumps(record), encoding="utf-8")
     other = record | {"source": "weights/resnet20-cifar10.th", "dense_bytes": 1_080_000}
     (tmp_path / "bytes" / "b.json").write_text(json.dumps(other), encoding="utf-8")
+    run = other | {"source": "runs/vit-ref/model.tailcut"}
+    (tmp_path / "bytes" / "c.json").write_text(json.dumps(run), encoding="utf-8")
     table = byte_table(tmp_path)
     assert "| `zoo:lenet5-776` | mnist, accuracy | 50.00 % | 1,406 | **25.00 %** | **12,345** |" in table
     assert "`--max-bytes 13000 --num-gradients 7` | 4 |" in table
     assert "| `resnet20-cifar10.th`, dense | mnist, accuracy | 50.00 % | 1,080,000 |" in table
+    assert "| `vit-ref`, dense | mnist, accuracy | 50.00 % | 1,080,000 |" in table
 
 
 def test_every_record_was_written_by_the_command() -> None:
