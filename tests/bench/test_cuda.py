@@ -49,8 +49,10 @@ def test_one_failure_does_not_cost_the_others(monkeypatch: pytest.MonkeyPatch) -
     _, forwards, steps = device_tables(TINY, torch.device("cpu"))
     assert len(forwards.rows) == 2 * len(cases(TINY))
     assert forwards.notes[1] == "Left out: AlexNet, batch 4, TF32: OutOfMemoryError: no memory"
+    assert forwards.notes[-1] == "Left out: UNet, batch 4, TF32: OutOfMemoryError: no memory"
     assert steps.rows == []
-    assert steps.notes[1].startswith("Left out, for want of time: AlexNet, float32; AlexNet, TF32; ")
+    late = [f"{name}, {kind.name}" for name in ("AlexNet", "VGG16", "ResNet18", "UNet") for kind in PRECISIONS]
+    assert steps.notes[1:] == [f"Left out, for want of time: {'; '.join(late)}."]
 
 
 def test_sizes_are_the_published_ones() -> None:

@@ -28,4 +28,4 @@ def test_digits(name: str, mnist_root: Path) -> None:
 @pytest.mark.parametrize(("name", "data"), [("cifar10-resnet20-combined", "cifar10@128"), ("resnet18-9900", "cifar10")])
 def test_small_photos(name: str, data: str, cifar10_root: Path) -> None:
     photos = open_dataset(data, roots=[cifar10_root])
-    assert abs(points_lost(name, DatasetPart(photos, range(300), photos.split))) <= 0.7  # two photos
+    assert abs(points_lost(name, DatasetPart(photos, range(1000), photos.split))) <= 0.3
