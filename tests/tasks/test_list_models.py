@@ -4,9 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.example_result import RESULT
 
 from tailcut.format import save, zoo
-from tailcut.runs import Result, Run
+from tailcut.runs import Run
 from tailcut.structure import create_model, model_names
 from tailcut.tasks.list_models import list_models
 from tailcut.weights import regularize
@@ -30,24 +31,15 @@ def test_the_zoo_is_listed_with_its_committed_figures(tmp_path: Path, monkeypatc
     regularize(model, num_kept=100)
     for name in ("with", "without"):
         save(model, tmp_path / f"{name}.tailcut", dtype="float16")
-    result = Result(
+    file_bytes = (tmp_path / "with.tailcut").stat().st_size
+    result = replace(
+        RESULT,
         name="with",
-        command="",
-        recipe={"data": {"name": "mnist"}},
-        seed=0,
-        epochs=1,
-        device="cpu",
-        num_devices=1,
-        num_threads=1,
-        seconds=1.0,
-        versions={},
-        split_sizes={},
         metrics={"accuracy": 0.97},
-        validation={},
         num_kept=300,
         num_parameters=266_200,
-        num_other=0,
-        file_bytes=(tmp_path / "with.tailcut").stat().st_size,
+        file_bytes=file_bytes,
+        paper={},
     )
     run = Run.create(tmp_path / "run")
     run.write_result(result)
