@@ -86,10 +86,21 @@ def test_a_process_group_ends_with_the_launch_that_made_it(before: str, after: s
     assert done.stdout.strip() == after
 
 
-def test_advice_to_round_products_is_not_shown(caplog: pytest.LogCaptureFixture) -> None:
-    from lightning_utilities.core.rank_zero import rank_zero_info
+@pytest.mark.parametrize("logger", ["lightning_fabric.utilities.rank_zero", "pytorch_lightning.utilities.rank_zero"])
+def test_advice_to_round_products_is_not_shown(
+    logger: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lightning_utilities.core import rank_zero
 
+    def inform(fabric: object) -> None:
+        rank_zero.rank_zero_info("you should set `torch.set_float32_matmul_precision('medium' | 'high')`")
+        rank_zero.rank_zero_info("Using bfloat16")
+
+    # PyTorch Lightning, once imported, puts its own logger in the place of Fabric's.
+    monkeypatch.setattr(rank_zero, "log", logging.getLogger(logger))
+    fabric = make_fabric(Devices(accelerator="cpu"))
     with caplog.at_level(logging.INFO):
-        rank_zero_info("you should set `torch.set_float32_matmul_precision('medium' | 'high')`")
-        rank_zero_info("Using bfloat16")
-    assert caplog.messages == ["Using bfloat16"]
+        fabric.launch(inform)
+        assert caplog.messages == ["Using bfloat16"]
+        inform(fabric)  # another training of the same process, which is not ours, keeps its own lines
+    assert len(caplog.messages) == 3

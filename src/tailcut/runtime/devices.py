@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ try:
     from lightning_fabric import Fabric
     from lightning_fabric.strategies.parallel import ParallelStrategy
     from lightning_fabric.utilities.rank_zero import rank_zero_only
+    from lightning_utilities.core import rank_zero
 except ImportError as error:
     raise MissingExtraError("training and work on several devices", "lightning-fabric", "train") from error
 
@@ -55,7 +57,8 @@ class Engine(Fabric):
         """
         is_ours = not _in_process_group()
         try:
-            found = super().launch(function, *arguments, **settings)
+            with _without_advice():
+                found = super().launch(function, *arguments, **settings)
         except RuntimeError as error:
             if not is_lost_connection(error):
                 raise
@@ -74,7 +77,15 @@ def _is_useful(record: logging.LogRecord) -> bool:
     return "set_float32_matmul_precision" not in record.getMessage()
 
 
-logging.getLogger("lightning_fabric.utilities.rank_zero").addFilter(_is_useful)
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Keep Fabric's advice that is not for our users from its log."""
+    log = rank_zero.log  # read here: PyTorch Lightning, once imported, puts its own logger in the place of Fabric's
+    log.addFilter(_is_useful)
+    try:
+        yield
+    finally:
+        log.removeFilter(_is_useful)
 
 
 def _in_process_group() -> bool:
