@@ -23,6 +23,7 @@ PARTS: tuple[Callable[[], Iterator[Named]], ...] = (
     invalid_numbers.odd_payloads,
     invalid_numbers.quantized,
     invalid_numbers.along_axes,
+    invalid_numbers.dependent,
     invalid_edits.regularize,
     invalid_edits.regularize_counts,
     invalid_edits.regularize_fits,

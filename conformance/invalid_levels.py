@@ -85,11 +85,11 @@ def contents() -> Iterator[tuple[str, str, Levels]]:
     yield "length-too-long", "cut-off", _with(plain, 0, replace(second, lengths=[100]))
     yield "length-largest", "cut-off", _with(plain, 0, replace(second, lengths=[2**63 - 1]))
     yield "codec-4", "quantized-codec", _with(plain, 1, replace(third, codecs=b"\4"))
-    yield "codec-5", "codec-known", _with(plain, 1, replace(third, codecs=b"\5"))
+    yield "codec-6", "codec-known", _with(plain, 1, replace(third, codecs=b"\6"))
     yield "codec-of-others-15", "codec-known", _with(plain, 0, replace(second, codecs=b"\0\x0f"))
     yield "codec-3", "quantized-codec", _with(plain, 1, replace(third, codecs=b"\3"))
     yield "codec-0-of-quantized", "quantized-codec", _with(rounded, 1, replace(rounded.further[1], codecs=b"\0"))
-    yield "codec-5-of-quantized", "codec-known", _with(rounded, 1, replace(rounded.further[1], codecs=b"\5"))
+    yield "codec-6-of-quantized", "codec-known", _with(rounded, 1, replace(rounded.further[1], codecs=b"\6"))
     (numbers,) = third.payloads
     yield "raw-short", "payload-raw", _with(plain, 1, replace(third, payloads=[numbers[:-1]]))
     yield "raw-long", "payload-raw", _with(plain, 1, replace(third, payloads=[numbers + b"\0"]))
@@ -97,7 +97,7 @@ def contents() -> Iterator[tuple[str, str, Levels]]:
     yield "raw-long-others", "payload-raw", _with(plain, 0, others)
     above = _with(plain, 0, others)
     yield "codec-4-above-raw-long", "quantized-codec", _with(above, 1, replace(third, codecs=b"\4"))
-    yield "codec-5-above-raw-long", "codec-known", _with(above, 1, replace(third, codecs=b"\5"))
+    yield "codec-6-above-raw-long", "codec-known", _with(above, 1, replace(third, codecs=b"\6"))
     infinite = replace(third, payloads=[numbers[:-4] + b"\0\0\x80\x7f"])
     yield "infinite", "coefficients-finite", _with(plain, 1, infinite)
     ranged = in_levels("linear", [ALL], [100, 150], codecs=("range",))
@@ -154,10 +154,10 @@ def contents() -> Iterator[tuple[str, str, Levels]]:
 
 def along_axes() -> Iterator[tuple[str, str, Levels]]:
     """Codec 4, in one level and not in another; and what codec 4 asks of the levels."""
-    for codec in (3, 4):
+    for codec in (3, 4, 5):
         every = _along_axes(10, codec)
         second = every.further[0]
-        other = bytes([7 - codec])
+        other = bytes([4 if codec == 3 else 3])
         yield f"axes-{codec}-below", "level-quantized-codec", _with(every, 0, replace(second, codecs=other))
         plain = _along_axes(0, codec)
         second = plain.further[0]

@@ -117,7 +117,7 @@ def quantized() -> Iterator[Named]:
     }.items():
         yield f"quantized-{name}", "payload-quantized-end", replace(plain, payloads=[content])
     yield "quantized-raw", "quantized-codec", replace(plain, streams=b"\xa0")
-    yield "quantized-codec-5", "codec-known", replace(plain, streams=b"\xa5")
+    yield "quantized-codec-6", "codec-known", replace(plain, streams=b"\xa6")
     yield "quantized-float", "quantized-codec", replace(bias, streams=bytes([bias.streams[0] | 3, bias.streams[1]]))
     for name, wrong in {
         "transform-4": sound(4),
@@ -182,6 +182,42 @@ def along_axes() -> Iterator[Named]:
     coded = own("linear", types={"weight": 10}, parameters={"weight": (3, 0, 0, 0)}, quantized_codec=4)
     yield "axes-kernel", "quantized-transform", coded
     yield "axes-claims", "quantized-claims", _claims(1)
+
+
+def dependent() -> Iterator[Named]:
+    """Codec 5."""
+
+    def linear(parameters: tuple[int, ...], codec: int = 5) -> Draft:
+        return own(
+            "linear",
+            types={"weight": 10, "bias": 10},
+            numbers={"weight": [1, -2, 3, 0, 0, 9], "bias": [4, 5]},
+            parameters={"weight": parameters},
+            quantized_codec=codec,
+        )
+
+    sound = linear((4, -32, 0, 0))
+    (payload,) = sound.payloads
+    for name, content in {"cut": payload[:-1], "followed": payload + b"\0"}.items():
+        yield f"dependent-{name}", "payload-quantized-end", replace(sound, payloads=[content])
+    yield "dependent-version-1", "type-known", replace(sound, version=1)
+    for codec in (3, 4):
+        yield f"dependent-in-codec-{codec}", "quantized-parameters", linear((4, -32, 0, 0), codec)
+    yield "dependent-transform-8", "dependent-transform", linear((8, -32, 0, 0))
+    yield "dependent-transform-below", "dependent-transform", linear((-1, -32, 0, 0))
+    yield "dependent-count", "quantized-parameters", linear((4, -32, 0, 7))
+    yield "dependent-step", "quantized-parameters", linear((4, -401, 0, 0))
+    yield "dependent-kernel", "quantized-transform", linear((7, -32, 0, 0))
+    yield "dependent-axes", "quantized-axes", linear((4, -32, 0, 0, 4))
+    yield "dependent-infinite", "quantized-finite", linear((5, 80, 0, 0))
+    coefficients = own(
+        "linear",
+        [(1, items(LINEAR, 0, b"\0", 3))],
+        coefficients=10,
+        quantized_codec=5,
+        parameters={"weight": (6, -32, 0, 0)},
+    )
+    yield "dependent-coefficients", "quantized-transform", coefficients
 
 
 def _claims(too_many: int) -> Draft:

@@ -151,7 +151,7 @@ def in_levels(
         types: the number type of other tensors by name, where it is not the network's own.
         numbers: of tensors by name, where they are not `formula`.
         parameters: of quantised tensors of the lowest level.
-        quantized_codec: of the stream of quantised tensors, 3 or 4.
+        quantized_codec: of the stream of quantised tensors, 3 to 5.
         shifts: as for `draft`, of the lowest level.
         anew_shifts: by level, shifts of other quantised tensors where they are not those of the level below.
         arguments: of a registered network.

@@ -4,7 +4,7 @@ import json
 import shutil
 from typing import Any
 
-from conformance import invalid, valid, valid_axes, valid_levels
+from conformance import invalid, valid, valid_axes, valid_dependent, valid_levels
 from conformance.level_writer import Levels
 from conformance.networks import FOLDER, own_class, registered, written
 from conformance.reference.decoder import read
@@ -62,7 +62,7 @@ def contents() -> dict[str, bytes]:
     """Path below this folder -> content, of the whole corpus."""
     made: dict[str, bytes] = {"networks.json": written().encode()}
     found: dict[str, Any] = {}
-    for name, case in {**valid.cases(), **valid_axes.cases()}.items():
+    for name, case in {**valid.cases(), **valid_axes.cases(), **valid_dependent.cases()}.items():
         draft = case()
         made[f"valid/{name}.tailcut"] = draft.file()
         found[name] = expected(draft, draft.file())

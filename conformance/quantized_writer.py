@@ -1,4 +1,4 @@
-"""Writes payloads of codecs 3 and 4, from SPEC.md, with whatever parameters they are given."""
+"""Writes payloads of codecs 3 to 5, from SPEC.md, with whatever parameters they are given."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from conformance.reference.quantized import WHOLE, Coder, Tensor
 
 
 class Writer(Coder):
-    """The encoder of codec 2 with the contexts of codec 3 or 4."""
+    """The encoder of codec 2 with the contexts of codec 3, 4 or 5."""
 
     def __init__(self, below: Coder | None = None, codec: int = 3) -> None:
         super().__init__(below, codec)
@@ -26,7 +26,10 @@ class Writer(Coder):
         return bit
 
     def payload(self, tensors: Sequence[Tensor]) -> bytes:
-        """Of tensors with their parameters and as many numbers as their count says."""
+        """Of tensors with their parameters and as many numbers as their count says.
+
+        Of numbers that depend on those before them the ones that the states allow are left on the tensor.
+        """
         for tensor in tensors:
             if tensor.is_whole:
                 for number in tensor.numbers:
@@ -40,7 +43,7 @@ class Writer(Coder):
                     self.run_shifts(tensor)
                 numbers = list(tensor.numbers)
                 self.run(tensor)
-                tensor.numbers = numbers
+                tensor.numbers = tensor.numbers if self.depends(tensor) else numbers
         self.low += 2**24 - 1
         if self.low >= 2**32:
             self.low, self.written = self.low - 2**32, self.written + 1

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from conformance import valid_axes
+from conformance import valid_axes, valid_dependent
 from conformance.level_writer import Levels, in_levels
 from conformance.networks import own_class
 from conformance.reference.decoder import apply
@@ -137,7 +137,7 @@ def _stem() -> list[Edit]:
 def cases() -> dict[str, Callable[[], Levels]]:
     """Name -> what makes the file, cut ones before what they were cut from."""
     made: dict[str, Callable[[], Levels]] = {}
-    for name, case in {**whole(), **valid_axes.levels()}.items():
+    for name, case in {**whole(), **valid_axes.levels(), **valid_dependent.levels()}.items():
         for there in beginnings(name, len(case().parts)):
             made[beginning(name, there)] = partial(_cut, case, there)
         made[name] = case

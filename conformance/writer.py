@@ -286,8 +286,8 @@ def draft(
         packing: of the header.
         parameters: transform, step, offset and count of quantised tensors by name, where they are not `PARAMETERS`.
             Their `numbers` are those that are coded.
-        quantized_codec: 3 or 4.
-        shifts: with codec 4, of quantised tensors by name: axis -> the shifts along it. A fifth parameter says which
+        quantized_codec: 3 to 5.
+        shifts: from codec 4 on, of quantised tensors by name: axis -> the shifts along it. A fifth parameter says which
             axes these are; where it is given in `parameters`, it is written as it is.
     """
     types, numbers = types or {}, numbers or {}

@@ -1,4 +1,4 @@
-"""The target of codecs 3 and 4: descriptions of tensors and payloads, read by the library and by the reference reader.
+"""The target of codecs 3 to 5: descriptions of tensors and payloads, read by the library and by the reference reader.
 
 A content is a byte with the number of tensors, of levels and of the codec, four bytes for each level above the lowest
 (`_Step`), six for each tensor (`_described`), and the payloads of the levels, the lowest first.
@@ -8,6 +8,7 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -23,7 +24,7 @@ from tailcut.errors import CorruptFileError, LimitError
 from tailcut.format import quantized
 from tailcut.format.container.streams import padded
 from tailcut.format.quantized import Coded, Layout, coder
-from tailcut.format.quantized.coder import ALONG_AXES, EVEN
+from tailcut.format.quantized.coder import ALONG_AXES, DEPENDENT, EVEN, NUM_TRANSFORMS
 from tailcut.transform.order import corner_positions
 
 COEFFICIENTS, WHOLE_TENSOR, INTEGERS = range(3)
@@ -33,7 +34,8 @@ STEP_BYTES = 4
 MAX_TENSORS = 4
 MAX_LEVELS = 4
 LONGEST = 12
-CODEC_4 = MAX_TENSORS * MAX_LEVELS  # the bit of a content's first byte
+CODECS = (EVEN, ALONG_AXES, DEPENDENT, DEPENDENT)  # by the bits of a content's first byte above the counts
+CODEC_BIT = MAX_TENSORS * MAX_LEVELS
 
 Entry = TypeVar("Entry")  # a layout, numbers, or a tensor of the reference reader
 
@@ -101,7 +103,7 @@ def parse(content: bytes) -> list[Level]:
     """The levels of a content: layouts, tensors without numbers, and payloads."""
     content = content or b"\0"
     count, num_steps = 1 + content[0] % MAX_TENSORS, content[0] // MAX_TENSORS % MAX_LEVELS
-    codec = ALONG_AXES if content[0] & CODEC_4 else EVEN
+    codec = CODECS[content[0] // CODEC_BIT % len(CODECS)]
     rest = content[1:]
     steps = [_Step.of(rest[STEP_BYTES * place :][:STEP_BYTES]) for place in range(num_steps)]
     rest = rest[STEP_BYTES * num_steps :]
@@ -235,9 +237,9 @@ def _check_compiled(levels: Sequence[Level], plain: Sequence[Sequence[Coded]]) -
         raise WrongNumbersError("the compiled loops differ from the plain ones")
 
 
-def _told(tensor: Coded) -> tuple[list[int], int, int, int, dict[int, list[int]]]:
+def _told(tensor: Coded) -> tuple[list[int], tuple[int, int, int, bool], dict[int, list[int]]]:
     shifts = {axis: shift.tolist() for axis, shift in tensor.shifts.items()}
-    return tensor.numbers.tolist(), tensor.transform, tensor.step, tensor.offset, shifts
+    return tensor.numbers.tolist(), (tensor.transform, tensor.step, tensor.offset, tensor.is_dependent), shifts
 
 
 def mutate(content: bytes, rng: random.Random, change: Havoc = havoc) -> bytes:
@@ -257,8 +259,8 @@ def mutate(content: bytes, rng: random.Random, change: Havoc = havoc) -> bytes:
         head[place : place + 1] = [rng.choice((0, 1, 2, 128, 255, rng.randrange(256)))]
         levels = _numbers_moved(levels, parse(bytes(head)))
     if rng.random() < 0.1:
-        head[0] ^= CODEC_4
-        _change_codec(levels)
+        head[0] ^= CODEC_BIT * rng.choice((1, 2, 3))
+        _change_codec(levels, CODECS[head[0] // CODEC_BIT % len(CODECS)])
     for _ in range(rng.choice((1, 1, 2, 5))):
         _change_tensor(rng.choice(rng.choice(levels).tensors), rng)
     return _written(bytes(head), levels)
@@ -280,12 +282,12 @@ def _may_shift(tensor: reference.Tensor) -> bool:
     return not tensor.is_whole and not tensor.is_coefficients and len(tensor.shape) > 1
 
 
-def _change_codec(levels: Sequence[Level]) -> None:
-    """From one to the other: without shifts."""
+def _change_codec(levels: Sequence[Level], codec: int) -> None:
+    """From one to another: without shifts."""
     for level in levels:
-        level.codec = EVEN if level.codec == ALONG_AXES else ALONG_AXES
+        level.codec = codec
         for tensor in level.tensors:
-            tensor.parameters[4:] = [0] if level.codec == ALONG_AXES and _may_shift(tensor) else []
+            tensor.parameters[4:] = [0] if codec >= ALONG_AXES and _may_shift(tensor) else []
             tensor.shifts = {}
 
 
@@ -299,7 +301,7 @@ def _change_tensor(tensor: reference.Tensor, rng: random.Random) -> None:
         tensor.numbers[rng.randrange(tensor.known, len(tensor.numbers))] = rng.choice(numbers)
     elif not tensor.is_whole:
         place = 3 if tensor.known else rng.randrange(4)
-        tensor.parameters[place] = rng.randrange(5) if place == 0 else rng.choice(numbers)
+        tensor.parameters[place] = rng.randrange(9) if place == 0 else rng.choice(numbers)
         if place == 3 and rng.random() < 0.8:
             tensor.parameters[3] = rng.randrange(len(tensor.indices) - tensor.known + 2)
 
@@ -363,6 +365,7 @@ def seeds() -> Iterator[tuple[str, bytes]]:
     yield "levels-smallest", _seed([some[0], some[0], kinds["variance"]], 0, rng, [(1, 1)])
     yield "levels-short", _seed(some, 0, rng, [(90, 1), (128, 0)], short=True)
     yield from _axes_seeds(kinds)
+    yield from _dependent_seeds(kinds)
 
 
 def _axes_seeds(kinds: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
@@ -383,6 +386,21 @@ def _axes_seeds(kinds: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
     yield "axes-levels-coefficients", _seed(some[:1], 0, rng, [(128, 0)], axes=3)
 
 
+def _dependent_seeds(kinds: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
+    """Of codec 5: of every kind of tensor, with and without shifts, in levels."""
+    rng = random.Random(5)
+    matrix, row, empty = (bytes((WHOLE_TENSOR, 4, *sizes, 1, 0)) for sizes in ((5, 7), (1, 12), (0, 3)))
+    make = partial(_seed, rng=rng, is_dependent=True)
+    for name, part in {"matrix": matrix, "row": row, "empty": empty, **kinds}.items():
+        for transform in (0, 1, 2, 3) if name == "kernel" else (0,):
+            yield f"dependent-{name}-{transform}", make([part], transform, axes=0)
+            yield f"dependent-axes-{name}-{transform}", make([part], transform, axes=1)
+    some = [kinds["coefficients"], matrix, kinds["kernel"], kinds["counts"]]
+    yield "dependent-short", make([matrix, kinds["kernel"]], 0, axes=1, short=True)
+    yield "dependent-levels", make(some, 0, steps=[(100, 0), (100, 1), (180, 0)], axes=0)
+    yield "dependent-levels-short", make(some, 0, steps=[(90, 1), (128, 0)], axes=2, short=True)
+
+
 def _seed(
     parts: list[bytes],
     transform: int,
@@ -391,6 +409,7 @@ def _seed(
     *,
     axes: int | None = None,
     short: bool = False,
+    is_dependent: bool = False,
 ) -> bytes:
     """Return a content.
 
@@ -401,15 +420,18 @@ def _seed(
         steps: of the levels above the lowest, the part and whether others are there anew.
         axes: along which the steps of tensors that may have shifts differ, in codec 4; None for codec 3.
         short: with zeros at the end of each tensor, which are not coded.
+        is_dependent: numbers depend on those before them, in codec 5.
     """
-    head = bytes([len(parts) - 1 + MAX_TENSORS * len(steps) + (0 if axes is None else CODEC_4)])
+    bits = 2 if is_dependent else 0 if axes is None else 1
+    head = bytes([len(parts) - 1 + MAX_TENSORS * len(steps) + CODEC_BIT * bits])
     head += b"".join(bytes((*step, 0, 0)) for step in steps) + b"".join(parts)
     levels = parse(head)
     for level in levels:
         for tensor in level.tensors:
             tensor.numbers = [rng.randrange(-9, 10) for _ in tensor.indices]
             count = (len(tensor.indices) - tensor.known) // 2 + 1 if short else 0
-            tensor.parameters = [transform, -16, 3 if transform < 2 else 0, count]
+            kind = transform + NUM_TRANSFORMS if is_dependent else transform
+            tensor.parameters = [kind, -16, 3 if transform < 2 else 0, count]
             if axes is not None and _may_shift(tensor):
                 tensor.parameters.append(axes)
                 sizes = {axis: tensor.shape[axis] for axis in tensor.shifted}

@@ -177,8 +177,8 @@ def read_header(header: Items, version: int) -> _Header:
 def read_stream(header: Items, version: int) -> int:
     kind = header.byte()
     require(kind // 16 in TYPES and (version > 1 or kind // 16 < QUANTIZED), "stream-type-known")
-    require((version < 3 and kind // 16 != QUANTIZED) or kind % 16 <= 4, "codec-known")
-    require(version == 1 or (kind // 16 == QUANTIZED) == (kind % 16 in (3, 4)), "quantized-codec")
+    require((version < 3 and kind // 16 != QUANTIZED) or kind % 16 <= 5, "codec-known")
+    require(version == 1 or (kind // 16 == QUANTIZED) == (kind % 16 in (3, 4, 5)), "quantized-codec")
     return kind
 
 

@@ -64,8 +64,8 @@ def read_head(level: Items, streams: list[int]) -> Head:
     codecs = []
     for kind in streams if mark else streams[:1]:
         codecs.append(level.byte())
-        require(codecs[-1] <= 4, "codec-known")
-        require((kind // 16 == QUANTIZED) == (codecs[-1] in (3, 4)), "quantized-codec")
+        require(codecs[-1] <= 5, "codec-known")
+        require((kind // 16 == QUANTIZED) == (codecs[-1] in (3, 4, 5)), "quantized-codec")
         require(kind // 16 != QUANTIZED or codecs[-1] == kind % 16, "level-quantized-codec")
     lengths = [level.varint() for _ in codecs[:-1]]
     return Head(bool(mark), codecs, [level.take(length) for length in lengths] + [level.rest()])

@@ -1,4 +1,4 @@
-"""SPEC.md, "Codec 3" and "Codec 4": numbers rounded to steps, from the payload to float32."""
+"""SPEC.md, "Codec 3" to "Codec 5": numbers rounded to steps, from the payload to float32."""
 
 import itertools
 import math
@@ -17,7 +17,8 @@ STOP = [
     *(3968, 2832, 2016, 1432, 1016, 720, 510, 361, 256, 181, 128, 90, 64, 64, 64, 64),
 ]
 TRANSFORM, STEP, OFFSET, COUNT, WHOLE, AXES, SHIFT = range(32, 39)
-ALONG_AXES = 4
+ALONG_AXES, DEPENDENT = 4, 5
+STATES = [(0, 2), (7, 5), (1, 3), (6, 4), (2, 0), (5, 7), (3, 1), (4, 6)]
 MAX_WHOLE = 65_536
 
 Index = tuple[int, ...]
@@ -48,6 +49,11 @@ class Tensor:
     parameters: list[int] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
     shifts: dict[int, list[int]] = field(default_factory=dict)
+
+    @property
+    def row(self) -> int:
+        """The numbers of a row, of which 256 at a time depend on one another."""
+        return len(self.indices) if self.is_coefficients or len(self.shape) < 2 else math.prod(self.shape[1:])
 
     @property
     def shifted(self) -> list[int]:
@@ -86,7 +92,7 @@ class Coder:
     def bit(self, context: Context, bit: int) -> int:
         kind, number, e = context
         level = number if number < 32 else (6, 13, 6, 6, 6, 6, 10)[number - 32]
-        start = {"Z": ZERO[level], "B": STOP[max(level - 2 * e, 0)]} if kind in "ZB" else {}
+        start = {"Z": ZERO[level], "Y": ZERO[min(level + 2, 31)], "B": STOP[max(level - 2 * e, 0)]}
         state = self.contexts.setdefault(context, [start.get(kind, 32768), 8])
         zero, seen = state
         found = self.decide(self.range // 65536 * zero, bit)
@@ -95,10 +101,10 @@ class Coder:
         state[:] = [min(max(zero, 64), 65472), min(126, seen + 1)]
         return found
 
-    def number(self, number_set: int, number: int = 0) -> int:
+    def number(self, number_set: int, number: int = 0, *, zero: str = "Z") -> int:
         """Read a number, or write the one given."""
         magnitude = abs(number)
-        if not self.bit(("Z", number_set, 0), int(magnitude > 0)):
+        if not self.bit((zero, number_set, 0), int(magnitude > 0)):
             return 0
         is_negative = self.plain(int(number < 0))
         e = 0
@@ -122,7 +128,7 @@ class Coder:
         sums: dict[Index, list[int]] = {}
         total = count = 0
         mean = self.mean.get(tensor.key, 1024)
-        recent = mean
+        recent, state, depends = mean, 0, self.depends(tensor)
         known, given = tensor.numbers[: tensor.known], tensor.numbers[tensor.known :]
         tensor.numbers = []
         for place, index in enumerate(tensor.indices[: tensor.known + max(0, self.claimed(tensor))]):
@@ -133,19 +139,28 @@ class Coder:
                 a, c = sums.get((axis, index[axis]), [0, 0])
                 v += logarithm((256 * a + 8 * g) // (c + 8) + 8) - u
             level = min(max((u + (3 * v >> 2) - 60) >> 3, 0), 31)
+            state = 0 if place % tensor.row % 256 == 0 else state
+            odd = state % 2 if depends else 0
             if place < len(known):
-                number = known[place]
+                coded = halved(known[place], odd) if depends else known[place]
             else:
-                number = self.number(level, given[place - len(known)] if given else 0)
-            tensor.numbers.append(number)
-            total, count = total + abs(number), count + 1
-            recent += (256 * abs(number) - recent) >> 3
+                wanted = given[place - len(known)] if given else 0
+                coded = self.number(level, halved(wanted, odd) if depends else wanted, zero="Y" if odd else "Z")
+            sign = (coded > 0) - (coded < 0)
+            tensor.numbers.append(2 * coded - sign * odd if depends else coded)
+            state = STATES[state][coded % 2]
+            total, count = total + abs(coded), count + 1
+            recent += (256 * abs(coded) - recent) >> 3
             for axis in axes:
                 entry = sums.setdefault((axis, index[axis]), [0, 0])
-                entry[0] += abs(number)
+                entry[0] += abs(coded)
                 entry[1] += 1
         if count:
             self.mean[tensor.key] = 256 * total // count
+
+    def depends(self, tensor: Tensor) -> bool:
+        """Whether its numbers depend on those before them."""
+        return self.codec == DEPENDENT and tensor.parameters[0] > 3
 
     def claimed(self, tensor: Tensor) -> int:
         count = tensor.parameters[3]
@@ -160,7 +175,7 @@ class Coder:
     def parameters(self, tensor: Tensor) -> list[int]:
         """Read those of a tensor, or write those that it has."""
         last = self.last.setdefault(tensor.key, [0] * 5)
-        has_axes = self.codec == ALONG_AXES and not tensor.is_coefficients and len(tensor.shape) >= 2
+        has_axes = self.codec >= ALONG_AXES and not tensor.is_coefficients and len(tensor.shape) >= 2
         sets = (TRANSFORM, STEP, OFFSET, COUNT, AXES) if has_axes else (TRANSFORM, STEP, OFFSET, COUNT)
         given = [*tensor.parameters, *[0] * len(sets)]
         for place, number_set in enumerate(sets):
@@ -207,7 +222,11 @@ class Reader(Coder):
             if not tensor.is_whole:
                 tensor.parameters = self.count(tensor) if tensor.known else self.parameters(tensor)
                 t, s, _, c, *axes = tensor.parameters
-                require(0 <= t <= 3 and -400 <= s <= 400, "quantized-parameters", str(tensor.parameters))
+                if self.codec == DEPENDENT:
+                    require(0 <= t <= 7, "dependent-transform", str(t))
+                else:
+                    require(0 <= t <= 3, "quantized-parameters", str(t))
+                require(-400 <= s <= 400, "quantized-parameters", str(s))
                 rule = "level-count" if tensor.known else "quantized-parameters"
                 require(0 <= c <= len(tensor.indices) - tensor.known, rule, f"count {c}")
                 require(all(0 <= a < 2 ** len(tensor.shape) for a in axes), "quantized-axes", str(axes))
@@ -225,6 +244,12 @@ class Reader(Coder):
         require(self.read == len(self.payload) + 3 and self.offset < 2**24, "payload-quantized-end")
 
 
+def halved(number: int, odd: int) -> int:
+    """What is coded for a multiple of the step; for one that the state does not allow, that of the next smaller."""
+    magnitude = (abs(number) + odd) // 2
+    return -magnitude if number < 0 else magnitude
+
+
 def logarithm(y: int) -> int:
     n = y.bit_length() - 1
     return 16 * n + (16 * y >> n) - 16
@@ -233,6 +258,7 @@ def logarithm(y: int) -> int:
 def values(tensor: Tensor) -> list[float]:
     """Return the numbers of a tensor of type 10, as float32."""
     t, s, o = tensor.parameters[:3]
+    t %= 4
     require(not (tensor.is_coefficients and t), "quantized-transform")
     require(t != 3 or len(tensor.shape) >= 3, "quantized-transform")
     for extreme in (min, max):

@@ -44,6 +44,7 @@ VALID: dict[str, Any] = json.loads((FOLDER / "valid.json").read_text(encoding="u
 INVALID: dict[str, Any] = json.loads((FOLDER / "invalid.json").read_text(encoding="utf-8"))
 IN_LEVELS = {name: entry for name, entry in VALID.items() if "levels" in entry}
 ALONG_AXES = {name: entry for name, entry in VALID.items() if name.removeprefix("levels-").startswith("axes")}
+DEPENDENT = {name: entry for name, entry in VALID.items() if name.removeprefix("levels-").startswith("dependent")}
 GOLDEN = sorted((Path(__file__).parents[1] / "format" / "golden").rglob("*.tailcut"))
 ZOO = sorted((Path(tailcut.__file__).parent / "format" / "zoo").glob("*.tailcut"))
 OWN_CLASSES: dict[str, Callable[[], nn.Module]] = {
@@ -198,15 +199,16 @@ def test_golden_and_zoo_files(program: Path, path: Path) -> None:
     assert (first.error, second.error) == ("", "arena too small")
 
 
-def test_steps_along_axes(program: Path) -> None:
-    """Codec 4: the numbers that the corpus tells, of the whole files and of each of their levels."""
+@pytest.mark.parametrize(("entries", "least"), [(ALONG_AXES, 40), (DEPENDENT, 25)], ids=["along axes", "dependent"])
+def test_steps_along_axes_and_dependent_numbers(program: Path, entries: dict[str, Any], least: int) -> None:
+    """Codecs 4 and 5: the numbers that the corpus tells, of the whole files and of each of their levels."""
     wanted = [
         (Request(content_of(name), arena=WIDE, level=level), VALID[found])
-        for name, entry in ALONG_AXES.items()
+        for name, entry in entries.items()
         if not entry["base"]
         for level, found in enumerate([name, *entry.get("below", ())])
     ]
-    assert len(wanted) > 40
+    assert len(wanted) > least
     for (request, entry), answer in zip(wanted, read_all(program, [request for request, _ in wanted]), strict=True):
         assert answer.error == "", request.content.hex()
         for told, tensor in zip([*entry["coefficients"], *entry["tensors"]], answer.kept + answer.others, strict=True):
@@ -215,10 +217,11 @@ def test_steps_along_axes(program: Path) -> None:
             _check_same(tensor, numbers if told["numbers"] else numbers[:0], told["name"])
 
 
-def test_damaged_files_with_steps_along_axes(program: Path) -> None:
+@pytest.mark.parametrize("entries", [ALONG_AXES, DEPENDENT], ids=["along axes", "dependent"])
+def test_damaged_files_of_codecs_4_and_5(program: Path, entries: dict[str, Any]) -> None:
     """The verdict of the reference reader, and its numbers."""
     draw = random.Random(41)
-    names = [name for name, entry in ALONG_AXES.items() if not entry["base"]]
+    names = [name for name, entry in entries.items() if not entry["base"]]
     contents = [_damaged_payload(content_of(draw.choice(names)), draw) for _ in range(1_000)]
     taken = 0
     answers = read_all(program, [Request(content, arena=1 << 18) for content in contents])
@@ -340,7 +343,7 @@ def test_the_fuzz_entry_point(tmp_path: Path) -> None:
 
 
 def test_what_is_left_out_is_refused_by_its_name(tmp_path: Path) -> None:
-    parts = ("OWN_CLASSES", "DEFLATE", "RANGE", "QUANTIZED", "ALONG_AXES", "METADATA", "LEVELS")
+    parts = ("OWN_CLASSES", "DEFLATE", "RANGE", "QUANTIZED", "ALONG_AXES", "DEPENDENT", "METADATA", "LEVELS")
     options = ["-DREAD_LEVELS=0", *(f"-DTAILCUT_READ_{part}=0" for part in parts)]
     sources = [*reader_sources(), C_FOLDER / "reader_batch.c"]
     small = compile_c(tmp_path / "small", sources, "-Os", *options)
@@ -370,9 +373,10 @@ def test_what_is_left_out_is_refused_by_its_name(tmp_path: Path) -> None:
     ("options", "refused"),
     [
         (["-DREAD_LEVELS=0", "-DTAILCUT_READ_LEVELS=0"], IN_LEVELS),
-        (["-DTAILCUT_READ_ALONG_AXES=0"], ALONG_AXES),
+        (["-DTAILCUT_READ_ALONG_AXES=0"], ALONG_AXES | DEPENDENT),
+        (["-DTAILCUT_READ_DEPENDENT=0"], DEPENDENT),
     ],
-    ids=["levels", "along axes"],
+    ids=["levels", "along axes", "dependent"],
 )
 def test_a_reader_without_a_part_reads_all_else(tmp_path: Path, options: list[str], refused: dict[str, Any]) -> None:
     sources = [*reader_sources(), C_FOLDER / "reader_batch.c"]

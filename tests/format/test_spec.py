@@ -13,7 +13,7 @@ from tailcut import errors
 from tailcut.format import codecs, quantized
 from tailcut.format.container.contents import MAX_HEADER_BYTES, MAX_METADATA_BYTES
 from tailcut.format.container.numbers import NUMBER_TYPES, type_name
-from tailcut.format.quantized import coder
+from tailcut.format.quantized import coder, loops
 from tailcut.format.quantized.levels import INITIAL_STOP, INITIAL_ZERO
 from tailcut.limits import MAX_TENSORS
 from tailcut.structure.wire import type_tags
@@ -85,7 +85,7 @@ def test_codecs_and_tags_are_those_of_the_code() -> None:
     named = re.findall(r"^\*\*Codec (\d), ([\w ]+)\.\*\*", section("Codecs"), re.MULTILINE)
     assert {int(number): name for number, name in named} == {
         **{number: codec.name for number, codec in codecs.CODECS.items()},
-        **dict(zip(quantized.NUMBERS, ("quantized", "quantized along axes"), strict=True)),
+        **dict(zip(quantized.NUMBERS, ("quantized", "quantized along axes", "quantized with dependence"), strict=True)),
     }
     tags = re.findall(r"^\| (\d) \| \w", section("Items"), re.MULTILINE)
     assert sorted(map(int, tags)) == sorted(type_tags.values())
@@ -99,6 +99,14 @@ def test_codec_3_begins_with_the_tables_of_the_page() -> None:
     assert f"{coder.NUMBERS_PER_BYTE:,} for each byte" in re.sub(r"\s+", " ", SPEC)
     assert f"from -{coder.MAX_STEP} to {coder.MAX_STEP}" in SPEC
     assert f"{coder.MAX_MAGNITUDE:,}" in SPEC
+
+
+def test_codec_5_has_the_states_of_the_page() -> None:
+    even, odd = re.findall(r"^k (?:even|odd) +([\d ]+)$", SPEC, re.MULTILINE)
+    pairs = zip(map(int, even.split()), map(int, odd.split()), strict=True)
+    assert tuple(state for pair in pairs for state in pair) == loops.TRELLIS
+    assert f"every {loops.LINE}th number" in SPEC
+    assert f"min(s + {coder.ODD_LATER}, {loops.LEVELS - 1})" in SPEC
 
 
 def test_caps_and_errors_are_those_of_the_code() -> None:

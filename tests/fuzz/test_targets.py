@@ -62,7 +62,7 @@ def test_mutants_of_payloads_get_into_the_levels() -> None:
 def test_mutants_of_payloads_have_other_shifts_and_codecs() -> None:
     rng, found, codecs = random.Random(4), Counter[str](), Counter[int]()
     contents = [content for name, content in quantized.seeds() if name.startswith("axes-")]
-    for _ in range(400):
+    for _ in range(1000):
         levels = quantized.parse(quantized.mutate(rng.choice(contents), rng))
         codecs[levels[0].codec] += 1
         try:
@@ -75,10 +75,11 @@ def test_mutants_of_payloads_have_other_shifts_and_codecs() -> None:
         except RefusedError as error:
             found[error.rule] += 1
     assert codecs[3] > 20
-    assert codecs[4] > 300
-    assert found["shifted"] > 60
-    assert found["quantized-axes"] > 5
-    assert found["quantized-shifts"] > 5
+    assert codecs[4] > 750
+    assert codecs[5] > 40
+    assert found["shifted"] > 150
+    assert found["quantized-axes"] > 12
+    assert found["quantized-shifts"] > 12
 
 
 def test_short_contents_are_changed_too() -> None:
@@ -92,8 +93,8 @@ def test_no_content_of_codec_3_has_shifts() -> None:
     for name, content in quantized.seeds():
         levels = quantized.parse(content)
         quantized._read(levels)
-        assert levels[0].codec == (4 if name.startswith("axes-") else 3)
-        assert levels[0].codec == 4 or not any(tensor.shifts for level in levels for tensor in level.tensors)
+        assert levels[0].codec == {"axes": 4, "dependent": 5}.get(name.split("-")[0], 3)
+        assert levels[0].codec > 3 or not any(tensor.shifts for level in levels for tensor in level.tensors)
 
 
 @pytest.mark.parametrize("name", ["values", "range", "axes", "memory", "writer", "compiled"])
@@ -138,6 +139,24 @@ def test_a_reader_that_forgets_the_level_below_is_a_finding(name: str, monkeypat
     else:
         monkeypatch.setattr(quantized, "padded", lambda tensor, size: replace(padded(tensor, size), step=0))
     content = dict(quantized.seeds())["levels-others-once"]
+    with pytest.raises(quantized.WrongNumbersError):
+        quantized.run(content)
+
+
+@pytest.mark.parametrize("name", ["trellis", "rows", "zeros", "writer", "known"])
+def test_a_reader_that_gets_states_wrong_is_a_finding(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = dict(quantized.seeds())["dependent-levels"]
+    quantized.run(content)
+    if name == "trellis":
+        monkeypatch.setattr(loops, "TRELLIS", loops.TRELLIS[::-1])
+    elif name == "rows":
+        monkeypatch.setattr(Layout, "row", coder.ONE_ROW)
+    elif name == "zeros":
+        monkeypatch.setattr(coder, "ODD_LATER", 3)
+    elif name == "writer":
+        monkeypatch.setattr(loops, "multiple", lambda coded, trellis: coded)
+    else:
+        monkeypatch.setattr(loops, "learn_numbers", lambda *arguments: None)
     with pytest.raises(quantized.WrongNumbersError):
         quantized.run(content)
 

@@ -46,7 +46,8 @@ _ROUNDING_COLUMNS = ("bits", "worst error")
 class StoredTensor(Report):
     """A tensor stored as coefficients. `bytes` is its part of the payload, in proportion where it is compressed.
 
-    Of quantised ones `bits` is what a number takes, and `worst_error` half a step: no coefficient is further off.
+    Of quantised ones `bits` is what a number takes, and `worst_error` half a step, along a trellis two steps: no
+    coefficient is further off, unless it makes good the errors of others.
     """
 
     name: str
@@ -64,8 +65,8 @@ class StoredTensor(Report):
 class StoredOtherTensor(Report):
     """A tensor stored whole: a bias, a running mean, a plain weight. `kind` is "parameter" or "buffer".
 
-    Of quantised ones `bits` is what a number takes, `worst_error` half a step of what is rounded, and `transform` says
-    what that is: the numbers ("none"), their base-2 logarithms ("log2"), or their DCT.
+    Of quantised ones `bits` is what a number takes, `worst_error` as of coefficients, and `transform` says what is
+    rounded: the numbers ("none"), their base-2 logarithms ("log2"), or their DCT.
     """
 
     name: str
@@ -347,7 +348,7 @@ def _rounded(contents: Contents, kept: Sequence[Kept], others: Sequence[StoredOt
     rounded = {}
     for name, (layout, tensor), start, end in zip(names, found, [0, *ends], ends, strict=False):
         bits = round(tensor.bits / layout.size, 2) if layout.size else None
-        error = None if layout.is_integer else largest_step(tensor) / 2
+        error = None if layout.is_integer else largest_step(tensor) * (2 if tensor.is_dependent else 0.5)
         rounded[name] = _Rounded(end - start, bits, error, None if layout.is_integer else TRANSFORMS[tensor.transform])
     return rounded
 

@@ -63,7 +63,7 @@ def quantized_payloads(levels: Sequence[NetworkLevel], rounding: Rounding, step:
     # The last other tensors are those of the whole network.
     vectors = next(found for found in reversed(rounded) if found)[: len(top)]
     others = [found[len(top) :] for found in rounded]
-    codec = quantized.codec_number(tensor for rest in others for _, tensor in rest)
+    codec = quantized.codec_number(tensor for rest in (vectors, *others) for _, tensor in rest)
     encoder = quantized.Encoder([layout for layout, _ in (*vectors, *max(others, key=len))], codec)
     payloads: list[bytes] = []
     known: list[int] = []

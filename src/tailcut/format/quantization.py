@@ -31,6 +31,7 @@ from tailcut.format.quantized.values import (
 from tailcut.format.row_steps import RowSteps, relative_costs, rounded_with_feedback, row_steps
 from tailcut.format.sensitivity import Block, Sensitivity
 from tailcut.format.step_search import FINEST, expected_bits
+from tailcut.format.trellis import FINER, rounded_rows
 from tailcut.weights.planning.byte_budget import STATISTICS
 
 RELATIVE_STEP = 0.25
@@ -197,7 +198,9 @@ class Rounding:
                 yield self._rounded_rows(other, block, values[other.name], step)
             elif number == QUANTIZED:
                 candidates = list(self._candidates(other, step))
-                yield layout, _cheapest(other.tensor, layout, candidates, _spread(other.name, values))
+                made = _cheapest(other.tensor, layout, candidates, _spread(other.name, values))
+                is_learned = other.name in self.sensitivity.transforms
+                yield layout, made if is_learned or not layout.may_shift else _along_trellis(other, layout, made)
 
     def estimated_bytes(self, step: float) -> float:
         """Return about the bytes of the numbers at this step, at once: as if each tensor had a Laplace distribution."""
@@ -219,14 +222,30 @@ class Rounding:
 
     def _rounded_coefficients(self, values: Mapping[str, Tensor], step: float) -> Iterator[tuple[Layout, Coded]]:
         entries = self.tensors.coefficients
-        steps = {entry.name: nearest_step(size) for entry, size in zip(entries, self._steps_of_kept(step), strict=True)}
-        numbers = {name: values[name] / step_size(steps[name]) for name in steps}
+        nearest = self._rounded_to_nearest
+        steps = {
+            entry.name: nearest_step(size if entry.name in nearest else FINER * size)
+            for entry, size in zip(entries, self._steps_of_kept(step), strict=True)
+        }
+        numbers: dict[str, Tensor] = {}
         for block in self._blocks_of_kept():
             sizes = {name: torch.full_like(values[name], step_size(steps[name])) for name in block.names}
-            numbers |= rounded_with_feedback(block, values, sizes)
+            is_dependent = not nearest & set(block.names)
+            numbers |= rounded_with_feedback(block, values, sizes, is_dependent=is_dependent)
+        alone = {name: values[name] / step_size(step) for name, step in steps.items() if name not in numbers}
+        along = [name for name in alone if name not in nearest]
+        numbers |= alone | dict(
+            zip(along, map(torch.ravel, rounded_rows([alone[name][None] for name in along])), strict=True)
+        )
         for entry in entries:
-            layout = layout_of_kept(entry)
-            yield layout, coded(numbers[entry.name], NONE, steps[entry.name], layout)
+            name, layout = entry.name, layout_of_kept(entry)
+            yield layout, coded(numbers[name], NONE, steps[name], layout, is_dependent=name not in nearest)
+
+    @property
+    def _rounded_to_nearest(self) -> set[str]:
+        """Names of tensors that no trellis rounds: they were trained for their steps, or share a block with such."""
+        learned = set(self.sensitivity.transforms)
+        return learned.union(*(block.names for block in self.sensitivity.blocks if learned & set(block.names)))
 
     def _blocks_of_kept(self) -> list[Block]:
         names = {entry.name for entry in self.tensors.coefficients}
@@ -249,10 +268,12 @@ class Rounding:
         numbers = transform_of(values, layout, transform)
         size = self._step_of(other.name, self.sensitivity.curvature, step)
         is_learned = other.name in self.sensitivity.transforms
-        steps = RowSteps(nearest_step(size)) if is_learned else row_steps(block, other.shape, size)
-        sizes = steps.sizes(other.shape)
-        multiples = rounded_with_feedback(block, {other.name: numbers}, {other.name: sizes})[other.name]
-        return layout, coded(multiples, transform, steps.step, layout, steps.shifts)
+        steps = RowSteps(nearest_step(size)) if is_learned else row_steps(block, other.shape, FINER * size)
+        found = rounded_with_feedback(
+            block, {other.name: numbers}, {other.name: steps.sizes(other.shape)}, is_dependent=not is_learned
+        )
+        multiples = found[other.name]
+        return layout, coded(multiples, transform, steps.step, layout, steps.shifts, is_dependent=not is_learned)
 
     def _values(self) -> dict[str, Tensor]:
         """Return the values to round, flat, by name.
@@ -331,6 +352,14 @@ def _cheapest(values: Tensor, layout: Layout, candidates: list[tuple[int, float]
     if not found:  # variances below 0, which were so before
         found.append(((0.0, 0.0), quantize(values, layout, NONE, nearest_step(candidates[0][1]))))
     return min(found, key=lambda pair: pair[0])[1]
+
+
+def _along_trellis(other: OtherTensor, layout: Layout, made: Coded) -> Coded:
+    """Return a tensor of several axes that was rounded to the nearest, with errors of the same size in fewer bits."""
+    step = nearest_step(FINER * step_size(made.step))
+    multiples = transform_of(other.tensor, layout, made.transform) / step_size(step)
+    (rounded,) = rounded_rows([multiples.reshape(-1, layout.row)])
+    return coded(rounded.reshape(-1), made.transform, step, layout, is_dependent=True)
 
 
 def _spread(name: str, values: Mapping[str, Tensor]) -> Tensor | None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -10,11 +11,10 @@ from torch import Tensor
 
 from tailcut.errors import ArgumentError
 from tailcut.format.quantized.coder import MAX_STEP, SHIFT
+from tailcut.format.quantized.loops import LINE
 from tailcut.format.quantized.values import nearest_step, step_sizes
 from tailcut.format.sensitivity import Block
-
-COLUMNS = 64
-"""So many columns are rounded before the errors reach those behind them, in one product."""
+from tailcut.format.trellis import COLUMNS, rounded_along_trellis
 
 SHIFT_BITS = 3.0
 """About the bits of a shift in the file: an axis whose shifts save less has none."""
@@ -112,7 +112,13 @@ def _waste(quarters: Tensor) -> float:
     return 0.5 * math.log2(float(energies.mean() / energies.log().mean().exp()))
 
 
-def rounded_with_feedback(block: Block, values: Mapping[str, Tensor], sizes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def rounded_with_feedback(
+    block: Block,
+    values: Mapping[str, Tensor],
+    sizes: Mapping[str, Tensor],
+    *,
+    is_dependent: bool = False,
+) -> dict[str, Tensor]:
     """Return the numbers of a block as multiples of their steps, each after the errors of those before it.
 
     Optimal Brain Quantization (Frantar and Alistarh, 2022) in a fixed order, as in GPTQ: the error of a number is made
@@ -122,6 +128,7 @@ def rounded_with_feedback(block: Block, values: Mapping[str, Tensor], sizes: Map
         block: its tensors must be among `values`, in these sizes.
         values: name -> the numbers, flat, float64.
         sizes: name -> the step of each number, flat, float64; the same in every row of a weight.
+        is_dependent: whether they are rounded along a trellis, see `trellis`; else each to the nearest.
 
     Returns:
         name -> whole numbers, flat, float64.
@@ -135,11 +142,22 @@ def rounded_with_feedback(block: Block, values: Mapping[str, Tensor], sizes: Map
     steps = torch.cat([sizes[name] for name in block.names])[: len(block.upper)]
     # A row of these is what all rows of a weight have at one place: it is used at once, so it lies in one piece.
     rest = torch.cat([values[name] for name in block.names]).reshape(-1, len(block.upper)).T.contiguous()
+    if not is_dependent:
+        result = _rounded_to_nearest(rest, steps, block.upper)
+    else:
+        ends = np.cumsum([0, *lengths]).clip(max=len(rest))
+        starts = [place for start, stop in pairwise(ends) for place in range(int(start), int(stop), LINE)]
+        result = rounded_along_trellis(rest, steps, block.upper, starts)
+    return dict(zip(block.names, result.T.reshape(-1).split(lengths), strict=True))
+
+
+def _rounded_to_nearest(rest: Tensor, steps: Tensor, upper: Tensor) -> Tensor:
+    """Return the multiples of a block, (places, rows); `rest` becomes what is left of its numbers."""
     result = torch.empty_like(rest)
     for start in range(0, len(rest), COLUMNS):
         inside = rest[start : start + COLUMNS]  # becomes the errors
         num = len(inside)
-        scaled = block.upper[start : start + num, start:].double()
+        scaled = upper[start : start + num, start:].double()
         scaled /= scaled.diagonal()[:, None].clone()
         for place, step in enumerate(steps[start : start + num]):
             errors, rounded = inside[place], result[start + place]
@@ -147,7 +165,7 @@ def rounded_with_feedback(block: Block, values: Mapping[str, Tensor], sizes: Map
             errors.addcmul_(rounded, step, value=-1)
             inside[place + 1 :].addr_(scaled[place, place + 1 : num], errors, alpha=-1)
         rest[start + num :].addmm_(scaled[:, num:].T, inside, alpha=-1)
-    return dict(zip(block.names, result.T.reshape(-1).split(lengths), strict=True))
+    return result
 
 
 def _other_size(block: Block, count: int) -> ArgumentError:

@@ -1,4 +1,4 @@
-"""Codecs 3 and 4: what goes in comes out, few bytes of it, and nothing else is let in."""
+"""Codecs 3 to 5: what goes in comes out, few bytes of it, and nothing else is let in."""
 
 import itertools
 import math
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.format.quantized.states import allowed
 from tests.processor_time import within
 
 from tailcut.errors import CorruptFileError, LimitError, MissingExtraError
@@ -43,7 +44,11 @@ def tensors(draw: st.DrawFn) -> tuple[Layout, Coded]:
         for axis in draw(st.sets(st.sampled_from(range(len(shape))))):
             along = draw(st.lists(st.integers(-reach, reach), min_size=shape[axis], max_size=shape[axis]))
             shifts[axis] = np.array(along, np.int64)
-    return layout, Coded(numbers, draw(st.integers(0, 3)), step, offset, shifts=shifts)
+    is_dependent = draw(st.booleans())
+    if is_dependent:
+        numbers = allowed(numbers, layout)
+    transform = draw(st.integers(0, 3))
+    return layout, Coded(numbers, transform, step, offset, shifts=shifts, is_dependent=is_dependent)
 
 
 @settings(deadline=None)
@@ -55,6 +60,7 @@ def test_round_trip(pairs: list[tuple[Layout, Coded]]) -> None:
     for wanted, tensor in zip(coded, found, strict=True):
         assert tensor.numbers.tolist() == wanted.numbers.tolist()
         assert (tensor.transform, tensor.step, tensor.offset) == (wanted.transform, wanted.step, wanted.offset)
+        assert tensor.is_dependent == wanted.is_dependent
         assert {axis: shift.tolist() for axis, shift in tensor.shifts.items()} == {
             axis: shift.tolist() for axis, shift in wanted.shifts.items()
         }
@@ -154,10 +160,12 @@ def test_parameters_out_of_range(wrong: dict[str, Any]) -> None:
         decode(encode([layout], [Coded(np.array([1, 2]), **wrong)]), [layout])
 
 
-def test_steps_that_are_alike_are_written_in_codec_3() -> None:
+def test_the_least_codec_that_will_do_is_written() -> None:
     tensor = Coded(np.array([1, 2, 3, 4]))
     assert codec_number([tensor]) == 3
-    assert codec_number([tensor, Coded(np.array([1]), shifts={0: np.array([1])})]) == 4
+    shifted = Coded(np.array([1]), shifts={0: np.array([1])})
+    assert codec_number([tensor, shifted]) == 4
+    assert codec_number([tensor, Coded(np.array([2]), is_dependent=True), shifted]) == 5
 
 
 def shifted(*along: list[int], step: int = 0) -> Coded:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tests.format.quantized.states import allowed
 
 from tailcut.compiling import is_installed
 from tailcut.format.quantized import Coded, Layout, codec_number, coder, decode, encode
@@ -10,15 +11,20 @@ from tailcut.format.quantized import loops as plain
 pytestmark = pytest.mark.skipif(not is_installed(), reason="numba is not installed")
 
 
+@pytest.mark.parametrize("is_dependent", [False, True], ids=["free", "dependent"])
 @pytest.mark.parametrize("shape", [(40_000,), (50, 40, 3, 3), (400, 60)])
-def test_both_ways_write_and_read_the_same(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_ways_write_and_read_the_same(
+    shape: tuple[int, ...], is_dependent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     generator = np.random.default_rng(0)
     numbers = np.rint(
         generator.laplace(0, 3, shape) * np.linspace(2, 0.1, shape[0]).reshape(-1, *[1] * (len(shape) - 1))
     )
     layouts = [Layout("weight", shape, numbers.size)]
     shifts = {axis: generator.integers(-6, 6, shape[axis]) for axis in range(len(shape)) if len(shape) > 1}
-    tensors = [Coded(numbers.astype(np.int64).reshape(-1), step=-20, shifts=shifts)]
+    whole = numbers.astype(np.int64).reshape(-1)
+    whole = allowed(whole, layouts[0]) if is_dependent else whole
+    tensors = [Coded(whole, step=-20, shifts=shifts, is_dependent=is_dependent)]
     fast = encode(layouts, tensors)
     codec = codec_number(tensors)
     read_fast = decode(fast, layouts, codec)[0]

@@ -1,4 +1,4 @@
-/* Codecs 2 to 4. Not for users. */
+/* Codecs 2 to 5. Not for users. */
 #ifndef TAILCUT_CODECS_H
 #define TAILCUT_CODECS_H
 
@@ -14,8 +14,8 @@ tailcut_status tailcut_unrange(const uint8_t *bytes, size_t num_bytes, tailcut_c
 typedef struct tailcut_key tailcut_key;
 typedef struct tailcut_scaling tailcut_scaling;
 
-/* Codecs 3 and 4: what a stream hands on from tensor to tensor, that of coefficients from level to level. Zeros at the
- * start, but for `arena`, `parts`, `taken` and `is_along_axes`. What is borrowed for it the caller gives back. */
+/* Codecs 3 to 5: what a stream hands on from tensor to tensor, that of coefficients from level to level. Zeros at the
+ * start, but for `arena`, `parts`, `taken` and `codec`. What is borrowed for it the caller gives back. */
 typedef struct {
     tailcut_arena *arena;
     const uint8_t *parts;
@@ -28,7 +28,7 @@ typedef struct {
     int64_t whole;
     uint64_t claims_left;
     uint32_t num_keys;
-    int is_along_axes; /* codec 4 */
+    uint32_t codec;
 } tailcut_unquantizer;
 
 enum { TAILCUT_SKIP, TAILCUT_CHECK, TAILCUT_TAKE };

@@ -16,10 +16,13 @@
 #define TAILCUT_READ_RANGE 1 /* codec 2 */
 #endif
 #ifndef TAILCUT_READ_QUANTIZED
-#define TAILCUT_READ_QUANTIZED 1 /* codecs 3 and 4 */
+#define TAILCUT_READ_QUANTIZED 1 /* codecs 3 to 5 */
 #endif
 #ifndef TAILCUT_READ_ALONG_AXES
-#define TAILCUT_READ_ALONG_AXES 1 /* codec 4 */
+#define TAILCUT_READ_ALONG_AXES 1 /* codec 4, and with it codec 5 */
+#endif
+#ifndef TAILCUT_READ_DEPENDENT
+#define TAILCUT_READ_DEPENDENT 1 /* codec 5 */
 #endif
 #ifndef TAILCUT_READ_LEVELS
 #define TAILCUT_READ_LEVELS 1 /* version 3: files with levels */

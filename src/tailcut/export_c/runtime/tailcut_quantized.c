@@ -1,4 +1,4 @@
-/* Codecs 3 and 4: numbers rounded to steps. SPEC.md: "Codec 3, quantized", "Codec 4, quantized along axes". */
+/* Codecs 3 to 5: numbers rounded to steps. SPEC.md: "Codec 3, quantized" and the two behind it. */
 #include "tailcut_codecs.h"
 
 #include <string.h>
@@ -8,6 +8,9 @@
 #define MAX_BUCKET 19
 #define PER_SET (2 * MAX_BUCKET + 1)      /* Z, then B(0) to B(18), then M(1) to M(19) */
 #define NUM_SHARED (2 * (MAX_BUCKET - 1)) /* N, before those of the sets */
+#define NUM_LEVELS 32                     /* sets of numbers; of codec 5 as many Y, behind the sets */
+#define ODD_LATER 2
+#define LINE 256
 #define SET_OF_TRANSFORM 32
 #define SET_OF_COUNT 35
 #define SET_OF_WHOLE 36
@@ -29,6 +32,9 @@ static const uint16_t bucket_bit[32] = {
     3968,  2832,  2016,  1432,  1016,  720,   510,   361,   256,   181,   128,   90,    64,    64,    64,   64,
 };
 
+/* The state after a state and a coded magnitude. */
+static const uint8_t trellis[8][2] = {{0, 2}, {7, 5}, {1, 3}, {6, 4}, {2, 0}, {5, 7}, {3, 1}, {4, 6}};
+
 /* What the tensors of one key hand on. */
 struct tailcut_key {
     const char *name;
@@ -42,7 +48,7 @@ struct tailcut_key {
 struct tailcut_scaling {
     int64_t offset;
     int32_t step;
-    uint32_t unused;
+    uint32_t is_dependent;
 };
 
 typedef struct {
@@ -62,18 +68,27 @@ typedef struct {
     int32_t *shifts;  /* what comes twice to the step, by the index along each of these */
 } span;
 
+static int has_axes(const tailcut_unquantizer *from) { return TAILCUT_READ_ALONG_AXES && from->codec >= 4; }
+
+static int has_states(const tailcut_unquantizer *from) { return TAILCUT_READ_DEPENDENT && from->codec == 5; }
+
+static uint32_t num_sets(const tailcut_unquantizer *from) { return has_axes(from) ? NUM_SETS_ALONG_AXES : NUM_SETS; }
+
 static uint32_t num_contexts(const tailcut_unquantizer *from) {
-    uint32_t num_sets = TAILCUT_READ_ALONG_AXES && from->is_along_axes ? NUM_SETS_ALONG_AXES : NUM_SETS;
-    return NUM_SHARED + num_sets * PER_SET;
+    return NUM_SHARED + num_sets(from) * PER_SET + (has_states(from) ? NUM_LEVELS : 0);
 }
 
-static void start_contexts(tailcut_context *contexts, uint32_t number) {
-    uint32_t set, e;
+static void start_contexts(const tailcut_unquantizer *from) {
+    tailcut_context *contexts = from->contexts;
+    uint32_t set, e, number = num_contexts(from);
     for (e = 0; e < number; e++) {
         contexts[e].zero = 32768;
         contexts[e].seen = 8;
     }
-    for (set = 0; NUM_SHARED + set * PER_SET < number; set++) {
+    for (e = 0; has_states(from) && e < NUM_LEVELS; e++) {
+        contexts[number - NUM_LEVELS + e].zero = zero_bit[e + ODD_LATER < NUM_LEVELS ? e + ODD_LATER : NUM_LEVELS - 1];
+    }
+    for (set = 0; set < num_sets(from); set++) {
         tailcut_context *own = contexts + NUM_SHARED + set * PER_SET;
         uint32_t level = set < 32 ? set : set == 33 ? 13 : set == SET_OF_SHIFTS ? 10 : 6;
         own->zero = zero_bit[level];
@@ -81,10 +96,12 @@ static void start_contexts(tailcut_context *contexts, uint32_t number) {
     }
 }
 
-static int32_t read_number(tailcut_unquantizer *from, uint32_t set) {
-    tailcut_context *shared = from->contexts, *own = shared + NUM_SHARED + set * PER_SET;
+/* In an odd state of the trellis "is it 0" has another context. */
+static int32_t read_number_in(tailcut_unquantizer *from, uint32_t set, int is_odd) {
+    tailcut_context *shared = from->contexts, *own = shared + NUM_SHARED + set * PER_SET, *zero = own;
     uint32_t is_negative, e = 0, magnitude = 1, place;
-    if (!tailcut_coded_bit(&from->coder, own, 64)) return 0;
+    if (TAILCUT_READ_DEPENDENT && is_odd) zero = shared + num_contexts(from) - NUM_LEVELS + set;
+    if (!tailcut_coded_bit(&from->coder, zero, 64)) return 0;
     is_negative = tailcut_plain_bit(&from->coder);
     while (e < MAX_BUCKET && tailcut_coded_bit(&from->coder, own + 1 + e, 64)) e++;
     for (place = e; place-- > 0;) {
@@ -100,6 +117,8 @@ static int32_t read_number(tailcut_unquantizer *from, uint32_t set) {
     }
     return is_negative ? -(int32_t)magnitude : (int32_t)magnitude;
 }
+
+static int32_t read_number(tailcut_unquantizer *from, uint32_t set) { return read_number_in(from, set, 0); }
 
 /* A logarithm in sixteenths, of 1 to 2^28 - 1: magnitudes are below 2^20, and means 256 times as large. */
 static int32_t logarithm(uint32_t value) {
@@ -310,6 +329,12 @@ static double step_at(const span *all, const tailcut_tensor *tensor, const uint3
     return step_size(step);
 }
 
+/* How many numbers a row has in the trellis, of a tensor that has any. */
+static uint32_t row_of(const tailcut_tensor *tensor) {
+    if (tensor->is_kept || tensor->num_axes < 2) return UINT32_MAX;
+    return tensor->count / tensor->sizes[0];
+}
+
 static tailcut_status read_numbers(tailcut_unquantizer *from, const tailcut_tensor *tensor, tailcut_key *key,
                                    const tailcut_scaling *scaling, const span *all) {
     size_t top = from->arena->top;
@@ -319,8 +344,10 @@ static tailcut_status read_numbers(tailcut_unquantizer *from, const tailcut_tens
     uint32_t recent = key->mean;
     double step, offset = (double)scaling->offset;
     uint32_t place, n, followed = all->known + all->claimed;
+    uint32_t row = TAILCUT_READ_DEPENDENT && scaling->is_dependent ? UINT32_MAX : 0, in_row = 0, state = 0;
     tailcut_status status;
     if (all->count == 0) return TAILCUT_OK;
+    if (row > 0) row = row_of(tensor);
     status = start_surroundings(&around, tensor, all->count, from->arena);
     if (status != TAILCUT_OK) return status;
     tailcut_order_start(&order, tensor);
@@ -340,10 +367,18 @@ static tailcut_status read_numbers(tailcut_unquantizer *from, const tailcut_tens
             level = shifted(u + shifted(3 * v, 2) - 60, 3);
             if (TAILCUT_READ_LEVELS && place < all->known) {
                 number = number_at(all->into + 4 * (size_t)place);
+                magnitude = (uint32_t)(number < 0 ? -number : number);
+                if (row > 0) magnitude = (magnitude + (state & 1)) >> 1;
             } else {
-                number = read_number(from, level < 0 ? 0 : level > 31 ? 31 : (uint32_t)level);
+                number = read_number_in(from, level < 0 ? 0 : level > 31 ? 31 : (uint32_t)level, state & 1);
+                magnitude = (uint32_t)(number < 0 ? -number : number);
+                if (row > 0 && number != 0) number = 2 * number + (number < 0 ? (int32_t)(state & 1) : -(int32_t)(state & 1));
             }
-            magnitude = (uint32_t)(number < 0 ? -number : number);
+            if (row > 0) {
+                state = trellis[state][magnitude & 1];
+                if (++in_row == row) in_row = 0;
+                if (in_row % LINE == 0) state = 0;
+            }
             sum += magnitude;
             count++;
             recent += (uint32_t)shifted((int32_t)(256 * magnitude) - (int32_t)recent, 3);
@@ -364,7 +399,7 @@ static tailcut_status read_numbers(tailcut_unquantizer *from, const tailcut_tens
             all->values[place] = value;
             continue;
         }
-        if (key->last[0] == 1 && !tensor->is_kept) value = value < 128.0 ? exp2_of(value) : 2 * OVERFLOWS;
+        if ((key->last[0] & 3) == 1 && !tensor->is_kept) value = value < 128.0 ? exp2_of(value) : 2 * OVERFLOWS;
         if (!(value < OVERFLOWS && value > -OVERFLOWS)) return TAILCUT_CORRUPT;
         put_float(all->into + 4 * (size_t)place, value);
     }
@@ -376,7 +411,7 @@ static tailcut_status read_numbers(tailcut_unquantizer *from, const tailcut_tens
 static tailcut_status read_quantized(tailcut_unquantizer *from, tailcut_tensor *tensor, tailcut_key *key,
                                      const tailcut_scaling *scaling, span *all, int is_taken) {
     uint32_t n, axis, stride = 1;
-    int64_t transform = tensor->is_kept ? 0 : key->last[0];
+    int64_t transform = tensor->is_kept ? 0 : key->last[0] & 3;
     tailcut_status status;
     if (TAILCUT_READ_LEVELS && all->known > 0) {
         all->into = from->arena->base + (tensor->numbers - from->arena->base);
@@ -460,17 +495,18 @@ static tailcut_status read_tensor(tailcut_unquantizer *from, tailcut_tensor *ten
         scaling = from->scalings[place];
     } else {
         for (n = 0; n < 4; n++) key->last[n] += read_number(from, SET_OF_TRANSFORM + n);
-        if (key->last[0] < 0 || key->last[0] > (tensor->is_kept ? 0 : 3) || key->last[1] < -MAX_STEP ||
-            key->last[1] > MAX_STEP) {
+        if (key->last[0] < 0 || key->last[0] > (has_states(from) ? 7 : 3) || (tensor->is_kept && key->last[0] & 3) ||
+            key->last[1] < -MAX_STEP || key->last[1] > MAX_STEP) {
             return TAILCUT_CORRUPT;
         }
+        scaling.is_dependent = key->last[0] > 3;
         scaling.step = (int32_t)key->last[1];
         scaling.offset = key->last[2];
         if (TAILCUT_READ_LEVELS && tensor->is_kept && !all.is_last) from->scalings[place] = scaling;
     }
     if (key->last[3] < 0 || key->last[3] > (int64_t)(all.count - all.known)) return TAILCUT_CORRUPT;
     all.claimed = key->last[3] ? (uint32_t)key->last[3] - 1 : all.count - all.known;
-    if (TAILCUT_READ_ALONG_AXES && from->is_along_axes && !tensor->is_kept && tensor->num_axes > 1) {
+    if (has_axes(from) && !tensor->is_kept && tensor->num_axes > 1) {
         key->axes += read_number(from, SET_OF_AXES);
         if (key->axes < 0 || key->axes >> tensor->num_axes) return TAILCUT_CORRUPT;
         all.axes = (uint32_t)key->axes;
@@ -492,7 +528,7 @@ static tailcut_status start(tailcut_unquantizer *from, const tailcut_tensor *ten
     uint32_t n;
     from->contexts = tailcut_borrow(from->arena, num_contexts(from) * sizeof *from->contexts);
     if (from->contexts == NULL) return TAILCUT_ARENA_TOO_SMALL;
-    start_contexts(from->contexts, num_contexts(from));
+    start_contexts(from);
     if (TAILCUT_READ_LEVELS && from->taken > 1) {
         for (n = 0; n < num_tensors && tensors[n].is_kept; n++) continue;
         from->scalings = tailcut_borrow(from->arena, n * (uint64_t)sizeof *from->scalings);

@@ -51,8 +51,9 @@ static void check_types(const reading *from, tailcut_items *items) {
 static int is_known_codec(const reading *from, uint32_t codec) {
     if (codec == 1) return TAILCUT_READ_DEFLATE;
     if (codec == 2) return TAILCUT_READ_RANGE;
-    if (codec == 4 && !TAILCUT_READ_ALONG_AXES) return 0;
-    return codec == 0 || (TAILCUT_READ_QUANTIZED && codec <= 4 && from->file->version >= 2);
+    if (codec >= 4 && !TAILCUT_READ_ALONG_AXES) return 0;
+    if (codec == 5 && !TAILCUT_READ_DEPENDENT) return 0;
+    return codec == 0 || (TAILCUT_READ_QUANTIZED && codec <= 5 && from->file->version >= 2);
 }
 
 static void check_codec(const reading *from, tailcut_items *items, const payload *stream) {
@@ -317,7 +318,7 @@ static tailcut_status read_payloads(reading *from, tailcut_unquantizer *rounded,
                 rounded->arena = &from->arena;
                 rounded->parts = from->parts;
                 rounded->taken = of_kept ? file->level : 1;
-                rounded->is_along_axes = streams[n].codec == 4;
+                rounded->codec = streams[n].codec;
             }
             status =
                 tailcut_unquantize(rounded, at, (size_t)streams[n].bytes, file->tensors, file->num_tensors, others);

@@ -1,4 +1,4 @@
-"""Codecs 3 and 4, `quantized`: integers on lattices to bytes and back, by an adaptive binary range coder."""
+"""Codecs 3 to 5, `quantized`: integers on lattices to bytes and back, by an adaptive binary range coder."""
 
 import itertools
 import math
@@ -15,8 +15,9 @@ from tailcut.format.codecs.range_coder import closed, is_at_end, opened
 from tailcut.format.quantized import loops as plain
 from tailcut.format.quantized.levels import INITIAL_STOP, INITIAL_ZERO
 
-EVEN, ALONG_AXES = NUMBERS = (3, 4)
-"""The codecs' numbers in the file: each tensor has one step, or steps that differ along its axes."""
+EVEN, ALONG_AXES, DEPENDENT = NUMBERS = (3, 4, 5)
+"""The codecs' numbers in the file: each tensor has one step; or steps may differ along its axes; or what a number can
+be may depend on those before it as well."""
 
 MAX_MAGNITUDE = (1 << (plain.LAST_BUCKET + 1)) - 1
 """The largest number, and the smallest below 0."""
@@ -33,13 +34,19 @@ MAX_INTEGERS = 1 << 16
 MAX_UNCOMPILED = 1 << 20
 """The most numbers that are read or written without numba: about ten seconds."""
 
-MAX_TRANSFORM = 3
+NUM_TRANSFORMS = 4
+
+ONE_ROW = 1 << 62
+"""Length of a row that never ends."""
 
 MAX_STEP = 400
 """Steps are 2^(-50) to 2^50."""
 
 SHIFT = 2
 """Eighths of an octave that a shift of one is."""
+
+ODD_LATER = 2
+"""So many levels above that of the number is the first probability of 0 in an odd state, whose 0 is half as wide."""
 
 _CHUNK = 4096
 _BYTES_PER_NUMBER = 64  # never reached: 43 decisions of at most 10 bits
@@ -69,8 +76,13 @@ class Layout:
 
     @property
     def may_shift(self) -> bool:
-        """Whether steps may differ along the axes, in codec 4."""
+        """Whether steps may differ along the axes, from codec 4 on."""
         return self.order is None and not self.is_integer and len(self.shape) > 1
+
+    @property
+    def row(self) -> int:
+        """How many numbers a row has in the trellis of codec 5: all of them where they are in order or of one axis."""
+        return max(1, math.prod(self.shape[1:])) if self.order is None and len(self.shape) > 1 else ONE_ROW
 
 
 @dataclass
@@ -84,6 +96,8 @@ class Coded:
         offset: added to each number.
         bits: what they take in the payload, filled in by `encode` and `decode`.
         shifts: axis -> for each index along it by how many quarters of an octave the step is larger, int64.
+        is_dependent: each number is one of those that the numbers before it in its row allow, see
+            `loops.coded_magnitude`.
     """
 
     numbers: np.ndarray
@@ -92,6 +106,7 @@ class Coded:
     offset: int = 0
     bits: float = 0.0
     shifts: Mapping[int, np.ndarray] = field(default_factory=dict)
+    is_dependent: bool = False
 
 
 @dataclass
@@ -134,8 +149,9 @@ class _State:
 
 
 def codec_number(tensors: Iterable[Coded]) -> int:
-    """Return the codec of these tensors: 4 if the steps of any differ along its axes."""
-    return ALONG_AXES if any(len(tensor.shifts) for tensor in tensors) else EVEN
+    """Return the least codec that can write all these tensors."""
+    needed = {DEPENDENT if tensor.is_dependent else ALONG_AXES if len(tensor.shifts) else EVEN for tensor in tensors}
+    return max(needed, default=EVEN)
 
 
 def encode(layouts: Sequence[Layout], tensors: Sequence[Coded]) -> bytes:
@@ -154,7 +170,7 @@ def decode(payload: bytes, layouts: Sequence[Layout], codec: int = EVEN) -> list
     Args:
         payload: of the stream.
         layouts: of its tensors.
-        codec: 3 or 4.
+        codec: 3 to 5.
 
     Raises:
         CorruptFileError: it is not a payload of tensors of these layouts.
@@ -246,7 +262,7 @@ def _state(layouts: Sequence[Layout], codec: int) -> _State:
     if num_integers > MAX_INTEGERS:
         raise LimitError(f"{num_integers} whole numbers in the quantised payload, at most {MAX_INTEGERS} are allowed")
     num_numbers = sum(layout.size for layout in layouts)
-    if codec == ALONG_AXES:
+    if codec >= ALONG_AXES:
         num_numbers += sum(sum(layout.shape) for layout in layouts if layout.may_shift)
     if num_numbers > MAX_UNCOMPILED and not is_installed():
         raise MissingExtraError(f"coding {num_numbers:,} quantised numbers", "numba", "fast")
@@ -258,6 +274,8 @@ def _state(layouts: Sequence[Layout], codec: int) -> _State:
         zeros[base] = zero
         for bucket in range(plain.LAST_BUCKET):
             zeros[base + 1 + bucket] = INITIAL_STOP[max(start - 2 * bucket, 0)]
+    for level in range(plain.LEVELS):
+        zeros[plain.SET_SIZE * level + plain.ODD_ZERO] = INITIAL_ZERO[min(level + ODD_LATER, plain.LEVELS - 1)]
     state.zeros, state.seen = state.ints(zeros), state.ints([8] * plain.NUM_CONTEXTS)
     return state
 
@@ -287,14 +305,15 @@ def _encode_tensor(state: _State, buffer: Any, layout: Layout, tensor: Coded, kn
         return buffer
     memory, done = state.memory(layout.key), known or 0
     count = 0 if len(numbers) == layout.size else len(numbers) - done + 1
-    parameters = [tensor.transform, tensor.step, tensor.offset, count]
+    transform = tensor.transform + (NUM_TRANSFORMS if tensor.is_dependent else 0)
+    parameters = [transform, tensor.step, tensor.offset, count]
     for place in _PARAMETERS if known is None else (_COUNT,):
         number = parameters[place - _TRANSFORM]
         buffer = _put(state, buffer, place, number - memory.parameters[place - _TRANSFORM])
         memory.parameters[place - _TRANSFORM] = number
-    if state.codec == ALONG_AXES and layout.may_shift:
+    if state.codec >= ALONG_AXES and layout.may_shift:
         buffer = _put_shifts(state, buffer, memory, tensor.shifts)
-    index_of, model = _model(state, layout, len(numbers), memory.mean)
+    index_of, model = _model(state, layout, len(numbers), memory.mean, is_dependent=tensor.is_dependent)
     _learn(state, numbers[:done], index_of, model)
     for start in range(done, len(numbers), _CHUNK):
         buffer = _with_room(state, buffer, _CHUNK)
@@ -311,20 +330,22 @@ def _decode_tensor(state: _State, payload: Any, layout: Layout, most: int, below
     for place in _PARAMETERS if below is None else (_COUNT,):
         difference = int(state.loops.get_number(state.coder, payload, state.zeros, state.seen, place))
         memory.parameters[place - _TRANSFORM] += difference
-    transform, step, offset, count = memory.parameters
+    kind, step, offset, count = memory.parameters
+    num_kinds = 2 * NUM_TRANSFORMS if state.codec == DEPENDENT else NUM_TRANSFORMS
+    is_dependent, transform = kind >= NUM_TRANSFORMS, kind % NUM_TRANSFORMS
     if below is not None:
-        transform, step, offset = below.transform, below.step, below.offset
+        is_dependent, transform, step, offset = below.is_dependent, below.transform, below.step, below.offset
     done = 0 if below is None else len(below.numbers)
     num = layout.size if count == 0 else done + count - 1
     if not done <= num <= layout.size or (count and num == layout.size):
         raise corrupt(f"{num} numbers of a tensor of {layout.size}")
-    if abs(step) > MAX_STEP or not 0 <= transform <= MAX_TRANSFORM:
-        raise corrupt(f"transform {transform} and a step of 2^({step} / 8)")
+    if abs(step) > MAX_STEP or not (below is not None or 0 <= kind < num_kinds):
+        raise corrupt(f"transform {kind} and a step of 2^({step} / 8)")
     axes = _get_axes(state, payload, memory, layout)
     _check_claim(num - done + sum(layout.shape[axis] for axis in axes), most)
     shifts = _get_shifts(state, payload, layout, axes)
     numbers = np.zeros(num, np.int64)
-    index_of, model = _model(state, layout, num, memory.mean)
+    index_of, model = _model(state, layout, num, memory.mean, is_dependent=is_dependent)
     if below is not None:
         numbers[:done] = below.numbers
         _learn(state, below.numbers, index_of, model)
@@ -333,7 +354,7 @@ def _decode_tensor(state: _State, payload: Any, layout: Layout, most: int, below
         state.loops.get_numbers(state.coder, payload, state.zeros, state.seen, part, index, *model)
         numbers[start : start + _CHUNK] = part
     memory.mean = _mean(model[-1], memory.mean)
-    return Coded(numbers, transform, step, offset, shifts=shifts)
+    return Coded(numbers, transform, step, offset, shifts=shifts, is_dependent=is_dependent)
 
 
 def _put_shifts(state: _State, buffer: Any, memory: _Memory, shifts: Mapping[int, np.ndarray]) -> Any:
@@ -350,7 +371,7 @@ def _put_shifts(state: _State, buffer: Any, memory: _Memory, shifts: Mapping[int
 
 def _get_axes(state: _State, payload: Any, memory: _Memory, layout: Layout) -> list[int]:
     """Read the axes along which the steps of a tensor differ."""
-    if state.codec != ALONG_AXES or not layout.may_shift:
+    if state.codec < ALONG_AXES or not layout.may_shift:
         return []
     memory.axes += int(state.loops.get_number(state.coder, payload, state.zeros, state.seen, _AXES))
     if not 0 <= memory.axes < 1 << len(layout.shape):
@@ -402,7 +423,7 @@ def _with_room(state: _State, buffer: Any, count: int) -> Any:
 
 
 def _model(
-    state: _State, layout: Layout, num: int, mean: int
+    state: _State, layout: Layout, num: int, mean: int, *, is_dependent: bool
 ) -> tuple[Callable[[int], MutableSequence[int]], tuple[MutableSequence[int], ...]]:
     """Return the `index` argument of `put_numbers` for the chunk that begins at a number, and the later arguments.
 
@@ -427,7 +448,8 @@ def _model(
         return state.ints(np.stack(columns, axis=1).reshape(-1) if columns else np.zeros(1, np.int64))
 
     total = [0] * sum(sizes)
-    parts: list[Sequence[int]] = [first, last, first, total, total, [0, 0, mean, mean]]
+    trellis = [layout.row if is_dependent else 0, 0, 0]
+    parts: list[Sequence[int]] = [first, last, first, total, total, trellis, [0, 0, mean, mean]]
     return index_of, tuple(map(state.ints, parts))
 
 

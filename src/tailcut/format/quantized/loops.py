@@ -1,8 +1,8 @@
-"""Arithmetic of codecs 3 and 4 as plain Python loops, which `compiled` compiles unchanged with numba.
+"""Arithmetic of codecs 3 to 5 as plain Python loops, which `compiled` compiles unchanged with numba.
 
 All numbers are integers of at most 63 bits and all shifts round down, so that both ways and every machine agree.
 "Array" is a list of integers or a NumPy array of int64, "bytes" a bytearray or an array of uint8. SPEC.md, "Codec 3",
-and "Codec 4", have the same in words.
+"Codec 4" and "Codec 5", have the same in words.
 """
 
 from collections.abc import MutableSequence, Sequence
@@ -18,6 +18,16 @@ LEVELS = 32
 
 SET_SIZE = 64
 """Contexts of a set: 0 for "is it 0", 1 + e for "is it in bucket e", 32 + e for the next bit below the highest."""
+
+LINE = 256
+"""So many numbers of a row follow one another in the trellis of codec 5."""
+
+ODD_ZERO = 20
+"""Context of a set for "is it 0" in an odd state of the trellis."""
+
+TRELLIS = (0, 2, 7, 5, 1, 3, 6, 4, 2, 0, 5, 7, 3, 1, 4, 6)
+"""State after a state and a coded number: entry 2 state + (number & 1). Dependent quantisation with eight states, as in
+ISO/IEC 15938-17."""
 
 PARAMETER_SETS = (32, 33, 34, 35, 36, 37, 38)
 """Transform, step, offset and count of a tensor; whole numbers; axes of a tensor, and shifts along them."""
@@ -88,6 +98,34 @@ def learn(magnitude: int, places: Array, num_axes: int, sums: Array, counts: Arr
         counts[places[axis]] += 1
 
 
+def coded_magnitude(number: int, trellis: Array) -> int:
+    """Return the magnitude that is coded for a multiple of the step: its place among those that the state allows.
+
+    Even states allow the even multiples, odd ones 0 and the odd multiples.
+
+    Args:
+        number: a multiple that the state allows.
+        trellis: numbers of a row (0: any multiple may follow any, in state 0), numbers of this row so far, state. Every
+            row begins in state 0, and so does every `LINE`-th number of it.
+    """
+    return (abs(number) + (trellis[2] & 1)) >> 1 if trellis[0] else abs(number)
+
+
+def multiple(coded: int, trellis: Array) -> int:
+    """Return the multiple of the step that was coded so."""
+    if trellis[0] == 0 or coded == 0:
+        return coded
+    return 2 * coded - (trellis[2] & 1) if coded > 0 else 2 * coded + (trellis[2] & 1)
+
+
+def follow(magnitude: int, trellis: Array) -> None:
+    """Go on to the state after a coded magnitude."""
+    if trellis[0] == 0:
+        return
+    trellis[1] = trellis[1] + 1 if trellis[1] + 1 < trellis[0] else 0
+    trellis[2] = TRELLIS[2 * trellis[2] + (magnitude & 1)] if trellis[1] % LINE else 0
+
+
 def step_on(places: Array, num_axes: int, first: Ints, last: Ints) -> None:
     """Advance to the next position of a whole tensor, the last axis first."""
     axis = num_axes - 1
@@ -119,11 +157,25 @@ def put_bit(coder: Array, buffer: Array, zeros: Array, seen: Array, context: int
 
 def put_number(coder: Array, buffer: Array, zeros: Array, seen: Array, level: int, number: int) -> None:
     """Write one number with a set of contexts: zero or not, sign, bucket, the bits below the highest."""
-    base, magnitude = SET_SIZE * level, abs(number)
-    put_bit(coder, buffer, zeros, seen, base, 1 if magnitude else 0)
+    put_magnitude(coder, buffer, zeros, seen, level, SET_SIZE * level, abs(number), 1 if number < 0 else 0)
+
+
+def put_magnitude(
+    coder: Array,
+    buffer: Array,
+    zeros: Array,
+    seen: Array,
+    level: int,
+    zero: int,
+    magnitude: int,
+    is_negative: int,
+) -> None:
+    """Write one number; `zero` is the context for "is it 0"."""
+    base = SET_SIZE * level
+    put_bit(coder, buffer, zeros, seen, zero, 1 if magnitude else 0)
     if magnitude == 0:
         return
-    put_half(coder, buffer, coder[1] >> 1, 1 if number < 0 else 0)
+    put_half(coder, buffer, coder[1] >> 1, is_negative)
     bucket = 0
     while bucket < LAST_BUCKET:
         goes_on = 1 if magnitude >> (bucket + 1) else 0
@@ -153,6 +205,7 @@ def put_numbers(
     places: Array,
     sums: Array,
     counts: Array,
+    trellis: Array,
     track: Array,
 ) -> None:
     """Write numbers of one tensor.
@@ -169,7 +222,8 @@ def put_numbers(
         places: of the first number.
         sums: see `expected_level`.
         counts: likewise.
-        track: likewise.
+        trellis: see `coded_magnitude`.
+        track: see `expected_level`.
     """
     num_axes, is_whole = len(first), len(index) == 0
     for at in range(len(numbers)):
@@ -177,8 +231,10 @@ def put_numbers(
             for axis in range(num_axes):
                 places[axis] = index[at * num_axes + axis]
         level = expected_level(places, num_axes, sums, counts, track)
-        put_number(coder, buffer, zeros, seen, level, numbers[at])
-        learn(abs(numbers[at]), places, num_axes, sums, counts, track)
+        magnitude, zero = coded_magnitude(numbers[at], trellis), SET_SIZE * level + ODD_ZERO * (trellis[2] & 1)
+        put_magnitude(coder, buffer, zeros, seen, level, zero, magnitude, 1 if numbers[at] < 0 else 0)
+        learn(magnitude, places, num_axes, sums, counts, track)
+        follow(magnitude, trellis)
         if is_whole:
             step_on(places, num_axes, first, last)
 
@@ -203,6 +259,7 @@ def learn_numbers(
     places: Array,
     sums: Array,
     counts: Array,
+    trellis: Array,
     track: Array,
 ) -> None:
     """Take numbers that are known already into what `expected_level` reads; see `put_numbers`."""
@@ -211,7 +268,9 @@ def learn_numbers(
         if not is_whole:
             for axis in range(num_axes):
                 places[axis] = index[at * num_axes + axis]
-        learn(abs(numbers[at]), places, num_axes, sums, counts, track)
+        magnitude = coded_magnitude(numbers[at], trellis)
+        learn(magnitude, places, num_axes, sums, counts, track)
+        follow(magnitude, trellis)
         if is_whole:
             step_on(places, num_axes, first, last)
 
@@ -225,8 +284,13 @@ def get_bit(coder: Array, payload: Ints, zeros: Array, seen: Array, context: int
 
 def get_number(coder: Array, payload: Ints, zeros: Array, seen: Array, level: int) -> int:
     """Read what `put_number` wrote."""
+    return get_signed(coder, payload, zeros, seen, level, SET_SIZE * level)
+
+
+def get_signed(coder: Array, payload: Ints, zeros: Array, seen: Array, level: int, zero: int) -> int:
+    """Read what `put_magnitude` wrote."""
     base = SET_SIZE * level
-    if get_bit(coder, payload, zeros, seen, base) == 0:
+    if get_bit(coder, payload, zeros, seen, zero) == 0:
         return 0
     is_negative = get_half(coder, payload, coder[1] >> 1)
     bucket = 0
@@ -256,6 +320,7 @@ def get_numbers(
     places: Array,
     sums: Array,
     counts: Array,
+    trellis: Array,
     track: Array,
 ) -> None:
     """Read numbers of one tensor into `numbers`; see `put_numbers`."""
@@ -264,8 +329,11 @@ def get_numbers(
         if not is_whole:
             for axis in range(num_axes):
                 places[axis] = index[at * num_axes + axis]
-        number = get_number(coder, payload, zeros, seen, expected_level(places, num_axes, sums, counts, track))
-        numbers[at] = number
-        learn(abs(number), places, num_axes, sums, counts, track)
+        level = expected_level(places, num_axes, sums, counts, track)
+        zero = SET_SIZE * level + ODD_ZERO * (trellis[2] & 1)
+        coded = get_signed(coder, payload, zeros, seen, level, zero)
+        numbers[at] = multiple(coded, trellis)
+        learn(abs(coded), places, num_axes, sums, counts, track)
+        follow(abs(coded), trellis)
         if is_whole:
             step_on(places, num_axes, first, last)

@@ -103,7 +103,13 @@ def quantize(values: Tensor, layout: Layout, transform: int, step: int) -> Coded
 
 
 def coded(
-    multiples: Tensor, transform: int, step: int, layout: Layout, shifts: Mapping[int, np.ndarray] | None = None
+    multiples: Tensor,
+    transform: int,
+    step: int,
+    layout: Layout,
+    shifts: Mapping[int, np.ndarray] | None = None,
+    *,
+    is_dependent: bool = False,
 ) -> Coded:
     """Return rounded multiples in the form that is coded: without their offset, if they have one, and trailing zeros.
 
@@ -113,6 +119,7 @@ def coded(
         step: likewise.
         layout: of the tensor.
         shifts: of the step along axes, see `Coded`.
+        is_dependent: whether they are those of a trellis.
 
     Raises:
         FineStepError: a number passes `MAX_MAGNITUDE`.
@@ -125,7 +132,7 @@ def coded(
         )
     numbers: np.ndarray = torch.round(multiples).to(torch.int64).numpy()
     offset = 0
-    if layout.order is None and not shifts and transform in (NONE, LOG2) and len(numbers):
+    if layout.order is None and not (shifts or is_dependent) and transform in (NONE, LOG2) and len(numbers):
         middle = int(np.median(numbers))
         offset = middle if abs(middle) > 2 * int(np.abs(numbers - middle).mean()) else 0
     numbers = numbers - offset
@@ -133,7 +140,7 @@ def coded(
     num = int(used[-1]) + 1 if len(used) else 0
     if num < layout.size and num < MAX_MAGNITUDE:
         numbers = numbers[:num]
-    return Coded(numbers, transform, step, offset, shifts=shifts or {})
+    return Coded(numbers, transform, step, offset, shifts=shifts or {}, is_dependent=is_dependent)
 
 
 def transform_of(values: Tensor, layout: Layout, transform: int) -> Tensor:
