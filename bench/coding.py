@@ -48,12 +48,15 @@ def _sizes(rows: list[Row]) -> Table:
         "error": ".2e",
         "peer, bytes": ",d",
         "tailcut, bytes": ",d",
-        "bytes / tailcut": ",.2f",
+        "bytes / tailcut": ",.3f",
+        "at just that error": ",.3f",
     }
     notes = [
         "error: root of the mean squared error of all weights, over that of the weights. tailcut: the whole file, "
         "quantised without data, at the coarsest step whose error is no larger (none: no step of a "
         "file is so fine); of the peers the numbers alone.",
+        "at just that error: the same, our bytes on a line between that step and the next coarser one, through the "
+        "logarithms of bytes and errors.",
         "int8: torch's observers, a scale for each output channel; its scales and all vectors in float32.",
     ]
     if shutil.which("zstd") is None:
@@ -69,7 +72,7 @@ def _size_rows(name: str) -> list[Row]:
     rows: list[Row] = []
     for peer, (num_bytes, restored) in _peers(state).items():
         error = _error(state, restored)
-        own = _own_bytes(model, state, error)
+        own, just = _own_bytes(model, state, error)
         rows.append(
             {
                 "network": name,
@@ -78,6 +81,7 @@ def _size_rows(name: str) -> list[Row]:
                 "peer, bytes": num_bytes,
                 "tailcut, bytes": own,
                 "bytes / tailcut": None if own is None else num_bytes / own,
+                "at just that error": None if just is None else num_bytes / just,
             }
         )
     return rows
@@ -146,23 +150,33 @@ def _error(state: dict[str, Tensor], restored: dict[str, Tensor]) -> float:
     return math.sqrt(squares / sum(float(state[key].double().square().sum()) for key in weights))
 
 
-def _own_bytes(model: nn.Module, state: dict[str, Tensor], error: float) -> int | None:
-    """Return the bytes of the file with the coarsest step whose error is at most that; None: no step is so fine."""
-    low, high, size = FINEST, COARSEST, None
+def _own_bytes(model: nn.Module, state: dict[str, Tensor], error: float) -> tuple[int | None, float | None]:
+    """Return the bytes of the file with the coarsest step whose error is at most that, and those at just that error.
+
+    The latter are estimated between two steps. None: no step is so fine.
+    """
+    low, high = FINEST, COARSEST
+    found: dict[int, tuple[int, float]] = {}
+    while low < high:
+        middle = (low + high + 1) // 2
+        try:
+            found[middle] = _bytes_and_error(model, state, middle)
+        except ArgumentError:  # too fine for the largest numbers
+            low = middle
+            continue
+        low, high = (middle, high) if found[middle][1] <= error else (low, middle - 1)
+    if low not in found:
+        return None, None
+    (fine, least), (coarse, most) = found[low], found.get(low + 1) or _bytes_and_error(model, state, low + 1)
+    part = math.log(error / least) / math.log(most / least)
+    return fine, fine * (coarse / fine) ** part
+
+
+def _bytes_and_error(model: nn.Module, state: dict[str, Tensor], step: int) -> tuple[int, float]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.tailcut"
-        while low < high:
-            middle = (low + high + 1) // 2
-            try:
-                path.write_bytes(pack(model, dtype="quantized", step=2.0 ** (middle / 8))[0])
-            except ArgumentError:  # too fine for the largest numbers
-                low = middle
-                continue
-            if _error(state, dict(load(path).state_dict())) <= error:
-                low, size = middle, path.stat().st_size
-            else:
-                high = middle - 1
-    return size
+        path.write_bytes(pack(model, dtype="quantized", step=2.0 ** (step / 8))[0])
+        return path.stat().st_size, _error(state, dict(load(path).state_dict()))
 
 
 def _speed(scale: Scale) -> Table:

@@ -35,7 +35,7 @@ LINK = ("-nostdlib", "-ffreestanding", "-fno-tree-loop-distribute-patterns", "-W
 # Parts of the reader that firmware for one registered network does not need, and those that some files need: the
 # numbers of their codecs.
 ALWAYS_LEFT_OUT = ("OWN_CLASSES", "METADATA")
-CODEC_PARTS = {"DEFLATE": {1}, "RANGE": {2}, "QUANTIZED": {3, 4}, "ALONG_AXES": {4}}
+CODEC_PARTS = {"DEFLATE": {1}, "RANGE": {2}, "QUANTIZED": {3, 4, 5}, "ALONG_AXES": {4, 5}, "DEPENDENT": {5}}
 # The emulated timer counts at 25 MHz, one instruction takes a nanosecond.
 INSTRUCTIONS_PER_TICK = 40
 NETWORKS: tuple[tuple[str, tuple[int, int] | None], ...] = (

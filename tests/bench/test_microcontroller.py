@@ -54,7 +54,7 @@ def test_runner_and_reader_in_twelve_kilobytes(tmp_path: Path) -> None:
     report = export_c(tailcut.load("zoo:lenet5-776"), tmp_path)
     bench.write_given(tmp_path, torch.rand(1, 1, 28, 28), "zoo:lenet5-776")
     unneeded = bench.unneeded_parts("zoo:lenet5-776")
-    assert unneeded == ("OWN_CLASSES", "METADATA", "DEFLATE", "QUANTIZED", "ALONG_AXES", "LEVELS")
+    assert unneeded == ("OWN_CLASSES", "METADATA", "DEFLATE", "QUANTIZED", "ALONG_AXES", "DEPENDENT", "LEVELS")
     bench.measure(tmp_path, report, reads=True, without=unneeded)
     assert bench.runner_code(tmp_path, report) + bench.reader_code(tmp_path, *unneeded) <= 12_288
 
