@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tailcut.format import trellis
 from tailcut.format.quantized import Coded, Layout, decode, encode
 from tailcut.format.quantized.coder import DEPENDENT
 from tailcut.format.quantized.loops import LINE
@@ -62,7 +63,7 @@ def test_costs_of_places_count(seed: int) -> None:
     """Without use for one another's errors, but with errors of the first place that cost the most."""
     values, costs = laplace(4, seed=seed), torch.tensor([9.0, 4.0, 0.5, 0.1], dtype=torch.float64)
     steps = torch.tensor([0.5, 1.0, 2.0, 0.7], dtype=torch.float64)
-    found = rounded_along_trellis(values[:, None].clone(), steps, torch.diag(costs.rsqrt()).float())[:, 0]
+    found = rounded_along_trellis(values[:, None], steps, torch.diag(costs.rsqrt()).float())[:, 0]
     every = ways(4, 8)
     losses = (costs * (values - steps * every).square()).sum(1)
     assert found.tolist() == every[losses.argmin()].tolist()
@@ -122,14 +123,24 @@ def test_errors_are_made_good_by_the_numbers_behind_them(size: int) -> None:
         return float((error @ curvature * error).sum())
 
     ones = torch.ones(size, dtype=torch.float64)
-    found = rounded_along_trellis(values.T.contiguous(), ones, block.upper).T
+    found = rounded_along_trellis(values.T, ones, block.upper).T
     coded_bytes(found, is_dependent=True)
     (alone,) = rounded_rows([values])
     assert loss(found) < 0.5 * loss(alone)
 
 
+def test_rows_are_rounded_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are rounded at a time; and the values stay."""
+    block, values = correlated(70), laplace(70, 11)
+    ones, before = torch.ones(70, dtype=torch.float64), values.clone()
+    together = rounded_along_trellis(values, ones, block.upper)
+    monkeypatch.setattr(trellis, "MAX_ROWS", 4)
+    assert torch.equal(rounded_along_trellis(values, ones, block.upper), together)
+    assert torch.equal(values, before)
+
+
 def test_the_trellis_begins_anew_where_it_is_told_to() -> None:
     values = 2 * laplace(10)
-    together = rounded_along_trellis(values[:, None].clone(), torch.ones(10, dtype=torch.float64), starts=(0, 4))
+    together = rounded_along_trellis(values[:, None], torch.ones(10, dtype=torch.float64), starts=(0, 4))
     apart = rounded_rows([values[None, :4], values[None, 4:]])
     assert together[:, 0].tolist() == torch.cat(apart, 1)[0].tolist()

@@ -11,8 +11,8 @@ from tailcut.format.quantized.values import step_size
 COLUMNS = 64
 """So many numbers of each row are decided together, at most: errors reach those behind them in one product."""
 
-MAX_LINES = 1 << 13
-"""So many lines are rounded at a time without feedback: what is kept of all their states takes 300 MB."""
+MAX_ROWS = 1 << 12
+"""So many rows are rounded at a time: what is kept of all their states takes some 100 MB."""
 
 FINER = step_size(-5)
 """Step in a trellis, of which every other multiple is allowed at a time, over one whose errors are of the same size."""
@@ -29,12 +29,12 @@ def rounded_along_trellis(
     """Return numbers as multiples of their steps, each one of those that the numbers before it in its row allow.
 
     Which multiples are allowed next follows from the parities of those before, see `loops.coded_magnitude`: in each
-    state every other multiple, so a number takes one bit less than without a trellis; and the row is chosen whose
-    errors cost the least, of all that a trellis of eight states allows. Errors are made good by the numbers behind them
-    if `upper` is given, as in `row_steps.rounded_with_feedback`; each of the eight ways carries its own.
+    state every other one, so a number takes almost a bit less than with all of them. Of all rows that the eight states
+    allow that one is chosen whose errors cost the least. Errors are made good by the numbers behind them if
+    `upper` is given, as in `row_steps.rounded_with_feedback`; each of the eight ways carries its own.
 
     Args:
-        values: (n, rows), float64; becomes what is left of them.
+        values: (n, rows), float64.
         steps: of each place in a row, (n,), float64.
         upper: (n, n), see `Block`; None where each error costs the same and stays.
         starts: places at which the trellis begins anew, the first 0.
@@ -46,6 +46,12 @@ def rounded_along_trellis(
         Schwarz, Nguyen, Marpe and Wiegand, "Hybrid video coding with trellis-coded quantization", DCC 2019; the states
         are those of ISO/IEC 15938-17.
     """
+    parts = values.split(MAX_ROWS, dim=1)
+    return torch.cat([_rounded_together(part.clone(), steps, upper, starts) for part in parts], 1)
+
+
+def _rounded_together(values: Tensor, steps: Tensor, upper: Tensor | None, starts: Sequence[int]) -> Tensor:
+    """Round some rows; `values` becomes what is left of them."""
     result = torch.empty_like(values)
     entry = torch.zeros(values.shape[1], dtype=torch.int64, device="cpu")
     for start, stop in _spans(len(values), starts):
@@ -75,8 +81,8 @@ def rounded_rows(multiples: Sequence[Tensor]) -> list[Tensor]:
     if not lines:
         return list(multiples)
     ones = torch.ones(length, dtype=torch.float64, device="cpu")
-    parts = [rounded_along_trellis(part.T.contiguous(), ones).T for part in torch.cat(lines).split(MAX_LINES)]
-    found = iter(torch.cat(parts).split([len(x) for x in lines]))
+    rounded = rounded_along_trellis(torch.cat(lines).T, ones).T
+    found = iter(rounded.split([len(x) for x in lines]))
     return [next(found).reshape(len(x), -1)[:, : x.shape[1]] if x.numel() else x for x in multiples]
 
 
