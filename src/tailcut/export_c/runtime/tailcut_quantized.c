@@ -329,6 +329,11 @@ static double step_at(const span *all, const tailcut_tensor *tensor, const uint3
     return step_size(step);
 }
 
+/* The multiple of the step that is coded so in an even or odd state. */
+static int32_t allowed_number(int32_t coded, int32_t is_odd) {
+    return coded == 0 ? 0 : coded < 0 ? 2 * coded + is_odd : 2 * coded - is_odd;
+}
+
 /* How many numbers a row has in the trellis, of a tensor that has any. */
 static uint32_t row_of(const tailcut_tensor *tensor) {
     if (tensor->is_kept || tensor->num_axes < 2) return UINT32_MAX;
@@ -372,7 +377,7 @@ static tailcut_status read_numbers(tailcut_unquantizer *from, const tailcut_tens
             } else {
                 number = read_number_in(from, level < 0 ? 0 : level > 31 ? 31 : (uint32_t)level, state & 1);
                 magnitude = (uint32_t)(number < 0 ? -number : number);
-                if (row > 0 && number != 0) number = 2 * number + (number < 0 ? (int32_t)(state & 1) : -(int32_t)(state & 1));
+                if (row > 0) number = allowed_number(number, (int32_t)(state & 1));
             }
             if (row > 0) {
                 state = trellis[state][magnitude & 1];
