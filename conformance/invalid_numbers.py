@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 from conformance.quantized_writer import Writer
 from conformance.reference.quantized import Tensor
@@ -144,15 +145,7 @@ def along_axes() -> Iterator[Named]:
     """Codec 4."""
 
     def linear(shifts: dict[int, list[int]], step: int = -32, axes: int | None = None) -> Draft:
-        parameters = (0, step, 0, 0) if axes is None else (0, step, 0, 0, axes)
-        return own(
-            "linear",
-            types={"weight": 10, "bias": 10},
-            numbers={"weight": [1, -2, 3, 0, 0, 9], "bias": [4, 5]},
-            parameters={"weight": parameters},
-            quantized_codec=4,
-            shifts={"weight": shifts},
-        )
+        return _rounded_linear((0, step, 0, 0) if axes is None else (0, step, 0, 0, axes), 4, shifts)
 
     sound = linear({1: [0, 4, -7]})
     (payload,) = sound.payloads
@@ -187,22 +180,14 @@ def along_axes() -> Iterator[Named]:
 def dependent() -> Iterator[Named]:
     """Codec 5."""
 
-    def linear(parameters: tuple[int, ...], codec: int = 5) -> Draft:
-        return own(
-            "linear",
-            types={"weight": 10, "bias": 10},
-            numbers={"weight": [1, -2, 3, 0, 0, 9], "bias": [4, 5]},
-            parameters={"weight": parameters},
-            quantized_codec=codec,
-        )
-
+    linear = partial(_rounded_linear, codec=5)
     sound = linear((4, -32, 0, 0))
     (payload,) = sound.payloads
     for name, content in {"cut": payload[:-1], "followed": payload + b"\0"}.items():
         yield f"dependent-{name}", "payload-quantized-end", replace(sound, payloads=[content])
     yield "dependent-version-1", "type-known", replace(sound, version=1)
     for codec in (3, 4):
-        yield f"dependent-in-codec-{codec}", "quantized-parameters", linear((4, -32, 0, 0), codec)
+        yield f"dependent-in-codec-{codec}", "quantized-parameters", _rounded_linear((4, -32, 0, 0), codec)
     yield "dependent-transform-8", "dependent-transform", linear((8, -32, 0, 0))
     yield "dependent-transform-below", "dependent-transform", linear((-1, -32, 0, 0))
     yield "dependent-count", "quantized-parameters", linear((4, -32, 0, 7))
@@ -218,6 +203,17 @@ def dependent() -> Iterator[Named]:
         parameters={"weight": (6, -32, 0, 0)},
     )
     yield "dependent-coefficients", "quantized-transform", coefficients
+
+
+def _rounded_linear(parameters: tuple[int, ...], codec: int, shifts: dict[int, list[int]] | None = None) -> Draft:
+    return own(
+        "linear",
+        types={"weight": 10, "bias": 10},
+        numbers={"weight": [1, -2, 3, 0, 0, 9], "bias": [4, 5]},
+        parameters={"weight": parameters},
+        quantized_codec=codec,
+        shifts={"weight": shifts or {}},
+    )
 
 
 def _claims(too_many: int) -> Draft:

@@ -37,6 +37,9 @@ LONGEST = 12
 CODECS = (EVEN, ALONG_AXES, DEPENDENT, DEPENDENT)  # by the bits of a content's first byte above the counts
 CODEC_BIT = MAX_TENSORS * MAX_LEVELS
 
+# Tensors of seeds, see `_described`.
+MATRIX, ROW, EMPTY = (bytes((WHOLE_TENSOR, 4, *sizes, 1, 0)) for sizes in ((5, 7), (1, 12), (0, 3)))
+
 Entry = TypeVar("Entry")  # a layout, numbers, or a tensor of the reference reader
 
 
@@ -371,16 +374,15 @@ def seeds() -> Iterator[tuple[str, bytes]]:
 def _axes_seeds(kinds: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
     """The same of codec 4: along every axis and some, of tensors that have shifts and beside those that have none."""
     rng = random.Random(4)
-    matrix, row, empty = (bytes((WHOLE_TENSOR, 4, *sizes, 1, 0)) for sizes in ((5, 7), (1, 12), (0, 3)))
     for axes in range(8):
         yield f"axes-kernel-{axes}", _seed([kinds["kernel"]], axes % 4, rng, axes=axes)
-    for name, part in {"matrix": matrix, "row": row, "empty": empty, **kinds}.items():
+    for name, part in {"matrix": MATRIX, "row": ROW, "empty": EMPTY, **kinds}.items():
         if name != "kernel":
             yield f"axes-{name}", _seed([part], 0, rng, axes=3)
-    yield "axes-log2", _seed([matrix], 1, rng, axes=2)
-    yield "axes-short", _seed([matrix, kinds["kernel"]], 0, rng, axes=1, short=True)
-    yield "axes-others", _seed([matrix, kinds["kernel"], kinds["bias"], row], 0, rng, axes=2)
-    some = [kinds["coefficients"], matrix, kinds["kernel"], kinds["counts"]]
+    yield "axes-log2", _seed([MATRIX], 1, rng, axes=2)
+    yield "axes-short", _seed([MATRIX, kinds["kernel"]], 0, rng, axes=1, short=True)
+    yield "axes-others", _seed([MATRIX, kinds["kernel"], kinds["bias"], ROW], 0, rng, axes=2)
+    some = [kinds["coefficients"], MATRIX, kinds["kernel"], kinds["counts"]]
     yield "axes-levels-once", _seed(some, 0, rng, [(100, 0), (100, 0)], axes=3)
     yield "axes-levels-others", _seed(some, 0, rng, [(100, 1), (100, 0), (180, 1)], axes=2)
     yield "axes-levels-coefficients", _seed(some[:1], 0, rng, [(128, 0)], axes=3)
@@ -389,14 +391,13 @@ def _axes_seeds(kinds: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
 def _dependent_seeds(kinds: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
     """Of codec 5: of every kind of tensor, with and without shifts, in levels."""
     rng = random.Random(5)
-    matrix, row, empty = (bytes((WHOLE_TENSOR, 4, *sizes, 1, 0)) for sizes in ((5, 7), (1, 12), (0, 3)))
     make = partial(_seed, rng=rng, is_dependent=True)
-    for name, part in {"matrix": matrix, "row": row, "empty": empty, **kinds}.items():
+    for name, part in {"matrix": MATRIX, "row": ROW, "empty": EMPTY, **kinds}.items():
         for transform in (0, 1, 2, 3) if name == "kernel" else (0,):
             yield f"dependent-{name}-{transform}", make([part], transform, axes=0)
             yield f"dependent-axes-{name}-{transform}", make([part], transform, axes=1)
-    some = [kinds["coefficients"], matrix, kinds["kernel"], kinds["counts"]]
-    yield "dependent-short", make([matrix, kinds["kernel"]], 0, axes=1, short=True)
+    some = [kinds["coefficients"], MATRIX, kinds["kernel"], kinds["counts"]]
+    yield "dependent-short", make([MATRIX, kinds["kernel"]], 0, axes=1, short=True)
     yield "dependent-levels", make(some, 0, steps=[(100, 0), (100, 1), (180, 0)], axes=0)
     yield "dependent-levels-short", make(some, 0, steps=[(90, 1), (128, 0)], axes=2, short=True)
 

@@ -33,15 +33,18 @@ def tensors_of(model: nn.Module) -> NetworkTensors:
 
 
 def test_finer_steps_take_more_bytes_and_are_closer(tmp_path: Path) -> None:
-    model = truncated_resnet()
+    model, x = truncated_resnet(), torch.randn(8, 3, 32, 32)
     wanted = nn.utils.parameters_to_vector(model.parameters()).detach()
-    sizes, errors = [], []
+    sizes, errors, distances = [], [], []
     for step in (2.0, 0.5, 0.1, 0.02):
         sizes.append(tailcut.save(model, tmp_path / "a.tailcut", dtype="quantized", step=step).file_bytes)
-        found = nn.utils.parameters_to_vector(tailcut.load(tmp_path / "a.tailcut").parameters()).detach()
-        errors.append(float((found - wanted).norm()))
+        found = tailcut.load(tmp_path / "a.tailcut")
+        errors.append(float((nn.utils.parameters_to_vector(found.parameters()).detach() - wanted).norm()))
+        with torch.no_grad():
+            distances.append(float((found(x) - model(x)).norm()))
     assert sizes == sorted(sizes)
     assert errors == sorted(errors, reverse=True)
+    assert (distances[0], distances[-1]) == (max(distances), min(distances))
     exact = tailcut.save(model, tmp_path / "b.tailcut").file_bytes
     assert sizes[2] < exact / 4
 

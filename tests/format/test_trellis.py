@@ -1,12 +1,11 @@
 """Rounding along a trellis, against all that it allows, and against rounding to the nearest."""
 
 import itertools
-from collections.abc import Sequence
 from functools import cache
 
-import numpy as np
 import pytest
 import torch
+from conformance.valid_dependent import allowed
 from torch import Tensor
 
 from tailcut.format import trellis
@@ -16,21 +15,10 @@ from tailcut.format.quantized.loops import LINE
 from tailcut.format.sensitivity import Block, block_of
 from tailcut.format.trellis import COLUMNS, FINER, rounded_along_trellis, rounded_rows
 
-# As SPEC.md tells them: the state after a coded number, even or odd.
-STATES = [(0, 2), (7, 5), (1, 3), (6, 4), (2, 0), (5, 7), (3, 1), (4, 6)]
-
 
 def laplace(*shape: int, seed: int = 0) -> Tensor:
     uniform = torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) - 0.5
     return -uniform.sign() * torch.log1p(-2 * uniform.abs())
-
-
-def allowed(coded: Sequence[int]) -> list[int]:
-    found, state = [], 0
-    for number in coded:
-        found.append(2 * number - state % 2 * int(np.sign(number)))
-        state = STATES[state][number % 2]
-    return found
 
 
 @cache

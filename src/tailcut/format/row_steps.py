@@ -14,7 +14,7 @@ from tailcut.format.quantized.coder import MAX_STEP, SHIFT
 from tailcut.format.quantized.loops import LINE
 from tailcut.format.quantized.values import nearest_step, step_sizes
 from tailcut.format.sensitivity import Block
-from tailcut.format.trellis import COLUMNS, rounded_along_trellis
+from tailcut.format.trellis import COLUMNS, feedback, rounded_along_trellis
 
 SHIFT_BITS = 3.0
 """About the bits of a shift in the file: an axis whose shifts save less has none."""
@@ -157,8 +157,7 @@ def _rounded_to_nearest(rest: Tensor, steps: Tensor, upper: Tensor) -> Tensor:
     for start in range(0, len(rest), COLUMNS):
         inside = rest[start : start + COLUMNS]  # becomes the errors
         num = len(inside)
-        scaled = upper[start : start + num, start:].double()
-        scaled /= scaled.diagonal()[:, None].clone()
+        scaled = feedback(upper, start, start + num)
         for place, step in enumerate(steps[start : start + num]):
             errors, rounded = inside[place], result[start + place]
             torch.div(errors, step, out=rounded).round_()

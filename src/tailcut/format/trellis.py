@@ -28,7 +28,7 @@ def rounded_along_trellis(
 ) -> Tensor:
     """Return numbers as multiples of their steps, each one of those that the numbers before it in its row allow.
 
-    Which multiples are allowed next follows from the parities of those before, see `loops.coded_magnitude`: in each
+    Which multiples are allowed next follows from the parities of those before, see `loops.coded_number`: in each
     state every other one, so a number takes almost a bit less than with all of them. Of all rows that the eight states
     allow that one is chosen whose errors cost the least. Errors are made good by the numbers behind them if
     `upper` is given, as in `row_steps.rounded_with_feedback`; each of the eight ways carries its own.
@@ -60,14 +60,18 @@ def _rounded_together(values: Tensor, steps: Tensor, upper: Tensor | None, start
         if upper is None:
             factors, costs = None, steps[start:stop].square()
         else:
-            factors = upper[start:stop, start:].double()
-            diagonal = factors.diagonal().clone()
-            factors /= diagonal[:, None]
-            costs = (steps[start:stop] / diagonal).square()
+            factors = feedback(upper, start, stop)
+            costs = (steps[start:stop] / upper.diagonal()[start:stop].double()).square()
         result[start:stop], errors, entry = _decided(values[start:stop], steps[start:stop], costs, factors, entry)
         if factors is not None:
             values[stop:].addmm_(factors[:, stop - start :].T, errors, alpha=-1)
     return result
+
+
+def feedback(upper: Tensor, start: int, stop: int) -> Tensor:
+    """Return what an error at each place of a span takes from the values from its start on, (places, the rest)."""
+    factors = upper[start:stop, start:].double()
+    return factors.div_(factors.diagonal()[:, None].clone())
 
 
 def rounded_rows(multiples: Sequence[Tensor]) -> list[Tensor]:

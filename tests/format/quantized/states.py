@@ -10,6 +10,6 @@ def allowed(coded: np.ndarray, layout: Layout) -> np.ndarray:
     trellis, found = [layout.row, 0, 0], []
     for number in coded.tolist():
         found.append(loops.multiple(number, trellis))
-        assert loops.coded_magnitude(found[-1], trellis) == abs(number)
+        assert loops.coded_number(found[-1], trellis) == number
         loops.follow(abs(number), trellis)
     return np.array(found, np.int64)

@@ -1,9 +1,11 @@
 """The generated parts of the pages: up to date, and rows as the records have them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.example_result import RESULT
 
 from tailcut.runs import Result
 from tools.docs import build_tables
@@ -15,24 +17,20 @@ def result(
     network: str, num_kept: int, accuracy: float, *, name: str = "a", num_other: int = 0, file_bytes: int = 1500
 ) -> Result:
     recipe = {"model": {"name": network}, "pack": {"dtype": "float16", "other_dtype": "float16"}}
-    return Result(
+    return replace(
+        RESULT,
         name=name,
         command=f"tailcut train {name}",
         recipe=recipe,
         seed=7,
-        epochs=30,
-        device="cpu",
-        num_devices=1,
-        num_threads=2,
         seconds=7200.0,
         versions={"torch": "2.0"},
-        split_sizes={"test": 10000},
         metrics={"accuracy": accuracy},
         validation={"accuracy": 0.5},
         num_kept=num_kept,
-        num_parameters=430_500,
         num_other=num_other,
         file_bytes=file_bytes,
+        paper={},
     )
 
 

@@ -97,7 +97,7 @@ class Coded:
         bits: what they take in the payload, filled in by `encode` and `decode`.
         shifts: axis -> for each index along it by how many quarters of an octave the step is larger, int64.
         is_dependent: each number is one of those that the numbers before it in its row allow, see
-            `loops.coded_magnitude`.
+            `loops.coded_number`.
     """
 
     numbers: np.ndarray

@@ -98,8 +98,8 @@ def learn(magnitude: int, places: Array, num_axes: int, sums: Array, counts: Arr
         counts[places[axis]] += 1
 
 
-def coded_magnitude(number: int, trellis: Array) -> int:
-    """Return the magnitude that is coded for a multiple of the step: its place among those that the state allows.
+def coded_number(number: int, trellis: Array) -> int:
+    """Return what is coded for a multiple of the step: its place among those that the state allows, with its sign.
 
     Even states allow the even multiples, odd ones 0 and the odd multiples.
 
@@ -108,7 +108,10 @@ def coded_magnitude(number: int, trellis: Array) -> int:
         trellis: numbers of a row (0: any multiple may follow any, in state 0), numbers of this row so far, state. Every
             row begins in state 0, and so does every `LINE`-th number of it.
     """
-    return (abs(number) + (trellis[2] & 1)) >> 1 if trellis[0] else abs(number)
+    if trellis[0] == 0:
+        return number
+    magnitude = (abs(number) + (trellis[2] & 1)) >> 1
+    return -magnitude if number < 0 else magnitude
 
 
 def multiple(coded: int, trellis: Array) -> int:
@@ -157,25 +160,21 @@ def put_bit(coder: Array, buffer: Array, zeros: Array, seen: Array, context: int
 
 def put_number(coder: Array, buffer: Array, zeros: Array, seen: Array, level: int, number: int) -> None:
     """Write one number with a set of contexts: zero or not, sign, bucket, the bits below the highest."""
-    put_magnitude(coder, buffer, zeros, seen, level, SET_SIZE * level, abs(number), 1 if number < 0 else 0)
+    put_coded(coder, buffer, zeros, seen, level, SET_SIZE * level, number)
 
 
-def put_magnitude(
-    coder: Array,
-    buffer: Array,
-    zeros: Array,
-    seen: Array,
-    level: int,
-    zero: int,
-    magnitude: int,
-    is_negative: int,
-) -> None:
+def zero_context(level: int, trellis: Array) -> int:
+    """Return the context for "is it 0" of a set, in this state."""
+    return SET_SIZE * level + ODD_ZERO * (trellis[2] & 1)
+
+
+def put_coded(coder: Array, buffer: Array, zeros: Array, seen: Array, level: int, zero: int, number: int) -> None:
     """Write one number; `zero` is the context for "is it 0"."""
-    base = SET_SIZE * level
+    base, magnitude = SET_SIZE * level, abs(number)
     put_bit(coder, buffer, zeros, seen, zero, 1 if magnitude else 0)
     if magnitude == 0:
         return
-    put_half(coder, buffer, coder[1] >> 1, is_negative)
+    put_half(coder, buffer, coder[1] >> 1, 1 if number < 0 else 0)
     bucket = 0
     while bucket < LAST_BUCKET:
         goes_on = 1 if magnitude >> (bucket + 1) else 0
@@ -222,7 +221,7 @@ def put_numbers(
         places: of the first number.
         sums: see `expected_level`.
         counts: likewise.
-        trellis: see `coded_magnitude`.
+        trellis: see `coded_number`.
         track: see `expected_level`.
     """
     num_axes, is_whole = len(first), len(index) == 0
@@ -231,10 +230,10 @@ def put_numbers(
             for axis in range(num_axes):
                 places[axis] = index[at * num_axes + axis]
         level = expected_level(places, num_axes, sums, counts, track)
-        magnitude, zero = coded_magnitude(numbers[at], trellis), SET_SIZE * level + ODD_ZERO * (trellis[2] & 1)
-        put_magnitude(coder, buffer, zeros, seen, level, zero, magnitude, 1 if numbers[at] < 0 else 0)
-        learn(magnitude, places, num_axes, sums, counts, track)
-        follow(magnitude, trellis)
+        coded = coded_number(numbers[at], trellis)
+        put_coded(coder, buffer, zeros, seen, level, zero_context(level, trellis), coded)
+        learn(abs(coded), places, num_axes, sums, counts, track)
+        follow(abs(coded), trellis)
         if is_whole:
             step_on(places, num_axes, first, last)
 
@@ -268,7 +267,7 @@ def learn_numbers(
         if not is_whole:
             for axis in range(num_axes):
                 places[axis] = index[at * num_axes + axis]
-        magnitude = coded_magnitude(numbers[at], trellis)
+        magnitude = abs(coded_number(numbers[at], trellis))
         learn(magnitude, places, num_axes, sums, counts, track)
         follow(magnitude, trellis)
         if is_whole:
@@ -284,11 +283,11 @@ def get_bit(coder: Array, payload: Ints, zeros: Array, seen: Array, context: int
 
 def get_number(coder: Array, payload: Ints, zeros: Array, seen: Array, level: int) -> int:
     """Read what `put_number` wrote."""
-    return get_signed(coder, payload, zeros, seen, level, SET_SIZE * level)
+    return get_coded(coder, payload, zeros, seen, level, SET_SIZE * level)
 
 
-def get_signed(coder: Array, payload: Ints, zeros: Array, seen: Array, level: int, zero: int) -> int:
-    """Read what `put_magnitude` wrote."""
+def get_coded(coder: Array, payload: Ints, zeros: Array, seen: Array, level: int, zero: int) -> int:
+    """Read what `put_coded` wrote."""
     base = SET_SIZE * level
     if get_bit(coder, payload, zeros, seen, zero) == 0:
         return 0
@@ -330,8 +329,7 @@ def get_numbers(
             for axis in range(num_axes):
                 places[axis] = index[at * num_axes + axis]
         level = expected_level(places, num_axes, sums, counts, track)
-        zero = SET_SIZE * level + ODD_ZERO * (trellis[2] & 1)
-        coded = get_signed(coder, payload, zeros, seen, level, zero)
+        coded = get_coded(coder, payload, zeros, seen, level, zero_context(level, trellis))
         numbers[at] = multiple(coded, trellis)
         learn(abs(coded), places, num_axes, sums, counts, track)
         follow(abs(coded), trellis)
