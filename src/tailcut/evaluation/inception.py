@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tailcut.errors import ArgumentError, DataError, importing_torchvision
 from tailcut.evaluation.fid import Features
+from tailcut.format.conversion.checkpoints import load_plain
 
 NUM_FEATURES = 2048
 _NAME, _COLORS, _GREY = "inception-v3-compat", 3, 1
@@ -43,7 +44,7 @@ class InceptionFeatures(Features):
         arguments = {"feature_extractor_weights_path": str(file)}
         try:
             # torch-fidelity unpickles anything; what is read here first, as tensors only, holds nothing else.
-            torch.load(file, map_location="meta", weights_only=True)
+            load_plain(file, "meta")
             self.network = FeatureExtractorInceptionV3(_NAME, [str(NUM_FEATURES)], **arguments)
         except Exception as error:  # torch.load and load_state_dict raise of all kinds for a damaged file
             raise DataError(f"{file} does not hold the weights of Inception v3: {error}") from error

@@ -34,6 +34,12 @@ from tailcut.format.step_search import FINEST, expected_bits
 from tailcut.format.trellis import FINER, rounded_rows
 from tailcut.weights.planning.byte_budget import STATISTICS
 
+MAX_LINE = 1 << 12
+"""Axes of plain weights longer than this are not transformed: the reader in C takes the square of their length."""
+
+WORTH = 1.05
+"""A DCT along all axes of a matrix must save one part in twenty of its bits: reading it takes longer."""
+
 RELATIVE_STEP = 0.25
 """Steps in parts of the root mean square of what they round, where the user gives none."""
 
@@ -301,7 +307,7 @@ class Rounding:
             yield LOG2, self._step_of(other.name, self.sensitivity.log_curvature, step)
         else:
             yield NONE, size
-        if len(other.shape) == 1 and other.shape[0] > 1:
+        if _is_short(other.shape):
             yield DCT, size
         if len(other.shape) > 2:
             yield KERNEL_DCT, size
@@ -326,6 +332,11 @@ def finest_eighth(sensitivity: Sensitivity, tensors: NetworkTensors) -> int:
     return min(FINEST, math.floor(FINEST + 8 * sorted(known)[len(known) // 2] / 2)) if known else FINEST
 
 
+def _is_short(shape: Sequence[int]) -> bool:
+    """Return whether a tensor is worth trying with a DCT along all of its axes: readers take long ones line by line."""
+    return len(shape) in (1, 2) and 1 < max(shape) <= MAX_LINE
+
+
 def _cheapest(values: Tensor, layout: Layout, candidates: list[tuple[int, float]], spread: Tensor | None) -> Coded:
     """Return the cheapest of the candidates. A running variance stays above 0.
 
@@ -346,7 +357,9 @@ def _cheapest(values: Tensor, layout: Layout, candidates: list[tuple[int, float]
         is_variance = layout.key == "running_var" and transform != LOG2
         if is_variance and not bool((quantized.dequantize(tensor, layout) > 0).all()):
             continue
-        found.append(((_excess(tensor, values, layout, spread), _cost(tensor)), tensor))
+        is_slow = transform == DCT and len(layout.shape) > 1
+        cost = _cost(tensor) * (WORTH if is_slow else 1)
+        found.append(((_excess(tensor, values, layout, spread), cost), tensor))
     if not found and failures:
         raise failures[0]
     if not found:  # variances below 0, which were so before

@@ -2,6 +2,8 @@
 
 import functools
 import pickle
+import struct
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -206,7 +208,7 @@ def test_no_error_advises_to_run_what_a_file_says(tmp_path: Path) -> None:
     (tmp_path / "cut.pt").write_bytes(whole.read_bytes()[:200])
     for name in ("module", "evil", "noise", "empty", "cut"):
         for read in (read_tensors, read_torch_file):
-            with pytest.raises(DataError, match=rf"cannot read .*{name}\.pt: it is damaged, or .*Error\)") as caught:
+            with pytest.raises(DataError, match=rf"cannot read .*{name}\.pt: it is damaged, or .*(Error|BadZipFile)\)") as caught:
                 read(tmp_path / f"{name}.pt")
             assert "save model.state_dict() instead" in str(caught.value)
             assert "weights_only" not in str(caught.value)
@@ -247,3 +249,27 @@ def test_a_damaged_archive_is_reported(tmp_path: Path) -> None:
         read_torch_file(tmp_path / "a.pt")
     with pytest.raises(DataError, match="it is damaged"):
         read_checkpoint(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("module", [b"builtins", b"__builtin__"])
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_file_that_says_how_much_memory_to_take_takes_none(module: bytes, is_zip: bool, tmp_path: Path) -> None:
+    path, size = tmp_path / "a.pt", 1 << 28
+    content = b"\x80\x02}X\x01\x00\x00\x00ac" + module + b"\nbytearray\n\x8a\x08" + struct.pack("<q", size) + b"\x85Rs."
+    if is_zip:
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, member in (("data.pkl", content), ("version", b"3\n"), ("byteorder", b"little")):
+                archive.writestr(f"archive/{name}", member)
+    else:
+        torch.save({}, path, _use_new_zipfile_serialization=False)
+        empty = pickle.dumps({}, protocol=2)
+        assert path.read_bytes().count(empty) >= 1
+        path.write_bytes(path.read_bytes().replace(empty, content))
+    tracemalloc.start()
+    try:
+        for read in (read_torch_file, read_checkpoint):
+            with pytest.raises(DataError, match="holds other things than tensors and plain values"):
+                read(path)
+        assert tracemalloc.get_traced_memory()[1] < size // 16
+    finally:
+        tracemalloc.stop()

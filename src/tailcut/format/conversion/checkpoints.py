@@ -1,8 +1,11 @@
 """Weights from checkpoints of other projects (`torch.save` or safetensors), read by name and without running code."""
 
+import io
+import pickletools
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +26,11 @@ _AVERAGE, _AVERAGED = "module.", "n_averaged"
 MAX_NAMED = 5
 MAX_EXPANDED_BYTES = 1 << 30
 """What a file may expand to, if that is more than the file itself: torch stores tensors as they are."""
+_ZIP = b"PK\x03\x04"
+# What a file of torch.save from before version 1.6 has before its tensors: a number, a version, a system, content, keys.
+_LEGACY_PICKLES = 5
+# It makes as many bytes as the file says, without having them.
+_REFUSED = "bytearray"
 # Counters that checkpoints from before torch 0.4.1 do not have; only batch norm without a momentum reads them.
 _COUNTER = "num_batches_tracked"
 
@@ -139,7 +147,7 @@ def read_torch_file(path: str | Path) -> Any:
     try:
         expanded = expanded_bytes(path)
         if expanded <= max(MAX_EXPANDED_BYTES, Path(path).stat().st_size):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return load_plain(path)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error}") from error
     except Exception as error:
@@ -150,6 +158,43 @@ def read_torch_file(path: str | Path) -> Any:
             f"plain values ({type(error).__name__}); if it is a whole pickled module, save model.state_dict() instead"
         ) from error
     raise DataError(f"{path} is packed and expands to {expanded:,} bytes, at most {MAX_EXPANDED_BYTES:,} are read")
+
+
+def load_plain(file: str | Path | IO[bytes], device: str = "cpu") -> Any:
+    """Return the content of a `torch.save` file: tensors and plain values, of no more bytes than the file expands to.
+
+    Torch takes `bytearray` for a plain value, and so 400 bytes of a file for as many GiB as they say.
+
+    Args:
+        file: a path, or a file that can be read again.
+        device: of the tensors.
+
+    Raises:
+        DataError: there is a `bytearray` in it.
+        Exception: of any kind, by torch's readers of foreign bytes.
+    """
+    for pickle in _pickles(file):
+        for code, argument, _ in pickletools.genops(pickle):
+            if code.name == "GLOBAL" and str(argument).split(" ")[-1] == _REFUSED:
+                raise DataError(f"a {_REFUSED} is no plain value: its size is not that of the file")
+    return torch.load(file, map_location=device, weights_only=True)
+
+
+def _pickles(file: str | Path | IO[bytes]) -> Iterator[IO[bytes]]:
+    """Yield each pickle of a file, as torch reads it: to its end if the file is no zip archive."""
+    with ExitStack() as stack:
+        stream = stack.enter_context(open(file, "rb")) if isinstance(file, (str, Path)) else file
+        start = stream.tell()
+        stack.callback(stream.seek, start) if stream is file else None
+        is_zip = stream.read(len(_ZIP)) == _ZIP
+        stream.seek(start)
+        if not is_zip:
+            yield from [stream] * _LEGACY_PICKLES
+            return
+        archive = stack.enter_context(zipfile.ZipFile(stream))
+        for entry in archive.infolist():
+            if entry.filename.lower().endswith("data.pkl"):  # torch's reader does not look at the case
+                yield io.BytesIO(archive.read(entry))
 
 
 def expanded_bytes(file: str | Path | IO[bytes]) -> int:

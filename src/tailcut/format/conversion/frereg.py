@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from tailcut.errors import ArgumentError, CorruptFileError, LimitError, ModelMismatchError
-from tailcut.format.conversion.checkpoints import check_is_file, expanded_bytes
+from tailcut.format.conversion.checkpoints import check_is_file, expanded_bytes, load_plain
 from tailcut.structure import create_model
 from tailcut.structure.wire import Value
 from tailcut.transform import l1_rank
@@ -110,7 +110,7 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
             raise LimitError(f"{path} expands to {expanded} bytes, at most {MAX_ARCHIVE_BYTES} are read")
         with torch.sparse.check_sparse_tensor_invariants(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Validating sparse tensor invariants")  # torch 2.15 warns that it does
-            loaded: Any = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            loaded = load_plain(io.BytesIO(content))
     except LimitError:
         raise
     except Exception as error:
