@@ -16,7 +16,7 @@ from tailcut.weights import kept_counts
 pytest.importorskip("transformers", reason="needs the extra transformers")
 pytest.importorskip("accelerate", reason="needs the extra transformers")
 
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from tailcut.integrations.transformers import PackCallback, RateLossCallback, TruncationCallback
 
@@ -50,7 +50,19 @@ class Items(Dataset[dict[str, Tensor]]):
         return {"images": self.images[place], "labels": self.labels[place]}
 
 
-def train(model: nn.Module, folder: Path, callbacks: list[Any], epochs: int, optimizer: Any) -> None:
+class StopAfter(TrainerCallback):
+    """Ends a training early, as a job that is cut off."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop = control.should_training_stop or state.epoch >= self.epochs
+
+
+def train(
+    model: nn.Module, folder: Path, callbacks: list[Any], epochs: int, optimizer: Any, *, resume: bool = False
+) -> None:
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=epochs,
@@ -63,7 +75,8 @@ def train(model: nn.Module, folder: Path, callbacks: list[Any], epochs: int, opt
         logging_strategy="no",
         seed=1,
     )
-    Trainer(model, arguments, train_dataset=Items(), callbacks=callbacks, optimizers=(optimizer, None)).train()
+    trainer = Trainer(model, arguments, train_dataset=Items(), callbacks=callbacks, optimizers=(optimizer, None))
+    trainer.train(resume_from_checkpoint=resume)
 
 
 def accuracy(file: Path) -> float:
@@ -94,3 +107,58 @@ def test_training_for_bytes_ends_at_the_size(tmp_path: Path) -> None:
     assert not rate.is_rounded
     assert 600 < (tmp_path / COMPANION).stat().st_size <= 700
     assert accuracy(tmp_path / COMPANION) > 0.5
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+@pytest.fixture(scope="module")
+def uncut(tmp_path_factory: pytest.TempPathFactory) -> Digits:
+    return truncated(tmp_path_factory.mktemp("uncut"))
+
+
+def truncated(folder: Path, *callbacks: TrainerCallback, resume: bool = False) -> Digits:
+    model = Digits()
+    cuts = TruncationCallback(model.network, num_kept=60, num_steps=4)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    train(model, folder, [cuts, *callbacks], 4, optimizer, resume=resume)
+    return model
+
+
+def test_cuts_go_on_where_a_checkpoint_was_written(
+    uncut: Digits, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stopped = truncated(tmp_path, StopAfter(2))
+    assert "the training ended before its last cut" in caplog.text
+    assert min(kept_counts(stopped.network).values()) > 60
+    caplog.clear()
+    resumed = truncated(tmp_path, resume=True)
+    assert not caplog.text
+    assert set(kept_counts(resumed.network).values()) == {60}
+    assert same(resumed, uncut)
+
+
+def trained_for_bytes(folder: Path, *callbacks: TrainerCallback, resume: bool = False) -> tailcut.RateLoss:
+    model = Digits()
+    rate = tailcut.RateLoss(model.network, target_bytes=700, num_steps=3 * 16)
+    optimizer = rate.optimizer(torch.optim.Adam, lr=0.05)
+    train(model, folder, [RateLossCallback(rate), *callbacks], 3, optimizer, resume=resume)
+    return rate
+
+
+def test_a_training_for_bytes_goes_on_where_a_checkpoint_was_written(tmp_path: Path) -> None:
+    whole = trained_for_bytes(tmp_path / "whole")
+    trained_for_bytes(tmp_path / "cut", StopAfter(1))
+    resumed = trained_for_bytes(tmp_path / "cut", resume=True)
+    assert resumed.target.num_done == whole.target.num_done == 48
+    assert torch.equal(resumed.log_steps, whole.log_steps)
+
+
+def test_a_checkpoint_without_the_state_of_a_callback_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = Digits()
+    train(model, tmp_path, [StopAfter(1)], 4, torch.optim.Adam(model.parameters(), lr=0.02))
+    truncated(tmp_path, resume=True)
+    assert "the checkpoint has no state of TruncationCallback: it begins anew" in caplog.text

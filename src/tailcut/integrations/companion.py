@@ -1,5 +1,6 @@
 """The packed file beside a checkpoint."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,22 @@ from torch import nn
 from tailcut.compression import RateLoss
 from tailcut.files import make_folder
 from tailcut.format import SaveReport, save
+from tailcut.weights import TailTruncation
 
 COMPANION = "model.tailcut"
+
+_log = logging.getLogger(__name__)
+
+
+def warn_if_unfinished(schedule: TailTruncation) -> None:
+    """Warn where a training ends before all cuts are done: it keeps more than was asked for."""
+    if not schedule.finished:
+        _log.warning(
+            "the training ended before its last cut: %s numbers are kept, %s were asked for; train more epochs, or "
+            "give num_steps= fewer",
+            f"{sum(schedule.num_kept.values()):,}",
+            f"{sum(schedule.targets.values()):,}",
+        )
 
 
 def write_companion(

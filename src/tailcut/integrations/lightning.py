@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tailcut.compression import RateLoss
 from tailcut.errors import MissingExtraError
-from tailcut.integrations.companion import write_companion
+from tailcut.integrations.companion import warn_if_unfinished, write_companion
 from tailcut.structure import check_module
 from tailcut.weights import TailTruncation
 
@@ -50,6 +50,7 @@ class TruncationCallback(Callback):
 
     def on_fit_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Shorten the vectors to what is kept (changes the network)."""
+        warn_if_unfinished(self.schedule)
         self.schedule.compact()
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,15 +1,20 @@
 """Callbacks for Hugging Face's `Trainer`: cut tails, train for bytes, pack (extra `transformers`)."""
 
+import base64
 import importlib.util
+import io
+import logging
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from tailcut.compression import RateLoss
 from tailcut.errors import MissingExtraError
-from tailcut.integrations.companion import write_companion
+from tailcut.format.conversion.checkpoints import load_plain
+from tailcut.integrations.companion import warn_if_unfinished, write_companion
 from tailcut.structure import check_module
 from tailcut.weights import TailTruncation
 
@@ -22,10 +27,52 @@ if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
 
-class TruncationCallback(TrainerCallback):
+_log = logging.getLogger(__name__)
+
+
+class _Resumable(TrainerCallback):
+    """Keeps what it knows in the trainer's state, which is in each checkpoint and comes back with it.
+
+    Which callback an entry belongs to follows from their order, so that there may be several of a kind.
+    """
+
+    _key: str
+
+    def on_train_begin(
+        self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
+    ) -> None:
+        """Go on where a checkpoint was written, if the training resumes from one."""
+        place = getattr(state, "_tailcut_callbacks", 0)
+        state._tailcut_callbacks = place + 1  # type: ignore[attr-defined]
+        self._key = f"tailcut {place} {type(self).__name__}"
+        entry = _entries(state).get(self._key)
+        if entry is not None:
+            self._restore(load_plain(io.BytesIO(base64.b64decode(entry))))
+        elif state.global_step:
+            _log.warning("the checkpoint has no state of %s: it begins anew", type(self).__name__)
+
+    def _note(self, state: "TrainerState") -> None:
+        content = io.BytesIO()
+        torch.save(self._content(), content)
+        _entries(state)[self._key] = base64.b64encode(content.getvalue()).decode()
+
+    def _content(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _restore(self, content: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+
+def _entries(state: "TrainerState") -> dict[str, Any]:
+    entries: Any = state.stateful_callbacks  # a dict once the state is made
+    return entries  # type: ignore[no-any-return]
+
+
+class TruncationCallback(_Resumable):
     """Cuts the tails of a regularised network's tensors after each epoch, see `tailcut.TailTruncation`.
 
-    Vectors keep their length while training, so that checkpoints fit; the end of the training shortens them.
+    Vectors keep their length while training, so that checkpoints fit; the end of the training shortens them. A training
+    that resumes from a checkpoint goes on with its cuts.
 
         tailcut.regularize(model)
         Trainer(model, arguments, callbacks=[TruncationCallback(model, keep_ratio=0.05, num_steps=5)], ...)
@@ -45,15 +92,23 @@ class TruncationCallback(TrainerCallback):
         """Cut once (changes the network)."""
         if not self.schedule.finished:
             self.schedule.step()
+        self._note(state)
 
     def on_train_end(
         self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
     ) -> None:
         """Shorten the vectors to what is kept (changes the network)."""
+        warn_if_unfinished(self.schedule)
         self.schedule.compact()
 
+    def _content(self) -> dict[str, Any]:
+        return self.schedule.state_dict()
 
-class RateLossCallback(TrainerCallback):
+    def _restore(self, content: dict[str, Any]) -> None:
+        self.schedule.load_state_dict(content)
+
+
+class RateLossCallback(_Resumable):
     """Trains a network for the bytes of its file, see `tailcut.RateLoss`.
 
         rate = tailcut.RateLoss(model, target_bytes=20_000, num_steps=steps)
@@ -61,7 +116,8 @@ class RateLossCallback(TrainerCallback):
                 callbacks=[RateLossCallback(rate), PackCallback(model, rate=rate)], ...)
 
     The network computes with the numbers of its file in each step. Gradients are clipped before those of the bytes are
-    added. Evaluation sees the numbers behind the rounding; evaluate the packed file.
+    added. Evaluation sees the numbers behind the rounding; evaluate the packed file. A training that resumes from a
+    checkpoint goes on with its steps.
     """
 
     def __init__(self, rate: RateLoss) -> None:
@@ -81,6 +137,19 @@ class RateLossCallback(TrainerCallback):
         """Add the gradients of the bytes, and give the network the numbers behind the rounding again."""
         self.rate().backward()
         self._block.close()
+
+    def on_step_end(
+        self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
+    ) -> None:
+        """Note the steps learned so far, for a checkpoint."""
+        self.rate.zero_grad()  # the trainer empties only the gradients of its model
+        self._note(state)
+
+    def _content(self) -> dict[str, Any]:
+        return self.rate.state_dict()
+
+    def _restore(self, content: dict[str, Any]) -> None:
+        self.rate.load_state_dict(content)
 
 
 class PackCallback(TrainerCallback):
