@@ -165,6 +165,25 @@ def test_damaged_cache(tmp_path: Path, damage: str, compiled: list[Path]) -> Non
     assert run(SCRIPT, "3", env=env)["compiled"] == [0, 0]
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="files have no such owners here")
+@pytest.mark.parametrize("by", ["group", "all", "owner"])
+def test_what_others_may_have_written_is_not_run(by: str, tmp_path: Path, compiled: list[Path]) -> None:
+    if by == "owner" and os.geteuid() != 0:
+        pytest.skip("only root gives files to others")
+    env = environment(tmp_path, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+    copy_into(tmp_path / "cache" / "tailcut", compiled)
+    assert run(SCRIPT, "3", env=env)["compiled"] == [0, 0]
+    for path in loops_in(tmp_path):
+        if by == "owner":
+            os.chown(path, 65534, -1)
+        else:
+            path.chmod(0o664 if by == "group" else 0o646)
+    found = run(SCRIPT, "3", env=env)
+    assert (found["found"], found["compiled"], found["warnings"]) == ([18.0, [0, 1]], [1, 1], [])
+    if by != "owner":  # what is written again is the user's own
+        assert run(SCRIPT, "3", env=env)["compiled"] == [0, 0]
+
+
 def test_not_what_numba_wrote(tmp_path: Path, compiled: list[Path]) -> None:
     """A file that is whole, and nothing that numba can load: the loop is compiled, and the warning names it."""
     env = environment(tmp_path, NUMBA_CACHE_DIR=str(tmp_path / "cache"))

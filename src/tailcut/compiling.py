@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import logging
 import os
+import stat
 import sys
 import types
 import warnings
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 Loop = TypeVar("Loop", bound=Callable[..., Any])
 
+_OF_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 SUFFIX = ".loop"
 # Of numba's settings those that change what is compiled.
 SETTINGS = ("BOUNDSCHECK", "OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "DEBUGINFO_DEFAULT", "FULL_TRACEBACKS")
@@ -71,7 +73,7 @@ class _LoopCache:
         for folder in _folders():
             with suppress(OSError):
                 for path in sorted(folder.glob(f"{name}.*{SUFFIX}")):
-                    found = _load(path, target_context)
+                    found = _load(path, target_context) if _is_trusted(path) else None
                     if found is not None:
                         return found
         _say_once("compiling loops for this machine's processor, which takes some seconds the first time")
@@ -88,7 +90,9 @@ class _LoopCache:
             try:
                 content = dumps(result._reduce())
                 folder.mkdir(parents=True, exist_ok=True)
-                write_atomically(folder / f"{name}.{_digest(content)}{SUFFIX}", content)
+                path = folder / f"{name}.{_digest(content)}{SUFFIX}"
+                write_atomically(path, content)
+                path.chmod(path.stat().st_mode & ~_OF_OTHERS)
             except (OSError, TailcutError) as error:
                 reasons.append(f"{folder}: {getattr(error, 'strerror', None) or first_line(error)}")
             else:
@@ -125,6 +129,14 @@ class _LoopCache:
             *_content_of(self._loop, set()),
         )
         return f"{self._loop.__name__[:40]}-{_digest(repr(parts).encode())}"
+
+
+def _is_trusted(path: Path) -> bool:
+    """Return whether a loop, which is code, was written by this user or by root, and by nobody else since."""
+    if not hasattr(os, "geteuid"):  # Windows: the folders are the user's own
+        return True
+    status = path.stat()
+    return status.st_uid in (0, os.geteuid()) and not status.st_mode & _OF_OTHERS
 
 
 def _load(path: Path, target_context: Any) -> Any:

@@ -13,7 +13,7 @@ import tailcut
 from tailcut.compression import compress, measure_sensitivity
 from tailcut.compression.compress import CompressReport
 from tailcut.data import open_dataset
-from tailcut.errors import ArgumentError
+from tailcut.errors import ArgumentError, StructureError
 from tailcut.format import row_steps
 from tailcut.format.container.contents import decode
 
@@ -67,6 +67,71 @@ def test_a_small_file_that_still_works(trained: nn.Module, images: torch.Tensor,
     assert report.metric is not None
     assert report.metric > before - 0.02
     assert all(torch.equal(state[name], value) for name, value in trained.state_dict().items())
+
+
+@pytest.mark.parametrize("num_gradients", [8, 30])
+def test_a_compiled_network_is_measured_as_it_is(
+    num_gradients: int, trained: nn.Module, images: torch.Tensor, tmp_path: Path
+) -> None:
+    """Hooks on its layers are no code that a compiler can trace."""
+    compiled: Any = torch.compile(copy.deepcopy(trained), backend="eager")
+    settings: dict[str, Any] = {"max_bytes": 2500, "num_gradients": num_gradients, "registered": False}
+    report = compress(compiled, tmp_path / "a.tailcut", images.split(8), **settings)
+    plain = compress(trained, tmp_path / "b.tailcut", images.split(8), **settings)
+    assert report.step == pytest.approx(plain.step, rel=0.03)  # its names in the file are a little longer
+    inside = copy.deepcopy(trained)
+    inside.get_submodule("0").compile(backend="eager")
+    again = compress(inside, tmp_path / "c.tailcut", images.split(8), **settings)
+    assert again.step == pytest.approx(plain.step, rel=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_network_of_torchscript_is_refused_at_once(tmp_path: Path) -> None:
+    traced = torch.jit.trace(nn.Linear(3, 2), torch.rand(1, 3))
+    with pytest.raises(StructureError, match="a TorchScript network cannot be saved"):
+        compress(traced, tmp_path / "a.tailcut", [torch.rand(8, 3)], max_bytes=900)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("with_data", [True, False])
+def test_numbers_of_16_bits_never_take_more_bytes_than_they_do_as_they_are(
+    dtype: torch.dtype, with_data: bool, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 3)).to(dtype).eval()
+    exact = tailcut.save(model, tmp_path / "exact.tailcut").file_bytes
+    for most in (2 * exact, exact, exact - 200):
+        path = tmp_path / "a.tailcut"
+        if with_data:
+            compress(model, path, [torch.randn(64, 20, dtype=dtype)], max_bytes=most, num_gradients=8)
+        else:
+            tailcut.save(model, path, max_bytes=most)
+        assert path.stat().st_size <= min(exact, most)
+        loaded = tailcut.load(path, into=copy.deepcopy(model))
+        same = all(torch.equal(x, y) for x, y in zip(loaded.parameters(), model.parameters(), strict=True))
+        assert same == (most >= exact)
+
+
+def test_inputs_that_no_curvature_can_be_measured_of(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(20, 8), nn.ReLU(), nn.Linear(8, 3))
+    with pytest.raises(ArgumentError, match="normalise the inputs"):
+        compress(model, tmp_path / "a.tailcut", [1e19 * torch.randn(64, 20)], max_bytes=500, num_gradients=8)
+
+
+def test_a_metric_that_fails_at_the_end_costs_no_file(trained: nn.Module, images: torch.Tensor, tmp_path: Path) -> None:
+    calls = 0
+
+    def metric(network: nn.Module) -> float:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            raise ConnectionError("the server of the metric does not answer")
+        return accuracy(network)
+
+    path = tmp_path / "small.tailcut"
+    with pytest.raises(ConnectionError):
+        compress(trained, path, [images], step=0.05, evaluate=metric, num_gradients=20)
+    assert accuracy(tailcut.load(path, into=copy.deepcopy(trained))) > 0.8
 
 
 @pytest.mark.parametrize("max_bytes", [1800, 2500, 4000])

@@ -189,6 +189,32 @@ def test_learned_steps_stay_where_numbers_are_rounded_with_feedback(trained: nn.
         assert errors[tensor.name] == pytest.approx(float(step) / 2)
 
 
+def test_an_interrupt_while_numbers_are_rounded_leaves_them_and_their_gradients(
+    trained: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = copy.deepcopy(trained)
+    rate = RateLoss(model, target_bytes=1500, num_steps=5)
+    cross_entropy(model(IMAGES[:64]), LABELS[:64]).backward()
+    before = {name: (p.detach().clone(), p.grad) for name, p in model.named_parameters()}
+    gradients = {name: None if grad is None else grad.clone() for name, (_, grad) in before.items()}
+    really = rate._round
+
+    def interrupted(steps: Tensor) -> None:
+        really(steps)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rate, "_round", interrupted)
+    with pytest.raises(KeyboardInterrupt), rate.rounded():
+        raise AssertionError("it was interrupted before")
+    assert not rate.is_rounded
+    for name, p in model.named_parameters():
+        assert torch.equal(p, before[name][0])
+        assert (p.grad is None) if gradients[name] is None else torch.equal(p.grad, gradients[name])  # type: ignore[arg-type]
+    monkeypatch.undo()
+    with rate.rounded():
+        assert rate.is_rounded
+
+
 def test_gradients_are_straight_through(trained: nn.Module) -> None:
     """The same by autograd: each parameter replaced by step * round(number / step), the rounding's gradient 1."""
     model = copy.deepcopy(trained).eval()

@@ -1,6 +1,7 @@
 import functools
 import logging
 import random
+import re
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -369,6 +370,18 @@ def test_wrappers_may_be_classes_of_ones_own(tmp_path: Path) -> None:
     tailcut.regularize(whole, num_kept=9)
     tailcut.save(whole, path)
     tailcut.load(path, into=nn.DataParallel(tailcut.create_model("lenet300")))
+
+
+@pytest.mark.parametrize("wrapper", ["DataParallel", "compile", "compile of DataParallel"])
+def test_a_wrapper_whose_names_are_stored_is_told(
+    wrapper: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    wrap, advice = WRAPPERS[wrapper]
+    tailcut.save(nn.Linear(2, 2), tmp_path / "a.tailcut")
+    tailcut.save(wrap(nn.Linear(2, 2)), tmp_path / "a.tailcut", registered=False)
+    assert not caplog.text
+    tailcut.save(wrap(nn.Linear(2, 2)), tmp_path / "a.tailcut")
+    assert re.search(rf"is a wrapper: .* save the network in it, {advice}, or say registered=False", caplog.text)
 
 
 def test_the_wrapper_of_several_processes_is_refused(tmp_path: Path) -> None:

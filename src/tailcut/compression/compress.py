@@ -21,15 +21,24 @@ from tailcut.files import check_output_path, write_atomically
 from tailcut.format.container.contents import decode
 from tailcut.format.container.streams import decode_values
 from tailcut.format.network.tensors import current_tensors, network_tensors
+from tailcut.format.network.verification import check_not_wrapped
 from tailcut.format.quantization import Rounding, completed, finest_eighth, types_of_others
 from tailcut.format.quantized import Coded
 from tailcut.format.quantized.values import FineStepError, step_size
-from tailcut.format.save import checked_step, compression_ratio, dense_bytes, pack, warn_of_nothing_left
+from tailcut.format.save import checked_step, compression_ratio, dense_bytes, holds_halves, pack, warn_of_nothing_left
 from tailcut.format.sensitivity import Sensitivity
 from tailcut.format.step_search import COARSEST, FINEST, REFINEMENT, finest_step
 from tailcut.model_inputs import ModelInputs
 from tailcut.printing import Report
-from tailcut.structure import check_module, check_not_shared, deepcopied, record_of, separate, without_views
+from tailcut.structure import (
+    check_module,
+    check_not_shared,
+    deepcopied,
+    record_of,
+    running_eagerly,
+    separate,
+    without_views,
+)
 
 MAX_GRADIENTS = 4000
 
@@ -48,7 +57,8 @@ class CompressReport(Report):
         file_bytes: its size.
         dense_bytes: of the dense network's parameters in float32.
         compression_ratio: `dense_bytes` over `file_bytes`.
-        step: of the whole network, in units of the root of the loss; see `tailcut.save`.
+        step: of the whole network, in units of the root of the loss; see `tailcut.save`. 0 where its numbers of 16 bits
+            take no more bytes as they are.
         metric_before: what `evaluate` gave for the network; None without it.
         metric: what it gave for the network of the file.
     """
@@ -122,6 +132,7 @@ def compress(
             the file so small or so good.
     """
     check_module("compress", model)
+    check_not_wrapped(model, registered=registered)
     check_goal(max_bytes, max_drop, step)
     _check_metric(max_drop, evaluate)
     check_output_path(path)  # the rest takes up to hours
@@ -138,15 +149,16 @@ def compress(
     before = None if evaluate is None else _metric(evaluate, work.model)
     if max_drop is not None and before is not None and not math.isfinite(before):
         raise ArgumentError(f"evaluate gives {before} for the network itself, from which nothing can fall by max_drop")
-    if max_bytes is not None:
-        made = work.within(max_bytes)
-    elif evaluate is not None and before is not None and max_drop is not None:
-        made = work.as_good(evaluate, before - max_drop)
-    else:
-        made = work.made(checked_step(step))
+    with running_eagerly(own):
+        if max_bytes is not None:
+            made = work.within(max_bytes)
+        elif evaluate is not None and before is not None and max_drop is not None:
+            made = work.as_good(evaluate, before - max_drop)
+        else:
+            made = work.made(checked_step(step))
+    write_atomically(path, made.content)  # before the user's function, which may fail, is called for the report alone
     if evaluate is not None and made.metric is None:
         made = made._replace(metric=_metric(evaluate, made.network))
-    write_atomically(path, made.content)
     tensors = network_tensors(made.network, work.edits)
     numbers = [entry.values for entry in tensors.coefficients], [other.tensor for other in tensors.others]
     hint = "; and evaluate= must be the higher the better (of a loss its negative)" if max_drop is not None else ""
@@ -256,6 +268,10 @@ class _Work:
 
     def within(self, max_bytes: int) -> _Made:
         """Return the file at the finest step for at most so many bytes."""
+        if holds_halves(self.tensors):
+            exact, _ = pack(self.model, dtype="float32", calibration=self._calibration, **self.settings)
+            if len(exact) <= max_bytes:
+                return _Made(0.0, exact, self.model)
         _log.info("searching for the finest step for %s bytes", max_bytes)
         step = finest_step(
             lambda size: len(self._pack(self.model, size)),
@@ -326,15 +342,18 @@ class _Work:
                 coarse = middle
         return best
 
+    @property
+    def _calibration(self) -> Sequence[ModelInputs] | None:
+        """The inputs for a file with levels, whose statistics, of each its own, count for the size."""
+        return self.inputs if len(self.settings["levels"]) else None
+
     def _pack(self, model: nn.Module, step: float, known: Mapping[str, Coded] | None = None) -> bytes:
-        # A calibrated level has biases and statistics of its own, which count for the size.
-        calibration = self.inputs if len(self.settings["levels"]) else None
         return pack(
             model,
             dtype="quantized",
             step=step,
             sensitivity=self.sensitivity,
-            calibration=calibration,
+            calibration=self._calibration,
             known=known,
             **self.settings,
         )[0]

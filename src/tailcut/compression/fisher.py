@@ -19,7 +19,7 @@ from tailcut.format.network.tensors import NetworkTensors, current_tensors
 from tailcut.format.sensitivity import Block, Sensitivity, block_of
 from tailcut.model_inputs import ModelInputs
 from tailcut.printing import logged
-from tailcut.structure import check_module
+from tailcut.structure import check_module, running_eagerly
 from tailcut.weights.planning.counts import check_positive
 
 GRADIENT_BATCH = 8
@@ -87,7 +87,7 @@ def measure_sensitivity(
     try:
         for parameter in wanted:
             parameter.requires_grad_(parameter.is_floating_point())
-        with evaluating(model), keeping_buffers(model), torch.enable_grad():
+        with running_eagerly(model), evaluating(model), keeping_buffers(model), torch.enable_grad():
             forward = fuse(model) if tensors.coefficients else model
             are_features = () if loss is not None else _outputs(partial(features_of, model), batches[0])
             for batch in logged(islice(cycle(batches), num_gradients), "gradients", num_gradients):

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -99,8 +100,8 @@ def _whole_index(shape: Sequence[int]) -> Tensor:
     axes = [axis for axis, size in enumerate(shape) if size > 1]
     if not axes:
         return torch.zeros(math.prod(shape), 0, dtype=torch.int64, device="cpu")
-    places = torch.unravel_index(torch.arange(math.prod(shape), device="cpu"), tuple(shape))
-    return torch.stack([places[axis] for axis in axes], 1)
+    places = np.unravel_index(np.arange(math.prod(shape)), tuple(shape))
+    return torch.from_numpy(np.stack([places[axis] for axis in axes], 1))
 
 
 class Lattices:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -126,7 +127,8 @@ def input_rows(layer: Layer, x: Tensor, most: int, generator: torch.Generator) -
         windows = windows.unfold(axis, reach * (size - 1) + 1, step)[..., ::reach]
     spatial = windows.shape[2 : 2 + len(kernel)]
     chosen = _chosen(windows.shape[0] * spatial.numel(), most, x.device, generator)
-    places = torch.unravel_index(chosen, (windows.shape[0], *spatial))
+    # Not by torch's own, whose first use imports sympy, which takes as long as all the rest of a small network.
+    places = tuple(map(torch.from_numpy, np.unravel_index(chosen.cpu().numpy(), (windows.shape[0], *spatial))))
     patches = windows.movedim(1, 1 + len(kernel))[places]
     return dct(patches.float(), tuple(range(2, 2 + len(kernel)))).flatten(1)
 

@@ -212,18 +212,18 @@ class RateLoss(nn.Module):
         parameters = [tensor.parameter for tensor in self.trained]
         before = [parameter.grad for parameter in parameters]
         self._masters = [parameter.detach().clone() for parameter in parameters]
-        self._keepcodable(self._masters)
-        errors, is_used = self._round(self.step_sizes().detach())
-        for parameter in parameters:
-            parameter.grad = None
-        try:
+        try:  # from here on: an interrupt while the numbers are rounded must not leave them so
+            self._keepcodable(self._masters)
+            errors, is_used = self._round(self.step_sizes().detach())
+            for parameter in parameters:
+                parameter.grad = None
             yield
             self._collect_gradients(errors, is_used)
         finally:
             with torch.no_grad():
                 for parameter, master, gradient in zip(parameters, self._masters, before, strict=True):
                     parameter.copy_(master)
-                    if gradient is not None:
+                    if gradient is not None and parameter.grad is not gradient:
                         parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
             self._masters = self._numbers = None
 

@@ -252,9 +252,19 @@ def pack(
     )
     found = network_levels(model, tensors, edits, parts, calibration)
     _check_caps(found, len(model.state_dict(keep_vars=True)), len(edits))
-    if kinds.quantizes:
-        return _quantized(plain, found, kinds, step, max_bytes, sensitivity, known or {}), tensors
-    return _unrounded(plain, found, kinds), tensors
+    if not kinds.quantizes:
+        return _unrounded(plain, found, kinds), tensors
+    if max_bytes is not None and holds_halves(tensors):
+        exact = _unrounded(plain, found, _Kinds.of("float32", None))
+        if len(exact) <= max_bytes:
+            return exact, tensors
+    return _quantized(plain, found, kinds, step, max_bytes, sensitivity, known or {}), tensors
+
+
+def holds_halves(tensors: NetworkTensors) -> bool:
+    """Return whether numbers are of 16 bits: rounded to finer steps than their own they take more bytes than exact."""
+    held = [entry.values for entry in tensors.coefficients] + [other.tensor for other in tensors.others]
+    return any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in held)
 
 
 def _check_caps(levels: Sequence[NetworkLevel], num_tensors: int, num_edits: int) -> None:

@@ -7,6 +7,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from tailcut.errors import ArgumentError
+
 
 @dataclass(frozen=True)
 class Block:
@@ -36,9 +38,19 @@ def block_of(names: tuple[str, ...], curvature: Tensor) -> Block:
     Args:
         names: of the tensors.
         curvature: (n, n), float64, symmetric with positive eigenvalues.
+
+    Raises:
+        ArgumentError: its numbers are not finite, or too far apart to be factored.
     """
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(curvature))
-    return Block(names, torch.linalg.cholesky(inverse, upper=True).float().cpu(), curvature.diagonal().cpu().clone())
+    try:
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(curvature))
+        upper = torch.linalg.cholesky(inverse, upper=True)
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        raise ArgumentError(
+            f"what an error of {names[0]} costs cannot be measured: the inputs of its layer, or their gradients, are "
+            "too large or too far apart for float32; normalise the inputs, and look for weights of extreme size"
+        ) from error
+    return Block(names, upper.float().cpu(), curvature.diagonal().cpu().clone())
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Views: wrappers that run another network, or that replace a part of a network and run that part."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
@@ -52,6 +53,18 @@ def unwrap(model: nn.Module) -> tuple[nn.Module, str]:
             model, path = inner, f"{path}._orig_mod"
         else:
             return model, path
+
+
+def running_eagerly(model: nn.Module) -> AbstractContextManager[object]:
+    """Return a context in which what torch.compile wraps runs as it is: hooks and edits are no code to trace."""
+    if any(_is_compiled(part) for part in model.modules()):
+        return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
+    return nullcontext()  # the compiler takes seconds to import
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    wrapped = isinstance(getattr(module, "_orig_mod", None), nn.Module)
+    return wrapped or getattr(module, "_compiled_call_impl", None) is not None
 
 
 def view_in(model: nn.Module) -> str | None:

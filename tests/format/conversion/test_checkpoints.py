@@ -208,7 +208,9 @@ def test_no_error_advises_to_run_what_a_file_says(tmp_path: Path) -> None:
     (tmp_path / "cut.pt").write_bytes(whole.read_bytes()[:200])
     for name in ("module", "evil", "noise", "empty", "cut"):
         for read in (read_tensors, read_torch_file):
-            with pytest.raises(DataError, match=rf"cannot read .*{name}\.pt: it is damaged, or .*(Error|BadZipFile)\)") as caught:
+            with pytest.raises(
+                DataError, match=rf"cannot read .*{name}\.pt: it is damaged, or .*(Error|BadZipFile)\)"
+            ) as caught:
                 read(tmp_path / f"{name}.pt")
             assert "save model.state_dict() instead" in str(caught.value)
             assert "weights_only" not in str(caught.value)

@@ -5,7 +5,10 @@ from typing import ClassVar
 
 from .codec import Codec
 
-LEVEL = 9
+SMALL_LEVEL, LEVEL = 9, 6
+SMALL = 1 << 20
+"""Contents of at most so many bytes are compressed at level 9: of more it takes four times as long for 0.3 % less."""
+
 RAW_WINDOW_BITS = -15
 """zlib's way to ask for a bare DEFLATE stream (no zlib or gzip wrapper) with a window of 2^15 bytes."""
 
@@ -31,10 +34,11 @@ class Deflate(Codec):
     name: ClassVar[str] = "deflate"
 
     def encode(self, content: bytes, item_bytes: int, known: bytes = b"") -> bytes:
-        """Byte planes through zlib at level 9. See `Codec.encode`."""
+        """Byte planes through zlib. See `Codec.encode`."""
         self._check_content(content, item_bytes)
         planes = b"".join(content[plane::item_bytes] for plane in reversed(range(item_bytes)))
-        compressor = zlib.compressobj(LEVEL, zlib.DEFLATED, RAW_WINDOW_BITS)
+        level = SMALL_LEVEL if len(content) <= SMALL else LEVEL
+        compressor = zlib.compressobj(level, zlib.DEFLATED, RAW_WINDOW_BITS)
         return compressor.compress(planes) + compressor.flush()
 
     def decode(self, payload: bytes, num_bytes: int, item_bytes: int, known: bytes = b"") -> bytes:

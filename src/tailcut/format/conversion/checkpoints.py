@@ -27,7 +27,8 @@ MAX_NAMED = 5
 MAX_EXPANDED_BYTES = 1 << 30
 """What a file may expand to, if that is more than the file itself: torch stores tensors as they are."""
 _ZIP = b"PK\x03\x04"
-# What a file of torch.save from before version 1.6 has before its tensors: a number, a version, a system, content, keys.
+# What a file of torch.save from before version 1.6 has before its tensors: a number, a version, a system, content and
+# keys.
 _LEGACY_PICKLES = 5
 # It makes as many bytes as the file says, without having them.
 _REFUSED = "bytearray"
@@ -183,7 +184,7 @@ def load_plain(file: str | Path | IO[bytes], device: str = "cpu") -> Any:
 def _pickles(file: str | Path | IO[bytes]) -> Iterator[IO[bytes]]:
     """Yield each pickle of a file, as torch reads it: to its end if the file is no zip archive."""
     with ExitStack() as stack:
-        stream = stack.enter_context(open(file, "rb")) if isinstance(file, (str, Path)) else file
+        stream = stack.enter_context(Path(file).open("rb")) if isinstance(file, (str, Path)) else file
         start = stream.tell()
         stack.callback(stream.seek, start) if stream is file else None
         is_zip = stream.read(len(_ZIP)) == _ZIP

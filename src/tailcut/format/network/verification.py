@@ -1,5 +1,6 @@
 """Check before saving that a network matches its record."""
 
+import logging
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from tailcut.format.network.tensors import NetworkTensors
 from tailcut.structure import record_of
 from tailcut.structure.views import unwrap
 from tailcut.weights import truncated_tensors
+
+_log = logging.getLogger(__name__)
 
 # Settings of layers that change how they train, not what they compute afterwards.
 TRAINING_ONLY = frozenset({"momentum", "p", "inplace"})
@@ -42,6 +45,13 @@ def check_not_wrapped(model: nn.Module, *, registered: bool) -> None:
         raise StructureError(
             f"{type(model).__name__} is a wrapper: save the registered network {record.base.name!r} in it, its {path}; "
             "or the wrapper as a class of your own, with registered=False"
+        )
+    if registered:
+        _log.warning(
+            "%s is a wrapper: in the file names have its prefix, so that it loads into such a wrapper only; save the "
+            "network in it, its %s, or say registered=False if that is meant",
+            type(model).__name__,
+            path,
         )
 
 
