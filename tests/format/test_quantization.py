@@ -223,4 +223,4 @@ def test_rows_that_are_smooth_are_rounded_in_their_dct(tmp_path: Path) -> None:
         found[name] = (tensor.transform, 8 * path.stat().st_size / weight.numel(), error)
     assert [found[name][0] for name in ("noise", "smooth", "long")] == ["none", "dct", "none"]
     assert found["smooth"][1] < 0.5 * found["noise"][1]
-    assert found["smooth"][2] == pytest.approx(found["noise"][2], rel=0.1)
+    assert found["smooth"][2] < 1.05 * found["noise"][2]
