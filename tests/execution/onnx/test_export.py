@@ -446,3 +446,24 @@ def test_numbers_that_are_not_finite_close_no_axis(tmp_path: Path) -> None:
     model[0].weight.data[0, 0] = float("nan")
     report = export_onnx(model, tmp_path / "a.onnx", example_input=torch.randn(2, 4))
     assert report.inputs["input"][0] == "batch"
+
+
+class WithClassToken(nn.Module):
+    """A network that asks for the batch by `len`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(24, 24)
+        self.token = nn.Parameter(torch.randn(1, 1, 24))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.token.expand(len(x), -1, -1), self.layer(x)], 1)
+
+
+def test_a_batch_that_is_asked_for_by_len_stays_open(tmp_path: Path) -> None:
+    model, path = WithClassToken().eval(), tmp_path / "a.onnx"
+    report = export_onnx(model, path, example_input=torch.randn(4, 7, 24))
+    assert report.inputs["x"][0] == "batch"
+    x = torch.randn(9, 5, 24)
+    (found,) = onnxruntime.InferenceSession(path).run(None, {"x": x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), model(x).detach(), rtol=1e-5, atol=1e-5)

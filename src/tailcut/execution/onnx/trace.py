@@ -53,33 +53,58 @@ def _program(
 ) -> ir.Model:
     tell("tracing")
     open_axes = {axis for group in groups for axis in group}
-    traced = _exported(network, example, open_axes)
+    traced, strict = _most_open(network, example, open_axes)
     runs = traced.module(check_guards=False)
     branched = [group for group in groups if _is_branched(network, traced, runs, example, group)]
     if branched:  # what torch.export recorded as conditions, ONNX cannot check
         open_axes = open_axes.difference(*branched)
-        traced = _exported(network, example, open_axes)
+        traced = _exported(network, example, open_axes, strict=strict)
     lower_locally(traced)
     tell("converting")
     options = {"dynamo": True, "optimize": False, "opset_version": opset, "verbose": False}
     try:
         program = torch.onnx.export(traced, (), **options)  # type: ignore[arg-type]
     except Exception:  # noqa: BLE001 -- torch's own decomposition may succeed, or says why not
-        traced = _exported(network, example, open_axes)
+        traced = _exported(network, example, open_axes, strict=strict)
         program = torch.onnx.export(traced, (), **options)  # type: ignore[arg-type]
     if program is None:
         raise StructureError(f"{type(network.network).__name__} cannot be exported: torch's exporter returned nothing")
     return program.model
 
 
-def _exported(
+def _most_open(
     network: nn.Module, example: Sequence[Tensor], open_axes: Collection[Axis]
+) -> tuple[torch.export.ExportedProgram, bool]:
+    """Return the program, traced so that most axes stay open, and whether torch.compile's tracer did that.
+
+    To the usual tracer `len(x)` is a plain number, to that of torch.compile a size; but it takes longer, and less code.
+    """
+    traced = _exported(network, example, open_axes)
+    found = _still_open(traced, example)
+    if found >= set(open_axes):
+        return traced, False
+    try:
+        other = _exported(network, example, open_axes, strict=True)
+    except Exception:  # noqa: BLE001 -- the network can be traced as it was
+        return traced, False
+    return (other, True) if _still_open(other, example) > found else (traced, False)
+
+
+def _still_open(traced: torch.export.ExportedProgram, example: Sequence[Tensor]) -> set[Axis]:
+    inputs = [node.meta["val"].shape for node in traced.graph.find_nodes(op="placeholder")][-len(example) :]
+    sizes = ((n, axis, size) for n, shape in enumerate(inputs) for axis, size in enumerate(shape))
+    # A size that became fixed in the end is a symbol for one number.
+    return {(n, axis) for n, axis, size in sizes if isinstance(size, torch.SymInt) and not size.node.expr.is_number}
+
+
+def _exported(
+    network: nn.Module, example: Sequence[Tensor], open_axes: Collection[Axis], *, strict: bool = False
 ) -> torch.export.ExportedProgram:
     shapes = tuple(
         {axis: torch.export.Dim.AUTO for axis in range(value.ndim) if (n, axis) in open_axes}
         for n, value in enumerate(example)
     )
-    traced = torch.export.export(network, tuple(example), dynamic_shapes=(shapes,), strict=False)
+    traced = torch.export.export(network, tuple(example), dynamic_shapes=(shapes,), strict=strict)
     for node in traced.graph.nodes:
         # torch's exporter leaves it out, so that the file would give other numbers
         if node.target in _AVERAGES and dict(zip(range(7), node.args, strict=False)).get(6) is not None:
