@@ -15,7 +15,6 @@ lexicographic), so that any number of coefficients can be kept, not only whole d
 network agrees with this order.
 """
 
-from tailcut.structure import computed_attributes as computed_attributes
 from tailcut.weights.initialization import initialize_norms as initialize_norms
 from tailcut.weights.initialization import lsuv_init as lsuv_init
 from tailcut.weights.nested_levels import NestedLevels as NestedLevels

@@ -242,6 +242,8 @@ def test_reports_need_a_forward() -> None:
         fused.report()
     with pytest.raises(ArgumentError, match="tensor or a tuple"):
         fuse(nn.Linear(3, 3), "image")
+    with pytest.raises(ArgumentError, match=r"got a shape: give torch.rand\(\(1, 3\)\)"):
+        fuse(nn.Linear(3, 3), (1, 3))
     with pytest.raises(ArgumentError, match="engine must be"):
         fuse(nn.Linear(3, 3), engine="fast")
     with pytest.raises(ArgumentError, match="needs an example_input"):

@@ -333,6 +333,8 @@ def _example(model: nn.Module, example_input: Any) -> tuple[Any, ...] | None:
         if not isinstance(example_input, (tuple, list)):
             kind = type(example_input).__name__
             raise ArgumentError(f"example_input must be a tensor or a tuple of the forward's arguments, got {kind}")
+        if example_input and all(isinstance(value, int) for value in example_input):
+            raise ArgumentError(f"example_input must be a tensor, got a shape: give torch.rand({tuple(example_input)})")
         return tuple(example_input)
     shape = example_shape(model)
     parameter = next(model.parameters(), None)

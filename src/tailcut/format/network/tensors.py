@@ -12,8 +12,7 @@ from torch.nn.parameter import is_lazy
 from tailcut.errors import ArgumentError
 from tailcut.format.container.contents import StoredOther
 from tailcut.format.container.streams import Kept
-from tailcut.structure import Coefficients, Edit, deepcopied, record_of
-from tailcut.weights import computed_attributes
+from tailcut.structure import Coefficients, Edit, computed_attributes, deepcopied, record_of
 
 DIGEST_BYTES = 4
 
