@@ -150,19 +150,14 @@ def compress(
     if max_drop is not None and before is not None and not math.isfinite(before):
         raise ArgumentError(f"evaluate gives {before} for the network itself, from which nothing can fall by max_drop")
     with running_eagerly(own):
-        if max_bytes is not None:
-            made = work.within(max_bytes)
-        elif evaluate is not None and before is not None and max_drop is not None:
+        if evaluate is not None and before is not None and max_drop is not None:
             made = work.as_good(evaluate, before - max_drop)
         else:
-            made = work.made(checked_step(step))
+            made = work.made(checked_step(step)) if max_bytes is None else work.within(max_bytes)
     write_atomically(path, made.content)  # before the user's function, which may fail, is called for the report alone
     if evaluate is not None and made.metric is None:
         made = made._replace(metric=_metric(evaluate, made.network))
-    tensors = network_tensors(made.network, work.edits)
-    numbers = [entry.values for entry in tensors.coefficients], [other.tensor for other in tensors.others]
-    hint = "; and evaluate= must be the higher the better (of a loss its negative)" if max_drop is not None else ""
-    warn_of_nothing_left(tensors, *numbers, hint=hint)
+    _check_left(made.network, work, is_by_metric=max_drop is not None)
     report = _report(path, work, made, before)
     _log.info("saved %s", report)
     return report
@@ -183,6 +178,14 @@ def _check_metric(max_drop: object, evaluate: object) -> None:
         raise ArgumentError("max_drop needs evaluate, a function of a network that gives the metric")
     if evaluate is not None and not callable(evaluate):
         raise ArgumentError(f"evaluate must be a function of a network, got {evaluate!r}")
+
+
+def _check_left(network: nn.Module, work: "_Work", *, is_by_metric: bool) -> None:
+    """Warn where everything was rounded away."""
+    tensors = network_tensors(network, work.edits)
+    numbers = [entry.values for entry in tensors.coefficients], [other.tensor for other in tensors.others]
+    hint = "; and evaluate= must be the higher the better (of a loss its negative)" if is_by_metric else ""
+    warn_of_nothing_left(tensors, *numbers, hint=hint)
 
 
 def _first(inputs: Batches, count: int) -> list[ModelInputs]:
