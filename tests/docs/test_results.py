@@ -1,12 +1,14 @@
 """The committed records are those of the files and recipes that ship: a row of a table is never of something else."""
 
 import json
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from tailcut.data import open_dataset
+from tailcut.data.datasets import cifar10, masks, mnist
 from tailcut.evaluation.evaluate import evaluate, evaluate_file
 from tailcut.evaluation.generation import evaluate_generator_file, holds_generator
 from tailcut.format import inspect, load, resolve, save, zoo_folder, zoo_names
@@ -130,3 +132,39 @@ def test_the_gallery_tells_the_figures_of_the_records() -> None:
     assert f"759 numbers, {unet.file_bytes:,} bytes" in page
     assert f"in {unet.seconds / 60:.0f} minutes from a network of as many numbers" in page
     assert f"({unet.metrics['dice']:.2%}".replace("%", " %") + " Dice" in page
+
+
+def page_text(name: str) -> str:
+    return " ".join((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8").split())
+
+
+def test_figures_in_sentences_are_those_of_records_and_files() -> None:
+    execution = json.loads((RESULTS / "bench-execution.json").read_text(encoding="utf-8"))["topics"]["execution"]
+    (faster,) = (row["times faster"] for row in execution[0]["rows"] if row["way"] == "fused, compiled")
+    assert f"the published UNet runs {faster:.0f} times faster on an image of 640 x 959" in page_text("run-fast")
+    pages = {path.stem: path.stat().st_size for path in (ROOT / "docs" / "pages").glob("*.html")}
+    for name, size in pages.items():
+        assert f"](pages/{name}.html)" in page_text("browser")
+        assert f" | {size:,} bytes |" in page_text("browser")
+    assert f"{pages['unet-759-float16']:,} bytes, page and program too" in page_text("export")
+
+
+def test_pages_agree_on_cuts_without_training() -> None:
+    assert "| accuracy | 91.7 % | 80.5 % | 20.9 % | 10 %, chance |" in page_text("regularize")
+    assert "from 91.7 to 80.5 % with 9/10 of its coefficients, and to chance with a quarter" in page_text("quick-start")
+
+
+def test_the_page_of_recipes_names_every_folder_of_recipes() -> None:
+    folders = {name.partition("/")[0] for name in shipped_recipes()}
+    assert len(folders) > 5
+    assert (
+        set(re.findall(r"^\| `([\w-]+)/` \|", (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8"), re.M))
+        == folders
+    )
+
+
+def test_the_page_of_recipes_links_the_sources_of_data() -> None:
+    page = page_text("recipes")
+    for url in (mnist.URL, cifar10.URL, "https://www.kaggle.com/c/carvana-image-masking-challenge"):
+        assert f"({url})" in page
+    assert f"({masks.CARVANA_ADVICE.partition('(')[2].partition(')')[0]})" in page

@@ -51,3 +51,11 @@ def test_none() -> None:
     assert normalization("vgg16", False) is None
     with pytest.raises(ArgumentError, match="vgg16: normalize must be true, false, imagenet or cifar10, got 'cifar'"):
         normalization("vgg16", "cifar")
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_images_of_other_channels_are_refused(count: int) -> None:
+    model = create_model("resnet20", width=2, normalize=True).eval()
+    assert model(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+    with pytest.raises(ArgumentError, match=f"expected images of 3 channels, got {count}"):
+        model(torch.rand(2, count, 32, 32))

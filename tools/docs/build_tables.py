@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from tailcut.cli.commands.reproduce import wanted_rows
+from tailcut.format import zoo_names
 from tailcut.printing import figure_text
 from tailcut.reports import by_name, make_table, read_records, start_is_older, start_of
 from tailcut.runs import Result, read_result
 from tailcut.training.experiments.definition import load_experiment, shipped_experiments, trials_of
 from tailcut.training.experiments.sweep import find_results, make_report
 from tools.docs.attack_tables import attack_tables
-from tools.docs.byte_tables import byte_table, trained_table
+from tools.docs.byte_tables import ZOO, byte_table, trained_table, training_table
 from tools.docs.combined_tables import CIFAR_ROWS, combined_table
 from tools.docs.comparisons import (
     LAYER_SCORES,
@@ -159,6 +160,7 @@ def build(root: Path) -> dict[Path, str]:
             "bench": lambda: bench_tables(root / BENCH_OF["coding"], headings=False),
             "trained": lambda: trained_table(root / RESULTS),
         },
+        "docs/make-it-fit.md": {"training": lambda: training_table(root / RESULTS)},
         "docs/detection.md": {"overfit": lambda: detection_table(root / RESULTS)},
         "docs/combined.md": {
             "combined": lambda: combined_table(root / RESULTS),
@@ -339,14 +341,34 @@ def runs_table(results: Sequence[Result]) -> str:
     if not rows:
         return "No run is committed yet."
     header = ["recipe", "start", "epochs", "seed", "device", "time", "validation", "test", "torch", "command"]
-    return markdown_table(header, rows, "<<>><>>><<")
+    table = markdown_table(header, rows, "<<>><>>><<")
+    lost = sorted({result.name for result in results if _start_is_gone(result)})
+    return f"{table}\n\n{_note_on_starts(lost)}" if lost else table
 
 
 def _start_text(result: Result) -> str:
     start = start_of(result)
     if start is None:
         return "fresh"
+    if _start_is_gone(result):
+        return f"`{start}`, not in the zoo (see below)"
     return f"`{start}`, an earlier one" if start_is_older(result) else f"`{start}`"
+
+
+def _start_is_gone(result: Result) -> bool:
+    """Return whether a run started from a network that the zoo lacks, so that its command cannot be repeated."""
+    start = start_of(result)
+    return start is not None and start.startswith(ZOO) and start.removeprefix(ZOO) not in zoo_names()
+
+
+def _note_on_starts(names: Sequence[str]) -> str:
+    told = " and ".join(f"`{name}`" for name in names)
+    return (
+        f"**Not in the zoo**: the commands of {told} cannot be repeated as they are, since these runs started from "
+        "networks that do not ship. The recipes of the same names come closest: given now, the commands train all "
+        "[stages](recipes.md#stages) from scratch, with the same settings. As a whole they were not run yet, so the "
+        "figures may differ."
+    )
 
 
 def metrics_text(metrics: Mapping[str, float]) -> str:

@@ -14,6 +14,17 @@ from tools.docs.markdown import duration, markdown_table, percent
 
 FOLDER = Path("bytes")
 ZOO = "zoo:"
+# What a training is worth: network, records of the dense one compressed, how it was trained, records of the outcome.
+# Names of files without .json, in docs/results/bytes and of recipes in docs/results/training-for-bytes.
+WORTH = (
+    ("ResNet-20 on CIFAR-10", ("resnet20-60000",), "trained for bytes", ("resnet20-32768", "resnet20-9900")),
+    (
+        "a vision transformer on CIFAR-10",
+        ("vit-ref-1048576", "vit-ref-347728"),
+        "truncated in training, then compressed",
+        ("vit-157848-float16-131072", "vit-157848-float16-65536"),
+    ),
+)
 
 
 def byte_table(results: Path) -> str:
@@ -22,6 +33,27 @@ def byte_table(results: Path) -> str:
     rows = [_row(record) for record in sorted(records, key=lambda record: (record["source"], -record["file_bytes"]))]
     header = ("network", "data", "before", "bytes before", "**after**", "**bytes after**", "command", "seconds")
     return markdown_table(header, rows, align="<<>>>><>")
+
+
+def training_table(results: Path) -> str:
+    """Return one row for each network of `WORTH`: its files without training, and smaller ones by training."""
+    header = ("network", "compressed, without training", "by training", "how")
+    rows = [
+        (network, *("; ".join(_size_of(results, name) for name in names) for names in (compressed, trained)), how)
+        for network, compressed, how, trained in WORTH
+    ]
+    return markdown_table(header, rows, align="<<<<")
+
+
+def _size_of(results: Path, name: str) -> str:
+    path = results / FOLDER / f"{name}.json"
+    if path.is_file():
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return f"{percent(record['after'])} in {record['file_bytes']:,} bytes"
+    runs = trained_runs(results).get(name)
+    if not runs:
+        return "not run"
+    return f"{mean_and_spread([run.metrics['accuracy'] for run in runs])} in {largest_file(runs):,} bytes"
 
 
 def trained_runs(results: Path) -> dict[str, list[Result]]:
@@ -34,7 +66,18 @@ def trained_table(results: Path) -> str:
     """Return one row for each recipe that trains for bytes, the smallest files of a network last."""
     groups = trained_runs(results).values()
     ordered = sorted(groups, key=lambda runs: (runs[0].recipe["model"]["name"], -largest_file(runs)))
-    header = ("recipe", "data", "started from", "seeds", "**test**", "held out", "**bytes**", "asked", "epochs", "time")
+    header = (
+        "recipe",
+        "data",
+        "started from",
+        "seeds",
+        "**test**",
+        "held out",
+        "**bytes, largest file**",
+        "asked",
+        "epochs",
+        "time",
+    )
     return markdown_table(header, [_trained_row(runs) for runs in ordered], align="<<<<>>>>>>")
 
 

@@ -11,6 +11,7 @@ from matplotlib.transforms import Bbox
 
 from tailcut.reports import by_name, read_records
 from tailcut.runs import Result, read_result
+from tools.docs.byte_tables import largest_file
 from tools.docs.corner_images import new_figure
 from tools.docs.markdown import markdown_table
 
@@ -36,15 +37,16 @@ CIFAR_ROWS: Rows = (
 )
 PLACES = ((8, -10), (8, 5), (8, 17), (8, -22), (8, 29), (8, -34))  # of words beside a point, in points
 MARK = 4  # pixels around the middle of a point
-HEADER = ("network", "seeds", "**accuracy**", "parameters", "coefficients", "**bytes**", "smaller")
+HEADER = ("network", "seeds", "**accuracy**", "parameters", "coefficients", "**bytes, largest file**", "smaller")
 
 
 def combined_table(results: Path, rows: Rows = ROWS) -> str:
-    """Return one row for each network, with the mean and the spread over its seeds."""
+    """Return one row for each network: accuracy as mean and spread over its seeds, and the largest of their files."""
     known = _known(results)
     dense = known.get(rows[0][1])
-    largest = dense[0].file_bytes if dense else None
-    return markdown_table(HEADER, [_row(title, known.get(name, []), largest) for title, name in rows], align="<<>>>>>")
+    dense_bytes = largest_file(dense) if dense else None
+    cells = [_row(title, known.get(name, []), dense_bytes) for title, name in rows]
+    return markdown_table(HEADER, cells, align="<<>>>>>")
 
 
 def _known(results: Path) -> dict[str, list[Result]]:
@@ -53,12 +55,12 @@ def _known(results: Path) -> dict[str, list[Result]]:
 
 
 def combined_points(results: Path) -> list[list[Any]]:
-    """Return title, mean bytes and mean accuracy of each network that was trained."""
+    """Return title, bytes of the largest file and mean accuracy of each network that was trained."""
     known = _known(results)
     return [
         [
             title,
-            round(statistics.fmean(run.file_bytes for run in known[name])),
+            largest_file(known[name]),
             statistics.fmean(run.metrics["accuracy"] for run in known[name]),
         ]
         for title, name in ROWS
@@ -106,12 +108,12 @@ def _write_apart(panel: Axes, labels: Sequence[tuple[str, tuple[float, float], s
             text.remove()
 
 
-def _row(title: str, runs: Sequence[Result], largest: int | None) -> list[str]:
+def _row(title: str, runs: Sequence[Result], dense_bytes: int | None) -> list[str]:
     if not runs:
         return [title, "", "not run", "", "", "", ""]
     values = [100 * run.metrics["accuracy"] for run in runs]
     spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    size = round(statistics.fmean(run.file_bytes for run in runs))
+    size = largest_file(runs)
     return [
         title,
         ", ".join(str(run.seed) for run in runs),
@@ -119,5 +121,5 @@ def _row(title: str, runs: Sequence[Result], largest: int | None) -> list[str]:
         f"{round(statistics.fmean(run.num_parameters for run in runs)):,}",
         f"{round(statistics.fmean(run.num_kept for run in runs)):,}" if runs[0].num_kept else "",
         f"**{size:,}**",
-        "" if largest is None else f"{largest / size:,.0f} : 1",
+        "" if dense_bytes is None else f"{dense_bytes / size:,.0f} : 1",
     ]

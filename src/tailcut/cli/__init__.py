@@ -10,10 +10,10 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tailcut.cli.advice import for_command_line
+from tailcut.cli.advice import NO_OPTIONS, for_command_line, option_names
 from tailcut.cli.commands import (
     attack,
     check,
@@ -126,11 +126,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("tailcut", error, FAILED, as_json=as_json)
     except SystemExit as stop:  # argparse ends so after --help and --version
         return int(stop.code or 0)
-    prog = f"tailcut {arguments.command}"
+    prog, options = f"tailcut {arguments.command}", option_names(arguments.parser)
     try:
         _check_paths(arguments)
         limits = command_line_limit(arguments.max_parameters, allow_non_finite=arguments.allow_non_finite)
-        with messages_on_stderr(), limits:
+        with messages_on_stderr(options), limits:
             import_all(arguments.imports)
             with reading_of(arguments):
                 report = arguments.run(arguments)
@@ -144,9 +144,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail(prog, KeyboardInterrupt("interrupted"), FAILED, as_json=as_json)
     except (ArgumentError, RecipeError) as error:
-        return _fail(prog, error, BAD_USAGE, as_json=as_json)
+        return _fail(prog, error, BAD_USAGE, options, as_json=as_json)
     except (TailcutError, OSError) as error:
-        return _fail(prog, error, FAILED, as_json=as_json)
+        return _fail(prog, error, FAILED, options, as_json=as_json)
     except Exception as error:  # of a user's own network, or ours: the traceback says where
         _say_json(error, str(error), as_json=as_json)
         raise
@@ -193,9 +193,9 @@ def _paths(arguments: argparse.Namespace, names: Sequence[str]) -> list[str | Pa
     return [part for part in parts if isinstance(part, (str, Path))]
 
 
-def _fail(prog: str, error: BaseException, code: int, *, as_json: bool) -> int:
+def _fail(prog: str, error: BaseException, code: int, options: Mapping[str, str] = NO_OPTIONS, *, as_json: bool) -> int:
     """Say on standard error, with --json on standard output too, what went wrong. Returns the exit code."""
-    message = for_command_line(str(error)) or type(error).__name__
+    message = for_command_line(str(error), options) or type(error).__name__
     say_error(prog, message, error)
     _say_json(error, message, as_json=as_json)
     return code

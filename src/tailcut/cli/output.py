@@ -4,10 +4,10 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from tailcut.cli.advice import for_command_line
+from tailcut.cli.advice import NO_OPTIONS, for_command_line
 from tailcut.cli.parser import UsageError
 from tailcut.errors import ArgumentError, TrainingError
 from tailcut.printing import printable
@@ -39,9 +39,14 @@ SHARED_ERRORS = (UsageError, LauncherError, KeyboardInterrupt, TrainingError)
 class _StderrHandler(logging.Handler):
     """Stream to the current standard error, which a live progress bar replaces temporarily."""
 
+    def __init__(self, options: Mapping[str, str]) -> None:
+        super().__init__()
+        self._options = options
+
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        print(f"{prefix}{printable(for_command_line(record.getMessage()))}", file=sys.stderr)
+        message = for_command_line(record.getMessage(), self._options)
+        print(f"{prefix}{printable(message)}", file=sys.stderr)
 
 
 def is_first_process() -> bool:
@@ -88,10 +93,14 @@ def check_processes(command: str, devices: int, num_nodes: int) -> None:
 
 
 @contextmanager
-def messages_on_stderr() -> Iterator[None]:
-    """Within the block, what Tailcut logs from INFO on is shown on standard error, by the first process only."""
+def messages_on_stderr(options: Mapping[str, str] = NO_OPTIONS) -> Iterator[None]:
+    """Within the block, what Tailcut logs from INFO on is shown on standard error, by the first process only.
+
+    Args:
+        options: those of the command, which its messages name (see `advice.option_names`).
+    """
     root = logging.getLogger("tailcut")
-    handler, level = _StderrHandler(), root.level
+    handler, level = _StderrHandler(options), root.level
     root.addHandler(handler)
     root.setLevel(logging.INFO if is_first_process() else logging.CRITICAL)
     try:

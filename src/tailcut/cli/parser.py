@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 DTYPES = ("float32", "float16", "bfloat16")
 QUANTIZED = "quantized"
 # What each command has, and what `reading_of` reads: no arguments of the functions that do the work.
-COMMON = {"command", "run", "print_completion", "json", "imports", "max_parameters", "allow_non_finite"}
+COMMON = {"command", "parser", "run", "print_completion", "json", "imports", "max_parameters", "allow_non_finite"}
 READING = {"on_error", "lenient", "max_image_pixels", "workers"}
 UNITS = {"": 1, "B": 1, "KB": 1000, "MB": 1000**2, "KIB": 1024, "MIB": 1024**2}
 
@@ -101,7 +101,7 @@ def add_command(
         action="store_true",
         help="read and write networks with NaN or infinities, in other tensors than coefficients",
     )
-    parser.set_defaults(run=partial(_run, run) if isinstance(run, str) else run)
+    parser.set_defaults(parser=parser, run=partial(_run, run) if isinstance(run, str) else run)
     return parser
 
 

@@ -31,7 +31,13 @@ class Normalize(nn.Module):
         self.mean, self.standard_deviation = STATISTICS[which]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the normalised image."""
+        """Return the normalised image.
+
+        Raises:
+            ArgumentError: the image has another number of channels.
+        """
+        if isinstance(x, Tensor) and x.shape[1] != len(self.mean):  # torch.fx follows it with what is no tensor
+            raise ArgumentError(f"expected images of {len(self.mean)} channels, got {x.shape[1]}")
         planes = [(x[:, i] - self.mean[i]) / self.standard_deviation[i] for i in range(len(self.mean))]
         return torch.stack(planes, dim=1)
 

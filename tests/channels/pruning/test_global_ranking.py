@@ -74,6 +74,31 @@ def test_budgets_out_of_reach() -> None:
         select_by_budget(graph, scores, Limits(max_rate=0.1), lambda gone: costs.ratio("macs", gone), 0.5)
 
 
+def message_of(ignore: tuple[str, ...], scored: tuple[str, ...], limits: Limits, of: str) -> str:
+    model = Plain()
+    x = torch.rand(1, 3, 16, 16)
+    graph = find_groups(model, (x,), ignore)
+    costs = CostModel(model, graph, macs=count_macs(model, x).total, parameters=count_parameters(model))
+    scores = {name: values.double() for name, values in random_scores(model, 0).items() if name in scored}
+    with pytest.raises(ArgumentError) as error:
+        select_by_budget(graph, scores, limits, lambda gone: costs.ratio(of, gone), 0.001, of=of)
+    return str(error.value).partition(" is left")[2]
+
+
+def test_what_holds_a_budget_up_is_named() -> None:
+    """MACs of 0, 4, 7 and 9: 55,296, 141,120, 4,320, 36; numbers in their weights: 216, 720, 4,320, 36."""
+    scored = ("0", "4", "7")
+    stay = "; of the layers that must keep their channels these have the most"
+    assert message_of((), scored, Limits(), "macs") == ""
+    limits = Limits(min_channels=3, round_to=2, max_rate=0.5)
+    now = "min_channels=3, round_to=2, max_rate=0.5"
+    assert message_of((), scored, limits, "macs") == f"; allow narrower layers (now {now})"
+    assert message_of(("0",), scored, Limits(), "macs") == f"{stay} MACs: 0: ignored"
+    assert message_of(("0", "7"), scored, Limits(), "macs") == f"{stay} MACs: 0, 7: ignored"
+    assert message_of(("0", "7"), scored, Limits(), "parameters") == f"{stay} parameters: 7, 0: ignored"
+    assert message_of((), ("0", "7"), Limits(), "macs") == "; score more layers (4: no scores)"
+
+
 def test_limits_hold_for_budgets_too() -> None:
     model = Plain()
     x = torch.rand(1, 3, 16, 16)

@@ -4,6 +4,7 @@ import copy
 import io
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,12 @@ from tests.channels.slim_networks import (
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from tailcut.channels import score
 from tailcut.channels.pruning.prune import prune
 from tailcut.counting import count_macs
 from tailcut.errors import ArgumentError, StructureError
+from tailcut.format import load, save
+from tailcut.inputs import replace_stem
 from tailcut.structure import create_model, record_of
 from tailcut.weights import regularize
 
@@ -89,7 +93,7 @@ def test_what_the_code_fixes_is_left_with_the_reason() -> None:
     (reason,) = [part.reason for part in report.skipped if part.name == "conv"]
     assert "reshaped" in reason
     assert "32" in reason
-    with pytest.raises(ArgumentError, match="nothing can be pruned: its channels are split"):
+    with pytest.raises(ArgumentError, match="nothing can be pruned: conv: its channels are split"):
         prune(rigid := Halves(rigid=True), X, random_scores(rigid, 0), 0.5)
 
 
@@ -468,3 +472,110 @@ def test_a_grouped_convolution_of_one_channel_per_group_is_not_taken_for_a_depth
     model = randomized(case.build(), 0)
     report = prune(model, case.example(), random_scores(model, 0), {"stem": 0.9})
     assert [layer.after for layer in report.layers if layer.name == "stem"] == [4]
+
+
+@pytest.mark.parametrize("is_loaded", [False, True])
+@pytest.mark.parametrize("amount", [{"rates": 0.5}, {"rates": {"layer1.0.conv1": 0.5}}, {"macs_ratio": 0.7}])
+def test_a_network_with_a_gate_is_pruned_before_its_first_run(
+    amount: dict[str, Any], is_loaded: bool, tmp_path: Path
+) -> None:
+    model = create_model("resnet18", width=4, num_classes=3)
+    replace_stem(model, 24, gate=True, image_size=(64, 64))
+    if is_loaded:
+        save(model, tmp_path / "a.tailcut")
+        model = load(tmp_path / "a.tailcut")
+    x = torch.rand(2, 24, 8, 8)
+    scores = score(model, method="l1")
+    warm = copy.deepcopy(model)
+    warm.eval()(x)
+    report = prune(model, x, scores, **amount)
+    assert report.layers == prune(warm, x, scores, **amount).layers
+    assert report.macs_after < report.macs_before
+
+
+class Remembering(nn.Module):
+    """Keeps sums of what it gave; with `grows`, all of it, which it looks at again each time."""
+
+    def __init__(self, *, grows: bool = False) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+        self.grows = grows
+        self.sums: Tensor | None = None
+        self.given: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.last(self.first(x).relu())
+        sums = y.detach().sum((0, 2, 3))
+        self.sums = sums if self.sums is None else self.sums + sums
+        if self.grows:
+            self.given.append(sums)
+            for before in self.given:
+                y = y + before.sum() * y
+        return y
+
+
+@pytest.mark.parametrize("amount", [{"rates": 0.5}, {"rates": [0.5]}, {"rates": {"first": 0.5}}, {"macs_ratio": 0.5}])
+def test_a_network_that_remembers_earlier_runs(amount: dict[str, Any]) -> None:
+    model = Remembering()
+    report = prune(model, X, {"first": torch.arange(8.0)}, **amount)
+    assert {layer.name: layer.removed for layer in report.layers} == {"first": (0, 1, 2, 3), "last": ()}
+    model = Remembering(grows=True)
+    before = state_of(model)
+    with pytest.raises(
+        StructureError, match=r"does not do the same .* on chance, or on earlier runs\? Nothing was removed"
+    ):
+        prune(model, X, {"first": torch.arange(8.0)}, **amount)
+    assert same_state(before, state_of(model))
+
+
+class Averaging(nn.Module):
+    """A mean over channels, as of CBAM; half of them are empty."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 2, 1)
+        for parameter in self.first.parameters():
+            nn.init.zeros_(parameter[4:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu()
+        y: Tensor = self.last(self.second(x * x.mean(1, keepdim=True)).relu())
+        return y
+
+
+def test_a_mean_over_channels_is_noted() -> None:
+    """It may be cut, but then it is that of fewer: twice as large where half of them were empty."""
+    model = Averaging().eval()
+    before = model.second(model.first(X).relu() * model.first(X).relu().mean(1, keepdim=True)).detach()
+    report = prune(model, X, score(model, method="l1", layers=["first"]), {"first": 0.5})
+    assert [layer.after for layer in report.layers] == [4, 6, 2]
+    assert [(note.name, note.note) for note in report.notes] == [
+        ("first", "averaged over its channels, in the network's forward: the mean is that of those left")
+    ]
+    after = model.second(model.first(X).relu() * model.first(X).relu().mean(1, keepdim=True)).detach()
+    bias = model.second.bias.detach().view(1, -1, 1, 1)  # type: ignore[union-attr]
+    torch.testing.assert_close(after - bias, 2 * (before - bias))
+    other = Averaging().eval()
+    assert not prune(other, X, {"second": torch.rand(6)}, {"second": 0.5}).notes, "of what stays nothing is to be said"
+
+
+def test_limits_that_let_nothing_go_at_all_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    model = Plain()
+    before = state_of(model)
+    prune(model, X, random_scores(model, 0), 0.5, round_to=100)
+    assert [record.message for record in caplog.records] == ["nothing was removed: 0, 4, 7: round_to=100 lets none go"]
+    caplog.clear()
+    prune(model, X, random_scores(model, 0), 0.0)
+    prune(model, X, random_scores(model, 0), {"0": 0.0}, round_to=100)
+    prune(model, X, random_scores(model, 0), macs_ratio=1.0, round_to=100)
+    assert not caplog.records
+    assert same_state(before, state_of(model))
+
+
+def test_where_nothing_can_be_pruned_the_layers_are_named() -> None:
+    model = create_model("resnet18", width=4, small_input=True)
+    with pytest.raises(ArgumentError) as error:
+        prune(model, X, random_scores(model, 0), 0.5, ignore=("conv1", "layer*"))
+    assert str(error.value) == (
+        "nothing can be pruned: conv1, layer1.0.conv1, layer1.0.conv2 and 17 more: ignored; fc: the network's output"
+    )

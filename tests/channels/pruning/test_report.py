@@ -1,10 +1,11 @@
+import dataclasses
 import json
 
 import torch
 from tests.channels.slim_networks import ConcatenatedDepthwise
 
 from tailcut.channels.pruning.prune import prune
-from tailcut.channels.pruning.report import PrunedLayer, PruneReport, SkippedChannels
+from tailcut.channels.pruning.report import PrunedLayer, PruneNote, PruneReport, SkippedChannels, by_reason
 
 REPORT = PruneReport(
     macs_before=1_000_000,
@@ -38,7 +39,8 @@ def test_it_prints_as_tables() -> None:
 
 def test_it_goes_through_json() -> None:
     content = json.loads(REPORT.to_json())
-    assert list(content) == ["macs_before", "macs_after", "parameters_before", "parameters_after", "layers", "skipped"]
+    keys = ["macs_before", "macs_after", "parameters_before", "parameters_after", "layers", "skipped", "notes"]
+    assert list(content) == keys
     assert content["layers"][0] == {"name": "conv", "group": "conv", "before": 8, "after": 6, "removed": [1, 5]}
     assert content["skipped"] == [{"name": "head", "channels": 4, "reason": "the network's output"}]
 
@@ -51,3 +53,17 @@ def test_a_pruning_fills_it() -> None:
     empty = PruneReport(0, 0, 0, 0, (), ())
     assert empty.macs_ratio == empty.parameters_ratio == 0
     assert "not pruned" not in str(empty)
+
+
+def test_notes_are_a_table_of_their_own() -> None:
+    noted = dataclasses.replace(REPORT, notes=(PruneNote("conv", "averaged over its channels"),))
+    assert str(noted) == (
+        f"{REPORT}\n\npruned  note\n------  --------------------------\nconv    averaged over its channels"
+    )
+    assert json.loads(noted.to_json())["notes"] == [{"name": "conv", "note": "averaged over its channels"}]
+
+
+def test_layers_of_one_reason_are_named_together() -> None:
+    many = [(f"layer{number}", "ignored") for number in range(5)]
+    assert by_reason([*many, ("head", "the output")]) == "layer0, layer1, layer2 and 2 more: ignored; head: the output"
+    assert by_reason([]) == ""

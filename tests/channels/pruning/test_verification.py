@@ -17,7 +17,14 @@ from torch import Tensor, nn
 from tailcut.channels.graph.groups import ChannelGraph, find_groups
 from tailcut.channels.graph.tracing import StoppedError
 from tailcut.channels.pruning.surgery import apply_cut, plan_cut
-from tailcut.channels.pruning.verification import failing_groups, lock_culprits, lock_rigid_groups, verify
+from tailcut.channels.pruning.verification import (
+    UnsteadyError,
+    check_steady,
+    failing_groups,
+    lock_culprits,
+    lock_rigid_groups,
+    verify,
+)
 from tailcut.counting import count_macs
 from tailcut.model_inputs import ModelInputs
 from tailcut.structure import create_model
@@ -265,3 +272,14 @@ def test_groups_whose_width_is_fixed_are_found_by_one_run_each() -> None:
     lock_rigid_groups(model, INPUTS, graph)
     assert not any(group.free for group in graph.groups.values())
     assert runs == len(graph.groups) - 1  # all at once, then without each but the first; the last makes the output
+
+
+def test_a_network_that_changes_by_itself_is_told_from_one_that_was_cut() -> None:
+    model = Plain()
+    graph = find_groups(model, (X,))
+    check_steady(model, INPUTS, graph)
+    model[5] = nn.Sigmoid()
+    with pytest.raises(
+        UnsteadyError, match=r"does not do the same \(other channels meet in the result of aten.sigmoid"
+    ):
+        check_steady(model, INPUTS, graph)

@@ -430,3 +430,24 @@ def test_a_network_that_counts_and_draws_is_not_disturbed(method: Literal["spect
     assert torch.equal(torch.get_rng_state(), before)
     assert model.state_dict()["calls"] == 0
     assert torch.equal(score(model, [images], method=method)["layer"], first)
+
+
+FORMULA: dict[str, Any] = {
+    "variant": "published",
+    "block_size": 8,
+    "gaussian_sigma": None,
+    "spatial_weight": 0.5,
+    "components": "dist",
+}
+
+
+@pytest.mark.parametrize("name", FORMULA)
+def test_settings_of_the_formula_belong_to_its_method(name: str) -> None:
+    model, x = create_model("lenet5"), torch.rand(2, 1, 28, 28)
+    for method in METHODS:
+        given = {"method": method, "layers": ["conv1"], name: FORMULA[name]}
+        if method == "spectral":
+            score(model, [x], **given)
+            continue
+        with pytest.raises(ArgumentError, match=f"the method {method} has no {name}: only"):
+            score(model, [x], **given)

@@ -161,7 +161,9 @@ def test_a_file_that_was_cut_off_is_refused(cut: float, tmp_path_factory: pytest
 
 
 def test_a_missing_file_and_a_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        Scores.load(tmp_path / "nothing.json")
+    for path, why in ((tmp_path / "nothing.json", "No such file or directory"), (tmp_path, "Is a directory")):
+        with pytest.raises(DataError) as error:
+            Scores.load(path)
+        assert str(error.value) == f"cannot read the scores {path}: {why} (make them with tailcut score)"
     with pytest.raises(ArgumentError, match="does not exist"):
         spectral().save(tmp_path / "nowhere" / "scores.json")

@@ -85,7 +85,7 @@ def test_a_detector_from_recipe_to_drawing(tailcut: Tailcut, root: Path, tmp_pat
         (["predict", "FILE", "IMAGE", "--least-score", "7"], "the least score must be 0 to 1, got 7"),
         (["predict", "zoo:lenet5-776", "IMAGE", "--least-score", "0.5"], "--least-score is for detectors"),
         (["evaluate", "FILE", "--data", "digits"], "holds a detector, which is measured on objects"),
-        (["evaluate", "FILE", "--data", "coco", "--batch-size", "4"], "batch_size must be 1, got 4"),
+        (["evaluate", "FILE", "--data", "coco", "--batch-size", "4"], "--batch-size must be 1, got 4"),
         (["evaluate", "zoo:lenet5-776", "--data", "coco"], "which only a detector finds"),
     ],
 )

@@ -43,7 +43,7 @@ def test_a_row_is_shown(tailcut: Tailcut, packed: Path) -> None:
         (["--data", "digits", "--split", "third"], 2, "no split 'third'"),
         (["--data", "digits", "--device", "toaster"], 2, "no device 'toaster'"),
         (["--data", "digits", "--accelerator", "toaster"], 2, "cannot run on"),
-        (["--data", "digits", "--devices", "0"], 2, "devices and num_nodes must be at least 1"),
+        (["--data", "digits", "--devices", "0"], 2, "--devices and --num-nodes must be at least 1"),
         (["--data", "digits", "--devices", "2", "--device", "cpu"], 2, "one device is named (cpu)"),
         (["--data", "carvana", "--split", "published", "--data-root", "nowhere"], 1, "carvana/published"),
     ],

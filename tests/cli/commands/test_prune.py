@@ -47,6 +47,7 @@ def test_json_has_exactly_the_promised_keys(tailcut: Tailcut, file: Path, tmp_pa
         "parameters_after",
         "layers",
         "skipped",
+        "notes",
     ]
     assert list(outcome.json["pruning"]["layers"][0]) == ["name", "group", "before", "after", "removed"]
     assert outcome.json["file_bytes"] == out.stat().st_size
@@ -120,3 +121,19 @@ def test_bad_usage(tailcut: Tailcut, file: Path, tmp_path: Path) -> None:
     assert outcome.code == 2
     assert "give either --scores or --method l1" in outcome.err
     assert not (tmp_path / "slim.tailcut").exists()
+
+
+def test_what_removes_nothing_is_warned_of(tailcut: Tailcut, file: Path, tmp_path: Path) -> None:
+    words = ["--method", "l1", "-o", tmp_path / "slim.tailcut"]
+    outcome = tailcut("prune", file, *words, "--rates", 0.3, "--round-to", 100)
+    assert outcome.code == 0
+    assert "nothing was removed: conv1, conv2: --round-to 100 lets none go" in outcome.err
+    assert "nothing was removed" not in tailcut("prune", file, *words, "--rates", 0).err
+
+
+def test_scores_that_are_not_there(tailcut: Tailcut, file: Path, tmp_path: Path) -> None:
+    words = ["--scores", tmp_path / "none.json", "--rates", 0.3, "-o", tmp_path / "slim.tailcut"]
+    outcome = tailcut("prune", file, *words)
+    assert outcome.code == 1
+    why = "No such file or directory (make them with tailcut score)"
+    assert f"cannot read the scores {tmp_path / 'none.json'}: {why}" in outcome.err

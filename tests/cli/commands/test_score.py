@@ -89,3 +89,10 @@ def test_bad_usage(words: list[str], message: str, tailcut: Tailcut, file: Path,
     outcome = tailcut("score", file, "-o", tmp_path / "s.json", *words)
     assert outcome.code == 2
     assert message in outcome.err
+
+
+def test_options_of_another_method_are_refused(tailcut: Tailcut, file: Path, tmp_path: Path) -> None:
+    outcome = tailcut("score", file, "--method", "l1", "--variant", "published", "-o", tmp_path / "s.json")
+    assert outcome.code == 2
+    assert "the method l1 has no variant" in outcome.err
+    assert not (tmp_path / "s.json").exists()

@@ -43,7 +43,7 @@ def test_a_recipe_is_trained_by_its_name(tailcut: Tailcut, tmp_path: Path) -> No
         (["no-such-recipe"], "no recipe of that name"),
         (["demo/digits", "--set", "optimizer.speed=1"], "optimizer.speed: is no key of a recipe"),
         (["demo/digits", "--set", "nonsense"], "expected KEY=VALUE"),
-        (["demo/digits", "--devices", "0"], "devices and num_nodes must be at least 1"),
+        (["demo/digits", "--devices", "0"], "--devices and --num-nodes must be at least 1"),
         (["demo/digits", "--accelerator", "toaster"], "cannot run on"),
     ],
 )

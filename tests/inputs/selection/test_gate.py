@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.inputs.selection.gate import FrequencyGate, GateActivity, check_temperature
@@ -334,3 +335,27 @@ def test_numbers_of_channels_are_checked_without_an_image() -> None:
         with pytest.raises(ArgumentError, match="expected"):
             gate.check_num_channels(wrong)
     assert gate.activity.num_images == 0
+
+
+def test_every_forward_in_evaluation_takes_the_same_steps() -> None:
+    """Whoever follows the first forward knows the others."""
+
+    class Steps(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()  # type: ignore[no-untyped-call]
+            self.taken: list[str] = []
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.taken.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    gate, runs = a_gate().eval(), []
+    for number in range(4):
+        if number == 3:
+            gate.reset_activity()
+        with torch.no_grad(), Steps() as steps:
+            gate(torch.randn(2, 4, 2, 2))
+        runs.append(steps.taken)
+    assert runs[0] == runs[1] == runs[2] == runs[3]
+    assert "aten.add.Tensor" in runs[0]
+    assert gate.activity.num_images == 2

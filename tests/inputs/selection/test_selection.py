@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -192,3 +193,19 @@ def test_it_is_a_value() -> None:
     with pytest.raises(AttributeError):
         selection.luma = (1,)  # type: ignore[misc]
     assert Selection([3, 1]).luma == (1, 3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, np.array, torch.tensor])
+def test_a_count_may_be_any_integer(kind: Any) -> None:
+    for count in (6, 12, 24, 192):
+        assert Selection.of(kind(count)) == Selection.of(count)
+    with pytest.raises(ArgumentError, match="no published selection of 25 channels"):
+        Selection.of(kind(25))
+
+
+@pytest.mark.parametrize("given", [24.0, np.float32(24), torch.tensor(24.0), torch.tensor(True), np.array(True), 2j])
+def test_what_is_neither_a_count_nor_a_list_is_refused(given: Any) -> None:
+    with pytest.raises(ArgumentError, match="channels must be integers of 0 to 191 in a list, got"):
+        Selection.of(given)
+    with pytest.raises(ArgumentError, match="the frequencies of luma must be integers of 0 to 63 in a list, got 5"):
+        Selection(5)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from tailcut.data import open_dataset, read_image, read_mask, write_mask
+from tailcut.data import open_dataset, read_image, read_mask, reading, write_mask
 from tailcut.errors import ArgumentError, DataError, LimitError
 from tailcut.format import save
 from tailcut.structure import create_model, set_class_names, set_image_size
@@ -168,3 +168,21 @@ def test_one_output_is_no_class(tmp_path: Path) -> None:
     Image.new("L", (28, 28)).save(tmp_path / "a.png")
     with pytest.raises(ArgumentError, match="two classes or more; the network gives one number"):
         predict_file(tmp_path / "a.tailcut", [tmp_path / "a.png"])
+
+
+def test_where_no_image_can_be_read_there_is_an_error(tmp_path: Path) -> None:
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    for path in paths:
+        path.write_bytes(b"no image")
+    model = create_model("lenet300")
+    with (
+        reading(on_error="skip"),
+        pytest.raises(DataError, match=r"none of the 2 images could be read; the first: .*a\.png"),
+    ):
+        predict(model, paths, tmp_path / "out")
+    assert not (tmp_path / "out" / "predictions.json").exists()
+    write_digit(paths[1], 0)
+    with reading(on_error="skip"):
+        report = predict(model, paths)
+    assert [item["image"] for item in report.skipped] == [str(paths[0])]
+    assert len(report.predictions) == 1

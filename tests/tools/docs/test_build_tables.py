@@ -128,3 +128,13 @@ def test_benchmarks(tmp_path: Path) -> None:
     assert "| x | 0.123 | 1,500 |" in text
     assert "| y | - | 2 |" in text
     assert text.endswith("A note.")
+
+
+def test_a_start_that_the_zoo_lacks_is_told() -> None:
+    lost, sound = result("lenet5", 776, 0.984, name="lost"), result("lenet5", 776, 0.984, name="sound")
+    lost.recipe["start"] = {"file": "zoo:nowhere"}
+    sound.recipe["start"] = {"file": "zoo:lenet5-7668"}
+    table = build_tables.runs_table([lost, sound])
+    assert "| `lost` | `zoo:nowhere`, not in the zoo (see below) |" in table
+    assert "| `sound` | `zoo:lenet5-7668` |" in table
+    assert table.splitlines()[-1].startswith("**Not in the zoo**: the commands of `lost` cannot be repeated")

@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from tools.docs.byte_tables import byte_table, trained_table
+from tools.docs.byte_tables import byte_table, trained_table, training_table
 from tools.docs.peers import points
 
 RESULTS = Path(__file__).resolve().parents[3] / "docs" / "results"
@@ -72,3 +72,15 @@ def test_the_plot_has_one_point_for_all_seeds(tmp_path: Path) -> None:
         (folder / f"lenet5-1500-{seed}.json").write_text(json.dumps(changed), encoding="utf-8")
     (ours,) = [point for point in points(tmp_path) if point.method.startswith("Tailcut")]
     assert (ours.file, round(ours.accuracy, 4)) == (1_450, 0.985)
+
+
+def test_what_a_training_is_worth_comes_from_the_records(tmp_path: Path) -> None:
+    assert training_table(tmp_path).count("not run") == 7
+    (tmp_path / "bytes").mkdir()
+    record = json.loads((RESULTS / "bytes" / "resnet20-60000.json").read_text(encoding="utf-8"))
+    changed = record | {"after": 0.5, "file_bytes": 1_234}
+    (tmp_path / "bytes" / "resnet20-60000.json").write_text(json.dumps(changed), encoding="utf-8")
+    (tmp_path / "training-for-bytes").mkdir()
+    shutil.copy(RESULTS / "training-for-bytes" / "resnet20-9900.json", tmp_path / "training-for-bytes")
+    assert "| 50.00 % in 1,234 bytes | not run; 85.18 % in 9,482 bytes |" in training_table(tmp_path)
+    assert "not run" not in training_table(RESULTS)

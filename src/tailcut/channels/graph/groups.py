@@ -94,6 +94,15 @@ class ChannelGraph:
         """Return the module with this name."""
         return self.trace.layers[name]
 
+    def kept(self, name: str) -> dict[str, int]:
+        """Return why channels of a layer must stay, and how many of them: 0 where they are not known."""
+        layer, group = self.layer(name), self.group_of(name)
+        if group is None or layer.outer is None:
+            return {} if layer.why is None else {layer.why: 0 if layer.outer is None else len(layer.outer)}
+        return dict(
+            Counter(group.locked[unit] for unit in units_of(self.coupling, layer.outer) if unit in group.locked)
+        )
+
     def widths(self, group: PruningGroup) -> list[dict[int, int]]:
         """For each layer of a group how many channels each unit has in it; layers that are alike once."""
         counts: list[dict[int, int]] = []

@@ -20,6 +20,8 @@ from tailcut.channels.graph.memory_layout import Layout, entries_at
 # What they give last is a place along the axis, not a number that was there.
 _INDEXING = {"argmax", "argmin", "max", "min", "median", "nanmedian", "mode", "kthvalue"}
 
+_AVERAGES = {"mean", "var", "std", "var_mean", "std_mean"}
+
 
 @dataclass(frozen=True)
 class OperationCall:
@@ -294,11 +296,16 @@ def channel_norm(call: OperationCall) -> list[Tensor]:
 
 
 def reduction(call: OperationCall) -> list[Tensor]:
-    """Propagate labels through sums, means, norms: over the map channels stay, over channels they end."""
+    """Propagate labels through sums, means, norms: over the map channels stay, over channels they end.
+
+    Means over channels may be cut, as layer norms may, but they are noted: they divide by how many are left.
+    """
     labels, coupling = call.main, call.coupling
     reduced, varied = set(call.axes("dim")), set(coupling.varied(labels))
     if varied & reduced:
         if varied <= reduced:
+            if call.name in _AVERAGES:
+                coupling.note_average(labels, f"averaged over its channels, {call.place}")
             return call.fixed_results()
         labels = coupling.couple_along(labels, sorted(reduced), f"reduced with fixed entries, {call.place}")
     for axis in sorted(reduced, reverse=True):

@@ -2,15 +2,19 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from torch import Tensor, nn
 
 from tailcut.channels.graph.groups import ChannelGraph, units_of
-from tailcut.channels.pruning.selection import Limits, candidates, importance_of, take
+from tailcut.channels.pruning.report import MAX_NAMED, by_reason
+from tailcut.channels.pruning.selection import Limits, candidates, importance_of, is_scored, take
 from tailcut.channels.pruning.surgery import holders
 from tailcut.errors import ArgumentError
+
+_OF = {"macs": "MACs", "parameters": "parameters"}
+_LEAST_SHARE = 0.01  # of all; layers that cost less are not to blame for what is left
 
 
 @dataclass(frozen=True)
@@ -58,15 +62,29 @@ class CostModel:
 
 
 def select_by_budget(
-    graph: ChannelGraph, scores: Mapping[str, Tensor], limits: Limits, ratio: Callable[[set[int]], float], target: float
+    graph: ChannelGraph,
+    scores: Mapping[str, Tensor],
+    limits: Limits,
+    ratio: Callable[[set[int]], float],
+    target: float,
+    *,
+    of: str = "macs",
 ) -> set[int]:
     """Return the fewest units, lowest first, whose removal brings `ratio` down to `target`.
 
     The importance of a unit is relative to the mean of its layers (`importance_of`), so that units of all groups
     stand in one ranking.
 
+    Args:
+        graph: of the network.
+        scores: as `check_scores` gives them.
+        limits: of every layer.
+        ratio: what is left when units are removed.
+        target: what may be left.
+        of: what `ratio` counts, "macs" or "parameters".
+
     Raises:
-        ArgumentError: the target cannot be reached within the limits.
+        ArgumentError: the target cannot be reached within the limits; the message says what holds most of the rest.
     """
     ranking = _ranking(graph, scores)
 
@@ -76,10 +94,13 @@ def select_by_budget(
     low, high = 0, len(ranking)
     reached = ratio(select(high))
     if reached > target:
-        raise ArgumentError(
-            f"a ratio of {target} cannot be reached: with all that may go removed, {reached:.4f} is left; allow "
-            "narrower layers (min_channels, max_rate), or score more of them"
-        )
+        hints = [f"a ratio of {target} cannot be reached: with all that may go removed, {reached:.4f} is left"]
+        if ratio(_within_limits(graph, ranking, Limits())) < reached:
+            hints.append(f"allow narrower layers (now {_described(limits)})")
+        unscored = [name for name, group in graph.groups.items() if group.free and not is_scored(group, scores)]
+        if unscored:
+            hints.append(f"score more layers ({by_reason((name, 'no scores') for name in unscored)})")
+        raise ArgumentError("; ".join([*hints, *_must_stay(graph, of)]))
     while low < high:
         middle = (low + high) // 2
         if ratio(select(middle)) <= target:
@@ -87,6 +108,31 @@ def select_by_budget(
         else:
             low = middle + 1
     return select(high)
+
+
+def _described(limits: Limits) -> str:
+    """Return the limits that were set."""
+    values = {field.name: getattr(limits, field.name) for field in fields(limits)}
+    return ", ".join(f"{key}={value}" for key, value in values.items() if value != getattr(Limits, key))
+
+
+def _must_stay(graph: ChannelGraph, of: str) -> list[str]:
+    """Say which layers that keep all their channels cost most, and why they keep them; nothing if they cost little."""
+    costs = {}
+    for name, layer in graph.trace.layers.items():
+        weight = getattr(layer.module, "weight", None)
+        if isinstance(weight, Tensor):
+            costs[name] = weight.numel() * (layer.positions if of == "macs" else 1)
+    least = _LEAST_SHARE * sum(costs.values())
+    locked = [name for name, cost in costs.items() if cost >= least and _is_whole(graph, name)]
+    dearest = sorted(locked, key=costs.__getitem__, reverse=True)[:MAX_NAMED]
+    kept = by_reason((name, next(iter(graph.kept(name)))) for name in dearest)
+    return [f"of the layers that must keep their channels these have the most {_OF[of]}: {kept}"] if kept else []
+
+
+def _is_whole(graph: ChannelGraph, name: str) -> bool:
+    group = graph.group_of(name)
+    return bool(graph.kept(name)) and (group is None or not group.free)
 
 
 def _ranking(graph: ChannelGraph, scores: Mapping[str, Tensor]) -> list[int]:

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor, nn
 
 from tailcut.channels.graph.groups import ChannelGraph, units_of
 from tailcut.channels.pruning.global_ranking import CostModel, select_by_budget
 from tailcut.channels.pruning.rates import PAPER_RATES, named_rates
-from tailcut.channels.pruning.report import PrunedLayer, SkippedChannels
+from tailcut.channels.pruning.report import PrunedLayer, PruneNote, SkippedChannels, by_reason
 from tailcut.channels.pruning.selection import (
     Limits,
     Rate,
@@ -52,6 +53,8 @@ class PruningPlan:
         cut: what is kept of each tensor then.
         layers: rows of the report, one for each layer.
         skipped: rows of the report: what could not be removed, and why.
+        notes: rows of the report: what changes beyond the channels that go.
+        held: the groups that shall lose channels but lose none, and why.
     """
 
     graph: ChannelGraph
@@ -59,6 +62,8 @@ class PruningPlan:
     cut: Cut
     layers: tuple[PrunedLayer, ...]
     skipped: tuple[SkippedChannels, ...]
+    notes: tuple[PruneNote, ...]
+    held: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -98,18 +103,19 @@ class Planner:
         else:
             costs = CostModel(self.model, graph, macs=self.macs, parameters=self.parameters)
             removed, held = _select_by_ratio(graph, scores, amount, costs), {}
-        return PruningPlan(graph, removed, plan_cut(graph, removed), *_rows(graph, removed, scores, held))
+        layers, skipped = _rows(graph, removed, scores, held)
+        return PruningPlan(graph, removed, plan_cut(graph, removed), layers, skipped, _notes(graph, removed), held)
 
 
 def _check_something_free(graph: ChannelGraph, scores: Mapping[str, Tensor]) -> None:
     if any(group.free and is_scored(group, scores) for group in graph.groups.values()):
         return
-    reasons = {reason for group in graph.groups.values() for reason in group.locked.values()}
-    reasons |= {f"{name}: {layer.why}" for name, layer in graph.trace.layers.items() if layer.why is not None}
+    reasons = [by_reason((name, reason) for name in graph.trace.layers for reason in graph.kept(name))]
     unscored = [name for name, group in graph.groups.items() if group.free]
     if unscored:
-        reasons.add(f"the scores name none of the layers that can be pruned, {', '.join(unscored[:3])}, ...")
-    raise ArgumentError(f"nothing can be pruned: {'; '.join(sorted(reasons)) or 'no layer has prunable channels'}")
+        reasons.append(f"the scores name none of the layers that can be pruned, {', '.join(unscored[:3])}, ...")
+    why = "; ".join(filter(None, reasons)) or "no layer has prunable channels"
+    raise ArgumentError(f"nothing can be pruned: {why}")
 
 
 def _rates_by_group(
@@ -143,7 +149,8 @@ def _select_by_ratio(graph: ChannelGraph, scores: Mapping[str, Tensor], amount: 
     ratio = number_of(target)
     if ratio is None or not 0 < ratio <= 1:
         raise ArgumentError(f"{name} must be above 0 and at most 1, got {target!r}")
-    return select_by_budget(graph, scores, amount.limits, lambda removed: costs.ratio(of, removed), float(ratio))
+    left = partial(costs.ratio, of)
+    return select_by_budget(graph, scores, amount.limits, left, float(ratio), of=of)
 
 
 def _rows(
@@ -151,17 +158,13 @@ def _rows(
 ) -> tuple[tuple[PrunedLayer, ...], tuple[SkippedChannels, ...]]:
     layers, skipped = [], []
     for name, layer in graph.trace.layers.items():
+        skipped += [SkippedChannels(name, count, reason) for reason, count in graph.kept(name).items()]
         group = graph.group_of(name)
         if group is None or layer.outer is None:
-            if layer.why is not None:
-                skipped.append(SkippedChannels(name, 0 if layer.outer is None else len(layer.outer), layer.why))
             continue
         units = units_of(graph.coupling, layer.outer)
         gone = tuple(place for place, unit in enumerate(units) if unit in removed)
         layers.append(PrunedLayer(name, group.name, len(units), len(units) - len(gone), gone))
-        for reason in dict.fromkeys(group.locked[unit] for unit in units if unit in group.locked):
-            count = sum(group.locked.get(unit) == reason for unit in units)
-            skipped.append(SkippedChannels(name, count, reason))
         if group.free and not is_scored(group, scores):
             why = f"no scores were given for it: score(layers=[{name!r}, ...])"
             skipped.append(SkippedChannels(name, len(units), why))
@@ -170,3 +173,14 @@ def _rows(
     idle = "it did not run, so nothing is known of its channels"
     skipped += [SkippedChannels(name, 0, idle) for name in graph.trace.idle]
     return tuple(layers), tuple(skipped)
+
+
+def _notes(graph: ChannelGraph, removed: set[int]) -> tuple[PruneNote, ...]:
+    averaged = graph.coupling.averaged_units()
+    found = {
+        (name, averaged[unit]): None
+        for name, group in graph.groups.items()
+        for unit in group.units
+        if unit in removed and unit in averaged
+    }
+    return tuple(PruneNote(name, f"{what}: the mean is that of those left") for name, what in found)

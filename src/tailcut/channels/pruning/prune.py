@@ -14,10 +14,12 @@ from tailcut.channels.graph.tracing import StoppedError
 from tailcut.channels.pruning.edit import PruneEdit, record_edit
 from tailcut.channels.pruning.plan import Amount, Planner, PruningPlan
 from tailcut.channels.pruning.plan import Rates as Rates
-from tailcut.channels.pruning.report import PruneReport
+from tailcut.channels.pruning.report import PruneReport, by_reason
 from tailcut.channels.pruning.selection import Limits, check_scores
 from tailcut.channels.pruning.surgery import apply_cut
 from tailcut.channels.pruning.verification import (
+    UnsteadyError,
+    check_steady,
     failing_groups,
     go_backward,
     lock_culprits,
@@ -123,8 +125,17 @@ def _prune(
     amount: Amount,
     ignore: tuple[str, ...],
 ) -> PruneReport:
-    """Trace and group the channels, plan what goes, cut and verify, report. Changes the module."""
-    graph = find_groups(model, inputs, ignore)
+    """Prune, and once more where a first forward is not like others: caches, sums over all runs. Changes the module."""
+    try:
+        return _prune_traced(model, inputs, scores, amount, find_groups(model, inputs, ignore))
+    except UnsteadyError:
+        return _prune_traced(model, inputs, scores, amount, find_groups(model, inputs, ignore))
+
+
+def _prune_traced(
+    model: nn.Module, inputs: ModelInputs, scores: Mapping[str, Tensor], amount: Amount, graph: ChannelGraph
+) -> PruneReport:
+    """Plan what goes of the channels that were followed, cut and verify, report. Changes the module."""
     # A parametrised weight is computed by operations that do not count.
     has_own = not any(parametrize.is_parametrized(module) for module in model.modules())
     macs = graph.trace.macs if has_own else _macs(model, inputs, graph)
@@ -149,8 +160,11 @@ def _prune(
             "the channels before them. Prune with an input that runs them, or name the layers before them in ignore.",
             ", ".join(graph.trace.idle),
         )
+    if plan.held and not plan.removed:
+        _log.warning("nothing was removed: %s", by_reason(plan.held.items()))
     left_macs = after if after is not None and has_own else _macs(model, inputs, graph)
-    report = PruneReport(macs, left_macs, parameters, count_parameters(model), plan.layers, plan.skipped)
+    counts = macs, left_macs, parameters, count_parameters(model)
+    report = PruneReport(*counts, plan.layers, plan.skipped, plan.notes)
     percent = 100 * report.macs_ratio, 100 * report.parameters_ratio
     _log.info("pruned to %.1f %% of the MACs, %.1f %% of the parameters", *percent)
     return report
@@ -237,6 +251,7 @@ def _cut(
         why, after = _try_cut(model, inputs, plan, backward=False)
     if why is None:
         return {}, after
+    check_steady(model, inputs, graph)
     failing = failing_groups(model, inputs, graph, plan.removed, backward=backward)
     if not failing:
         raise StructureError(

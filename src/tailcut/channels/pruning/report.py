@@ -1,8 +1,28 @@
 """Report of `prune`: removed channels, and those that could not be removed, with the reason."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tailcut.printing import Report, table
+
+MAX_NAMED = 3
+
+
+def by_reason(reasons: Iterable[tuple[str, str]]) -> str:
+    """Return layers and their reasons on one line, layers of one reason together.
+
+    >>> by_reason([("conv1", "ignored"), ("conv2", "ignored"), ("fc", "the network's output")])
+    "conv1, conv2: ignored; fc: the network's output"
+    """
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons:
+        names.setdefault(reason, []).append(name)
+    return "; ".join(f"{_listed(own)}: {reason}" for reason, own in names.items())
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[:MAX_NAMED]) + more
 
 
 @dataclass(frozen=True)
@@ -40,6 +60,19 @@ class SkippedChannels(Report):
 
 
 @dataclass(frozen=True)
+class PruneNote(Report):
+    """What a cut changes beyond the channels that went.
+
+    Attributes:
+        name: the first layer of the group that was cut.
+        note: what changes: a mean over its channels is one over those that are left.
+    """
+
+    name: str
+    note: str
+
+
+@dataclass(frozen=True)
 class PruneReport(Report):
     """A pruning, layer by layer.
 
@@ -50,6 +83,7 @@ class PruneReport(Report):
         parameters_after: the same of the pruned network.
         layers: the layers with prunable output channels, in the order in which they run.
         skipped: what could not be pruned.
+        notes: on the layers that were pruned.
     """
 
     macs_before: int
@@ -58,6 +92,7 @@ class PruneReport(Report):
     parameters_after: int
     layers: tuple[PrunedLayer, ...]
     skipped: tuple[SkippedChannels, ...]
+    notes: tuple[PruneNote, ...] = ()
 
     @property
     def macs_ratio(self) -> float:
@@ -88,4 +123,6 @@ class PruneReport(Report):
         if self.skipped:
             skipped = [(part.name, part.channels, part.reason) for part in self.skipped]
             text += "\n\n" + table(("not pruned", "channels", "why"), skipped, align="<><")
+        if self.notes:
+            text += "\n\n" + table(("pruned", "note"), [(note.name, note.note) for note in self.notes])
         return text

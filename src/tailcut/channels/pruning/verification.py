@@ -71,6 +71,28 @@ def verify(
     return observer.macs
 
 
+class UnsteadyError(StructureError):
+    """A network that is not cut takes other steps than it took when its channels were followed."""
+
+
+def check_steady(model: nn.Module, inputs: ModelInputs, graph: ChannelGraph) -> None:
+    """Raise unless the network as it is passes every check of a cut. The model is not changed.
+
+    One that keeps something of earlier runs may do more in the second one; then no channels are to blame.
+
+    Raises:
+        UnsteadyError: it does something else than the forward that was followed.
+    """
+    try:
+        verify(model, inputs, graph, set(), backward=False)
+    except StoppedError as error:
+        what = str(error).removeprefix("narrower, ")
+        raise UnsteadyError(
+            f"run twice as it is, the network does not do the same ({what}): does its forward depend on chance, or on "
+            "earlier runs? Nothing was removed"
+        ) from error
+
+
 def go_backward(model: nn.Module, outputs: Sequence[Tensor], before: Trace) -> None:
     """Follow the gradients of a forward back, for their shapes alone unless the network's code reads numbers.
 
@@ -97,6 +119,9 @@ def lock_rigid_groups(model: nn.Module, inputs: ModelInputs, graph: ChannelGraph
     where the forward gets further without its cut, or fails with its cut alone. Where code splits channels (heads of
     attention), it may divide by the width of any other tensor: then every group is in question. Whether the network
     runs is tried first, which is quick; then its steps are compared.
+
+    Raises:
+        UnsteadyError: see `check_steady`.
     """
     assumed = graph.coupling.assumed_units()
     place = {unit: number for number, unit in enumerate(assumed)}
@@ -110,6 +135,8 @@ def lock_rigid_groups(model: nn.Module, inputs: ModelInputs, graph: ChannelGraph
     with undisturbed(model):
         for trial in (_run, lambda *cut: verify(*cut, backward=False)):
             failure = _try_all(model, inputs, graph, left, trial)
+            if failure is not None and trial is not _run:
+                check_steady(model, inputs, graph)
             suspects = [] if failure is None else _nearest(graph, left, failure)
             while failure is not None and suspects:
                 name = suspects.pop(0)

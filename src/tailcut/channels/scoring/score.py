@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import fields, replace
 from typing import Any, Literal
 
 import torch
@@ -59,7 +60,8 @@ def score(
         block_size: side of the blocks of the DCT, "whole" for one per map; "variant" is 4, for `published` 2.
         gaussian_sigma: of the Gaussian filter, None for none; "variant" is 1, for `published` 10.
         spatial_weight: lambda of equation 12.
-        components: parts of the score that count, of `spectral`, `dist` and `spatial`.
+        components: parts of the score that count, of `spectral`, `dist` and `spatial`. These five are settings of the
+            method `spectral`; the others take none.
         layers: names of the layers to score, convolutions or linear layers. When None every convolution, and every
             linear layer whose output in the forward is a sequence of tokens (batch, tokens ..., features); those of
             (batch, features), as classifiers are, are scored by name only, as all linear layers are for `bn_scale`.
@@ -80,6 +82,8 @@ def score(
     formula = Formula(variant, block_size, gaussian_sigma, spatial_weight, components)
     if needs_loader(method) and loader is None:
         raise ArgumentError(f"the method {method} looks at feature maps: give a loader that yields inputs")
+    if method != SPECTRAL:
+        _check_no_formula(method, formula)
     check_num_batches(num_batches)
     network = unwrapped(model)
     chosen = _all_layers(network) if layers is None else _named_layers(network, layers)
@@ -112,6 +116,17 @@ def needs_loader(method: str) -> bool:
     if method not in METHODS:
         raise ArgumentError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
     return method != RANDOM and method not in WEIGHT_MEASURES
+
+
+def _check_no_formula(method: str, formula: Formula) -> None:
+    """Raise `ArgumentError` for settings that this method does not have."""
+    default = replace(Formula(formula.variant), variant=Formula.variant)
+    names = [field.name for field in fields(formula)]
+    given = [name for name in names if getattr(formula, name) != getattr(default, name)]
+    if given:
+        raise ArgumentError(
+            f"the method {method} has no {', '.join(given)}: only the method {SPECTRAL} has; leave it out"
+        )
 
 
 def _all_layers(model: nn.Module) -> dict[str, nn.Module]:

@@ -110,8 +110,7 @@ class Scores(dict[str, Tensor]):
         """Read what `save` wrote.
 
         Raises:
-            DataError: the file is no JSON of scores, or damaged; the message says where.
-            FileNotFoundError: there is no such file.
+            DataError: the file cannot be read, is no JSON of scores, or is damaged; the message says where.
         """
         try:
             return _from_plain(_read_json(Path(path)))
@@ -171,10 +170,15 @@ class _DamagedError(Exception):
 
 
 def _read_json(path: Path) -> Any:
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise _DamagedError(f"it has more than {MAX_FILE_BYTES:,} bytes")
     try:
-        return json.loads(path.read_bytes(), parse_constant=_refuse)
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise _DamagedError(f"it has more than {MAX_FILE_BYTES:,} bytes")
+        content = path.read_bytes()
+    except OSError as error:
+        why = error.strerror or error
+        raise DataError(f"cannot read the scores {path}: {why} (make them with tailcut score)") from error
+    try:
+        return json.loads(content, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise _DamagedError(str(error)) from error
 

@@ -1,4 +1,4 @@
-"""Augmentation of JPEG images on their DCT blocks, without decoding: flips, rotations, crops, sizes, colours.
+"""Augmentation of JPEG images on their DCT blocks, without decoding: flips, crops, half and double sizes.
 
 Each function gives what the same operation on the samples of every plane gives, but for rounding of floats; nothing
 is clipped to 0..255 on the way. A plane whose side is no multiple of 8 ends in blocks that it fills only in part.
@@ -14,7 +14,6 @@ The quantisation tables stay those of the file; they are transposed with the ima
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Literal, get_args
 
@@ -23,9 +22,8 @@ from torch import Tensor
 
 from tailcut.errors import ArgumentError
 from tailcut.inputs.jpeg.block_resampling import Method, crop_blocks, downsample_blocks, upsample_blocks
-from tailcut.inputs.jpeg.coefficients import LEVEL_SHIFT, JpegCoefficients, Sampling, num_blocks
+from tailcut.inputs.jpeg.coefficients import JpegCoefficients, Sampling, num_blocks
 from tailcut.transform.block import BLOCK_SIZE
-from tailcut.transform.dct import dct_basis
 
 Edges = Literal["recut", "trim", "error"]
 
@@ -62,21 +60,6 @@ def transpose(image: JpegCoefficients) -> JpegCoefficients:
         sampling=_TRANSPOSED_SAMPLING.get(image.sampling, image.sampling),
         quantization=tuple(table.T.contiguous() for table in image.quantization),
     )
-
-
-def rotate90(image: JpegCoefficients, *, edges: Edges = "recut") -> JpegCoefficients:
-    """Turn an image by 90 degrees counterclockwise, as `torch.rot90` does; see `flip_vertical`."""
-    return flip_vertical(transpose(image), edges=edges)
-
-
-def rotate180(image: JpegCoefficients, *, edges: Edges = "recut") -> JpegCoefficients:
-    """Turn an image by 180 degrees; see `flip_horizontal`."""
-    return flip_vertical(flip_horizontal(image, edges=edges), edges=edges)
-
-
-def rotate270(image: JpegCoefficients, *, edges: Edges = "recut") -> JpegCoefficients:
-    """Turn an image by 90 degrees clockwise; see `flip_horizontal`."""
-    return flip_horizontal(transpose(image), edges=edges)
 
 
 def upright(image: JpegCoefficients, *, edges: Edges = "recut") -> JpegCoefficients:
@@ -142,48 +125,6 @@ def halve_size(image: JpegCoefficients) -> JpegCoefficients:
     return _resized(image, (-(-image.size[0] // 2), -(-image.size[1] // 2)), reduce)
 
 
-def adjust_brightness(image: JpegCoefficients, factor: float) -> JpegCoefficients:
-    """Multiply the image's RGB values by `factor`, without clipping.
-
-    Args:
-        image: it is not changed.
-        factor: 0 gives black, 1 the same image.
-
-    Raises:
-        ArgumentError: the factor is negative or not finite.
-    """
-    return _scaled(image, factor, factor, 0.0)
-
-
-def adjust_contrast(image: JpegCoefficients, factor: float) -> JpegCoefficients:
-    """Move the image's RGB values away from its mean luma, without clipping: mean + factor (value - mean).
-
-    A factor of 0 gives plain grey; otherwise see `adjust_brightness`.
-    """
-    return _scaled(image, factor, factor, mean_luma(image))
-
-
-def adjust_saturation(image: JpegCoefficients, factor: float) -> JpegCoefficients:
-    """Move the image's RGB values away from their luma, without clipping: luma stays, chroma is multiplied.
-
-    A factor of 0 gives a grey image; otherwise see `adjust_brightness`.
-    """
-    return _scaled(image, 1.0, factor, 0.0)
-
-
-def mean_luma(image: JpegCoefficients) -> float:
-    """Return the mean of all luma samples, 0 to 255 if nothing would be clipped; padding does not count."""
-    sums = []
-    for side, blocks in zip(image.size, image.luma.shape[:2], strict=True):
-        # The sum over the samples of a block, one weight per frequency; the last block may be filled only in part.
-        basis = dct_basis(BLOCK_SIZE, dtype=image.luma.dtype, device=image.luma.device)
-        weights = basis.sum(1).repeat(blocks, 1)
-        weights[-1] = basis[:, : side - BLOCK_SIZE * (blocks - 1)].sum(1)
-        sums.append(weights)
-    total = torch.einsum("ijvu,iv,ju->", image.luma, *sums)
-    return float(total) / (image.size[0] * image.size[1]) + LEVEL_SHIFT
-
-
 def _flipped(image: JpegCoefficients, axis: int, edges: Edges) -> JpegCoefficients:
     if edges not in get_args(Edges):
         raise ArgumentError(f"edges must be {', '.join(map(repr, get_args(Edges)))}, got {edges!r}")
@@ -233,14 +174,3 @@ def _resized(
         num_rows, num_columns = num_blocks((-(-size[0] // vertical), -(-size[1] // horizontal)))
         planes.append(resize(plane, image.plane_size(index))[:num_rows, :num_columns].contiguous())
     return image.with_planes(tuple(planes), size)
-
-
-def _scaled(image: JpegCoefficients, luma: float, chroma: float, centre: float) -> JpegCoefficients:
-    """Return luma samples as centre + luma (sample - centre), and chroma samples scaled around grey."""
-    if not 0 <= luma < math.inf or not 0 <= chroma < math.inf:
-        raise ArgumentError(f"factor must be a finite number of at least 0, got {chroma}")
-    first, *others = image.planes
-    first = first * luma
-    # Only the constant cosine has a sum; samples are stored minus 128.
-    first[..., 0, 0] += (luma - 1) * (LEVEL_SHIFT - centre) * BLOCK_SIZE
-    return image.with_planes((first, *(plane * chroma for plane in others)))

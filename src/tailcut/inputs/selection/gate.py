@@ -127,7 +127,7 @@ class FrequencyGate(nn.Module):
         self.logits = nn.Conv2d(count, 2 * count, 1, groups=count)
         self.reset_parameters()
         self._last = _LastBatch()
-        self._seen = _Seen()
+        self._seen = _Seen(count)
 
     def reset_parameters(self) -> None:
         """Start anew: all channels likely open (changes the module)."""
@@ -200,7 +200,7 @@ class FrequencyGate(nn.Module):
 
     def reset_activity(self) -> None:
         """Forget the images seen so far (changes the module)."""
-        self._seen = _Seen()
+        self._seen = _Seen(self.num_channels)
 
     def measure(self, loader: Iterable[Any], *, transform: Callable[[Tensor], Tensor] | None = None) -> GateActivity:
         """Return the activity over a loader, without the network behind the gate. Changes the module's activity only.
@@ -268,25 +268,28 @@ class _LastBatch:
 
 
 class _Seen:
-    """Running sums over the images seen in evaluation. No buffers: neither files nor averages keep them."""
+    """Running sums over the images seen in evaluation. No buffers: neither files nor averages keep them.
 
-    def __init__(self) -> None:
+    They start as zeros, so that the first forward takes the same steps as any other.
+    """
+
+    def __init__(self, num_channels: int) -> None:
         self._num_images = 0
-        self._sums: Tensor | None = None
+        self._sums = torch.zeros(2, num_channels, device="cpu")
 
     def add(self, probabilities: Tensor, is_open: Tensor) -> None:
         sums = torch.stack([probabilities.sum(0), is_open.to(probabilities.dtype).sum(0)])
         self._num_images += probabilities.shape[0]
-        self._sums = sums if self._sums is None else self._sums.to(sums.device) + sums
+        self._sums = self._sums.to(sums.device) + sums
 
     def activity(self, channels: tuple[int, ...]) -> GateActivity:
-        if self._sums is None:
+        if self._num_images == 0:
             return GateActivity(channels, 0, (0.0,) * len(channels), (0.0,) * len(channels))
         probability, open_ratio = (self._sums / self._num_images).tolist()
         return GateActivity(channels, self._num_images, tuple(probability), tuple(open_ratio))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return type(self)()
+        return type(self)(self._sums.shape[1])
 
 
 def check_temperature(temperature: float) -> float:

@@ -8,6 +8,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,22 +68,24 @@ class Selection:
         Args:
             channels: 6, 24, 32, 48 or 64, the paper's static selections (12 too: the paper gives no table for its
                 DCT-12S; ours is `square(12)`); 192, all; a list of channel numbers of 0 to 191, where channel
-                64 c + i is frequency i of Y, Cb or Cr (c = 0, 1, 2); or a selection, which is returned as it is.
+                64 c + i is frequency i of Y, Cb or Cr (c = 0, 1, 2); or a selection, which is returned as it is. An
+                integer of NumPy, or a tensor or array without axes, is a count too.
 
         Raises:
             ArgumentError: another number, or no such list.
         """
         if isinstance(channels, Selection):
             return channels
-        if isinstance(channels, int) and not isinstance(channels, bool):
-            if channels == 12:
+        count = _as_count(channels)
+        if count is not None:
+            if count == 12:
                 return square(12)
-            if channels not in PUBLISHED:
+            if count not in PUBLISHED:
                 raise ArgumentError(
-                    f"there is no published selection of {channels} channels, only of 6, 12, 24, 32, 48, 64 and 192; "
+                    f"there is no published selection of {count} channels, only of 6, 12, 24, 32, 48, 64 and 192; "
                     f"for others use tailcut.inputs.square(n), triangle(n) or a list of channels"
                 )
-            luma, chroma = PUBLISHED[channels]
+            luma, chroma = PUBLISHED[count]
             return cls(luma, chroma, chroma)
         numbers = _checked(channels, NUM_CHANNELS, "channels")
         parts: list[list[int]] = [[] for _ in COMPONENTS]
@@ -251,8 +254,10 @@ def triangle(channels: int | tuple[int, int, int]) -> Selection:
 
 def _checked(indices: object, limit: int, what: str) -> Indices:
     """Return the indices sorted; raise ArgumentError unless they are distinct integers of 0 to `limit` - 1."""
-    given = indices.tolist() if isinstance(indices, Tensor) else indices
-    items = list(given) if isinstance(given, Iterable) else [given]
+    given = indices.tolist() if isinstance(indices, (Tensor, np.ndarray)) else indices
+    if not isinstance(given, Iterable):
+        raise ArgumentError(f"{what} must be integers of 0 to {limit - 1} in a list, got {reprlib.repr(given)}")
+    items = list(given)
     # NumPy's integers count as integers, bools do not.
     values = [int(item) for item in items if isinstance(item, Integral) and not isinstance(item, bool)]
     if len(values) < len(items) or not all(0 <= value < limit for value in values):
@@ -260,6 +265,13 @@ def _checked(indices: object, limit: int, what: str) -> Indices:
     if len(set(values)) < len(values):
         raise ArgumentError(f"{what} must be different, got {reprlib.repr(given)}")
     return tuple(sorted(values))
+
+
+def _as_count(channels: object) -> int | None:
+    """Return an integer of Python or NumPy, or of a tensor or array without axes, as an int; None for anything else."""
+    if isinstance(channels, (Tensor, np.ndarray)) and channels.ndim == 0:
+        channels = channels.item()
+    return int(channels) if isinstance(channels, Integral) and not isinstance(channels, bool) else None
 
 
 def _check_count(num_channels: int) -> None:

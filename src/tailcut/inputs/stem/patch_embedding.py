@@ -51,7 +51,8 @@ def convert_patch_embedding(
             changed, and a new one is returned.
         transform: all 192 channels and full chroma, without statistics, when None. It is copied.
         name: of the convolution in the model; None finds that of Tailcut, torchvision, timm and transformers (ViT,
-            DeiT, CLIP, SigLIP, DINOv2). Sizes by which these check their input are changed too.
+            DeiT, CLIP, SigLIP). Sizes by which these check their input are changed too. Patches of 14 pixels, as the
+            published networks of DINOv2 have, are refused.
         mean: what the network's input was normalised with, for pixels of 0 to 1: (pixel - mean) / std.
         std: likewise.
         example_input: pixels that the model takes as it is, (batch, 3, height, width), sides multiples of 8. None: of
@@ -75,7 +76,7 @@ def convert_patch_embedding(
     convolution = submodule(model, place, "name")
     if not isinstance(convolution, nn.Conv2d):
         raise StructureError(f"{place} is a {type(convolution).__name__}, not a convolution of patches")
-    weight, bias = converted(convolution, transform, mean, std)
+    weight, bias = converted(convolution, transform, mean, std, name=place)
     patch = convolution.kernel_size[0]
     edit = ReplaceStemEdit(
         transform.selection,
@@ -96,15 +97,17 @@ def convert_patch_embedding(
 
 
 def converted(
-    convolution: nn.Conv2d, transform: BlockDCT, mean: Sequence[float], std: Sequence[float]
+    convolution: nn.Conv2d, transform: BlockDCT, mean: Sequence[float], std: Sequence[float], *, name: str = ""
 ) -> tuple[Tensor, Tensor]:
     """Weight (out_channels, channels, n, n) and bias (out_channels,) over the channels of `transform`, float64.
+
+    `name` is the convolution's in its network, for the errors.
 
     Raises:
         ArgumentError: mean and std are not three numbers, std above 0.
         StructureError: the convolution is no patch embedding of 8 n x 8 n pixels.
     """
-    _check_patches(convolution)
+    _check_patches(convolution, name)
     if len(mean) != 3 or len(std) != 3 or not all(value > 0 for value in std):
         raise ArgumentError(f"mean and std must be three numbers each, std above 0; got {mean!r} and {std!r}")
     device = convolution.weight.device
@@ -145,7 +148,7 @@ def _place(model: nn.Module) -> str:
     return found[0]
 
 
-def _check_patches(convolution: nn.Conv2d) -> None:
+def _check_patches(convolution: nn.Conv2d, name: str) -> None:
     height, width = convolution.kernel_size
     is_plain = (
         convolution.in_channels == 3
@@ -156,8 +159,8 @@ def _check_patches(convolution: nn.Conv2d) -> None:
     )
     if not is_plain or height != width or height % BLOCK_SIZE:
         raise StructureError(
-            f"expected a convolution of 3 channels whose kernel and stride are equal and multiples of {BLOCK_SIZE}, "
-            f"got {convolution}"
+            f"{name}{': ' if name else ''}expected a convolution of 3 channels whose kernel and stride are equal and "
+            f"multiples of {BLOCK_SIZE}, got {convolution}"
         )
 
 

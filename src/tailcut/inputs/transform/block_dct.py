@@ -91,9 +91,11 @@ class BlockDCT(InputTransform):
     def from_coefficients(self, coefficients: JpegCoefficients) -> Tensor:
         """Return the normalised channels of a JPEG file's stored coefficients, without decoding it to pixels.
 
-        They are those of `forward` on the decoded image but for what a decoder rounds and clips, and for what the
-        file holds beyond the image in its last blocks: subsampled chroma is upsampled as decoders do (bilinear), in
-        the DCT domain; the chroma of a grayscale file is flat.
+        They are those of `forward` on the decoded image but for what a decoder rounds and clips: subsampled chroma is
+        upsampled as decoders do (bilinear), in the DCT domain; the chroma of a grayscale file is flat. The last row
+        and column of blocks differ by more where a side is no multiple of 8 (of 16 where chroma has half of it): they
+        hold what the file has beyond the image, be it pixels that `jpegtran -crop` cut off, where `forward` repeats
+        the last row and column of pixels.
 
         Args:
             coefficients: as `read_jpeg` gives them, on the device of this module.

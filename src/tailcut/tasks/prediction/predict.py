@@ -131,7 +131,11 @@ def predict(
 def read_each(
     paths: Sequence[Path], read: Callable[[Path], Tensor], skipped: list[dict[str, Any]]
 ) -> Iterator[tuple[Path, Tensor]]:
-    """Yield the images, and show how far it is; those that cannot be read are left out, or raise, see `leave_out`."""
+    """Yield the images, and show how far it is; those that cannot be read are left out, or raise, see `leave_out`.
+
+    Raises:
+        DataError: all of them were left out.
+    """
     with live_progress(True, "images", len(paths), interval=PROGRESS_INTERVAL) as bar:
         for number, path in enumerate(paths, start=1):
             try:
@@ -142,6 +146,9 @@ def read_each(
                 continue
             yield path, image
             bar.show(number)
+    if paths and len(skipped) == len(paths):
+        first = skipped[0]["reason"]
+        raise DataError(f"none of the {len(paths)} images could be read; the first: {first}")
 
 
 def predict_file(
