@@ -2,6 +2,7 @@ import json
 import logging
 import math
 import sys
+import threading
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,6 +140,28 @@ def test_silence_hides_pages_and_lets_progress_through(
     assert [record.getMessage() for record in caplog.records] == ["tracing"]
     logging.getLogger("tailcut").warning("after")
     assert caplog.messages[-1] == "after"
+
+
+def test_silence_is_of_torch_and_of_one_thread(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    loud = logging.getLogger("torch.of_this_test")
+    loud.setLevel(logging.DEBUG)
+    with silenced():
+        loud.error("a page")
+        logging.getLogger("torch.of_this_test.new").error("a page")
+        logging.getLogger("torchvision").warning("of another library")
+        logging.getLogger("mine").warning("mine")
+        other = threading.Thread(target=lambda: print("of another thread", file=sys.stderr))
+        other.start()
+        other.join()
+        kept = sys.stderr
+    assert caplog.messages == ["of another library", "mine"]
+    assert loud.level == logging.DEBUG
+    loud.warning("after")
+    assert caplog.messages[-1] == "after"
+    print("by a thread that has kept it", file=kept)
+    assert capsys.readouterr().err == "of another thread\nby a thread that has kept it\n"
 
 
 def test_control_characters_are_written_out() -> None:

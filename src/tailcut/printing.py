@@ -1,19 +1,19 @@
 """Reports: typed objects that print as text and convert to JSON from one definition."""
 
 import dataclasses
-import io
 import json
 import logging
 import math
 import re
 import statistics
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +22,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 LOG_SECONDS = 10.0
 """Between two lines about long work."""
 
+_TRACERS = ("torch", "onnxscript", "onnx_ir")
 _PLAIN_METRICS = ("fid", "elbo", "seconds")
 
 
@@ -169,25 +170,56 @@ def logged(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
 
 @contextmanager
 def silenced() -> Iterator[Callable[[Callable[[str], object]], Callable[[str], object]]]:
-    """Within the block, hide warnings, logs and standard error: torch writes pages beside the error that says it.
+    """Within the block, hide what torch says of a trace: pages, beside the error that says it in a line.
+
+    That is warnings, the logs of torch and of the libraries with which it writes ONNX, and what this thread writes to
+    standard error: torch.export prints the graph of a failed trace there. Other logs and threads are not touched.
 
     Gives a function that makes another one write as outside of the block, for progress.
     """
-    before, stderr = logging.root.manager.disable, sys.stderr
+    before = sys.stderr
+    own = _OtherThreads(before)
 
     def loudly(say: Callable[[str], object]) -> Callable[[str], object]:
         def said(text: str) -> None:
-            logging.disable(before)
-            with redirect_stderr(stderr):
+            with redirect_stderr(before):
                 say(text)
-            logging.disable(logging.CRITICAL)
 
         return said
 
-    logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+        with warnings.catch_warnings(), _without_logs(), redirect_stderr(own):
             warnings.simplefilter("ignore")
             yield loudly
     finally:
-        logging.disable(before)
+        own.hides = False  # another thread may have kept it
+
+
+class _OtherThreads:
+    """A stream that passes on what other threads write, and of the thread that made it nothing while `hides`."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.hides = True
+        self._stream, self._thread = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        is_hidden = self.hides and threading.get_ident() == self._thread
+        return len(text) if is_hidden else self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def _without_logs() -> Iterator[None]:
+    """Within the block, hide the logs of `_TRACERS`, also of loggers below them that have a level of their own."""
+    below = [name for name in list(logging.root.manager.loggerDict) if name.partition(".")[0] in _TRACERS]
+    loggers = [logging.getLogger(name) for name in {*_TRACERS, *below}]
+    levels = {one: one.level for one in loggers if one.name in _TRACERS or one.level != logging.NOTSET}
+    for one in levels:
+        one.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for one, level in levels.items():
+            one.setLevel(level)

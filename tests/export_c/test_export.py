@@ -1,6 +1,9 @@
 """Networks in C, beside torch: the same outputs, in the memory that the export says."""
 
+import logging
 import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from torch import Tensor, nn
 import tailcut
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.export_c.export import export_c
+from tailcut.export_c.integer_network import IntegerNetwork
 from tailcut.export_c.program.memory import plan
 from tailcut.export_c.program.program import Kind, Leaf, Map, Program, Stage, of_leaf
 from tailcut.inputs import BlockDCT, replace_stem, use_ycbcr
@@ -194,6 +198,61 @@ def test_an_export_leaves_nothing_of_the_other_arithmetic(tmp_path: Path) -> Non
     for arithmetic in ("float32", "integer", "float32"):
         report = export_c(model, tmp_path, arithmetic=arithmetic)
         assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["main.c", *report.files])
+
+
+@pytest.mark.parametrize("name", ["model.c", "model.h", "tailcut_run.c", "tailcut_run_integer.c", "tailcut_features.h"])
+def test_a_file_of_ones_own_is_not_replaced(name: str, tmp_path: Path) -> None:
+    """Neither one that an export would write, nor one that it would remove as of the other arithmetic."""
+    own = "/* my own */\nint answer(void) { return 42; }\n"
+    (tmp_path / name).write_text(own)
+    with pytest.raises(ArgumentError, match=rf"{name} is there, and no export to C has written it; move it, or export"):
+        export_c(tailcut.load("zoo:lenet5-776"), tmp_path)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, own)]
+    (tmp_path / name).unlink()
+    for arithmetic in ("integer", "float32"):
+        export_c(tailcut.load("zoo:lenet5-776"), tmp_path, arithmetic=arithmetic)
+
+
+def test_logs_and_lines_of_others_arrive_during_an_export(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Speaking(nn.Module):
+        """Logs, and lets another thread write, while it is traced."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            logging.getLogger("mine").warning("a line of mine")
+            other = threading.Thread(target=lambda: print("a line of another thread", file=sys.stderr))
+            other.start()
+            other.join()
+            outputs: Tensor = self.layer(x)
+            return outputs
+
+    export_c(Speaking(), tmp_path, example_input=torch.rand(1, 3))
+    assert "a line of mine" in caplog.messages
+    assert "a line of another thread" in capsys.readouterr().err
+
+
+def test_a_trace_that_fails_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    class Forked(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + 1 if x.sum() > 0 else x
+
+    with pytest.raises(StructureError, match=r"^Forked cannot be exported: .*$"):
+        export_c(Forked(), tmp_path, example_input=torch.rand(1, 3))
+    assert capfd.readouterr().err == ""
+
+
+def test_what_is_no_network_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"got 'zoo:lenet5-776'; give tailcut\.load\('zoo:lenet5-776'\)"):
+        export_c("zoo:lenet5-776", tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"give tailcut\.load\('a\.tailcut'\)"):
+        IntegerNetwork(Path("a.tailcut"))  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"expected a network \(a torch\.nn\.Module\), got int"):
+        export_c(3, tmp_path)  # type: ignore[arg-type]
 
 
 def test_what_has_no_form_in_c_is_named(tmp_path: Path) -> None:

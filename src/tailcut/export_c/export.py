@@ -1,11 +1,6 @@
 """`export_c`: a network as C99 that a microcontroller can run, without its dense weights."""
 
-import io
-import logging
 import math
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,13 +25,14 @@ from tailcut.inputs.detection.detectors import Detector
 from tailcut.inputs.stem.replace import image_shape
 from tailcut.inputs.transform.input_transform import input_transform_of
 from tailcut.inputs.transform.pixel_network import PixelNetwork
-from tailcut.printing import Report, sizes, table
-from tailcut.structure import example_shape, source_of, without_views
+from tailcut.printing import Report, silenced, sizes, table
+from tailcut.structure import check_module, example_shape, source_of, without_views
 from tailcut.weights import to_dense, truncated_tensors
 
 NAME = "model"
 FEATURES = "tailcut_features.h"
 ARITHMETICS = ("float32", "integer")
+WRITTEN_BY = "written by tailcut export --to c; do not edit."
 
 
 @dataclass(frozen=True)
@@ -59,6 +55,8 @@ class CExportReport(Report):
             which writes each layer's output to memory.
         arithmetic: "float32" or "integer".
         rounded_weights: names of tensors that are no whole numbers of 16 bits times a step, and were rounded to such.
+        dense_weights: names of truncated tensors that integers have no other form of than dense ones: of grouped
+            convolutions, and of linear layers that read whole maps.
     """
 
     folder: str
@@ -75,6 +73,7 @@ class CExportReport(Report):
     dense_map_bytes: int
     arithmetic: str = "float32"
     rounded_weights: tuple[str, ...] = ()
+    dense_weights: tuple[str, ...] = ()
 
     @property
     def input_and_output_bytes(self) -> int:
@@ -106,6 +105,8 @@ class CExportReport(Report):
         )
         if self.rounded_weights:
             text += f"\n\nrounded to 16 bits, as they are no integers times a step: {', '.join(self.rounded_weights)}"
+        if self.dense_weights:
+            text += f"\n\ntruncated, and stored as dense weights all the same: {', '.join(self.dense_weights)}"
         return text
 
 
@@ -126,8 +127,8 @@ def export_c(
 
     Args:
         model: a network that `torch.export` can trace on one input of batch size 1.
-        folder: where the files go; made if it is not there. Files of these names are replaced, and those of the other
-            arithmetic's runtime removed.
+        folder: where the files go; made if it is not there. Files of an earlier export are replaced, and those of the
+            other arithmetic's runtime removed.
         example_input: (1, channels, height, width), (1, channels, length) for convolutions along one axis or (1,
             length, channels) where the network transposes it, (1, height, width) or (1, features); the registered
             shape if neither is given.
@@ -141,18 +142,18 @@ def export_c(
         Flash and RAM, byte by byte.
 
     Raises:
-        ArgumentError: the example does not fit, or there is no such arithmetic.
+        ArgumentError: `model` is no network, the example does not fit, there is no such arithmetic, or the folder has a
+            file of one of these names that no export has written.
         StructureError: a layer has no form in C (the message names it), or the network is a detector.
     """
     if arithmetic not in ARITHMETICS:
         raise ArgumentError(f"expected an arithmetic of {', '.join(ARITHMETICS)}, got {arithmetic!r}")
-    model = without_views(model)
-    refuse_detector(model)
+    model = network_of(model)
     example = _example(model, example_input, size, pixels=pixels)
     dense = to_dense(model).cpu().float().eval()
     read, read_dense = (reading_pixels(model), reading_pixels(dense)) if pixels else (model, dense)
     program, map_bytes = _lowered(read, read_dense, example)
-    comment = f"{type(dense).__name__}, written by tailcut export --to c; do not edit."
+    comment = f"{type(dense).__name__}, {WRITTEN_BY}"
     dense_bytes = 4 * sum(parameter.numel() for parameter in dense.parameters())
     if arithmetic == "integer":
         return _write_integer(program, folder, comment, dense_bytes, map_bytes)
@@ -197,6 +198,7 @@ def _write_integer(
         map_bytes,
         "integer",
         made.rounded_weights,
+        made.dense_weights,
     )
 
 
@@ -205,11 +207,27 @@ def _write(folder: str | Path, text: Text, used: str, runtime: tuple[str, ...]) 
     folder = make_folder(folder)
     own = {f"{NAME}.h": text.header, f"{NAME}.c": text.source, FEATURES: used}
     shipped = {name: (runtime_folder() / name).read_text(encoding="utf-8") for name in runtime}
+    others = other_runner_files(shipped)  # of an earlier export: all `.c` files of the folder are compiled
+    for name in (*own, *shipped, *others):
+        _check_written_by_us(folder / name)
     for name, content in (own | shipped).items():
         write_atomically(folder / name, content)
-    for name in other_runner_files(shipped):  # of an earlier export: all `.c` files of the folder are compiled
+    for name in others:
         (folder / name).unlink(missing_ok=True)
     return (*own, *shipped)
+
+
+def _check_written_by_us(path: Path) -> None:
+    """Raise `ArgumentError` if there is a file of this name that no export has written."""
+    if not path.exists():
+        return
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    if path.stem == NAME:
+        is_ours = text.partition("\n")[0].endswith(f"{WRITTEN_BY} */")
+    else:  # a part of the runtime, of this version or another
+        is_ours = text.startswith("/* ") and "tailcut" in text.lower()
+    if not is_ours:
+        raise ArgumentError(f"{path} is there, and no export to C has written it; move it, or export to another folder")
 
 
 def integer_program_of(
@@ -223,8 +241,7 @@ def integer_program_of(
 
     Arguments and errors as those of `export_c`.
     """
-    model = without_views(model)
-    refuse_detector(model)
+    model = network_of(model)
     example = _example(model, example_input, size, pixels=pixels)
     dense = to_dense(model).cpu().float().eval()
     read, read_dense = (reading_pixels(model), reading_pixels(dense)) if pixels else (model, dense)
@@ -265,8 +282,7 @@ def _plan(program: Program) -> None:
 
 
 def _lowered(model: nn.Module, dense: nn.Module, example: Tensor) -> tuple[Program, int]:
-    with warnings.catch_warnings(), _silence(), torch.no_grad():
-        warnings.simplefilter("ignore")
+    with silenced(), torch.no_grad():
         try:
             traced = torch.export.export(dense, (example,))
         except Exception as error:
@@ -286,18 +302,6 @@ def _lowered(model: nn.Module, dense: nn.Module, example: Tensor) -> tuple[Progr
     return lowering.run(traced.graph), _largest_maps(traced.graph, set(lowering.constants))
 
 
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Within the block, hide what torch says of a trace that fails: pages, beside the error that says it in a line."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)
-
-
 def _kept(model: nn.Module) -> dict[str, KeptTensor]:
     found: dict[str, KeptTensor] = {}
     for tensor in truncated_tensors(model):
@@ -306,6 +310,16 @@ def _kept(model: nn.Module) -> dict[str, KeptTensor]:
         kept = KeptTensor(numbers, tensor.shape, truncation.corner_shape, tensor.axes, truncation.order_weights)
         found |= dict.fromkeys((tensor.name, *tensor.aliases), kept)
     return found
+
+
+def network_of(model: nn.Module) -> nn.Module:
+    """Return a network without views of it; raise `ArgumentError` for what is none."""
+    if isinstance(model, (str, Path)):
+        raise ArgumentError(f"expected a network, got {str(model)!r}; give tailcut.load({str(model)!r})")
+    check_module("export_c", model)
+    model = without_views(model)
+    refuse_detector(model)
+    return model
 
 
 def _example(model: nn.Module, example: Tensor | None, size: tuple[int, int] | None, *, pixels: bool = False) -> Tensor:

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.errors import ArgumentError
-from tailcut.export_c.export import integer_program_of
+from tailcut.export_c.export import integer_program_of, network_of
 from tailcut.export_c.integer.program import IntegerProgram
 from tailcut.export_c.integer.simulate import simulate
 from tailcut.export_c.integer.weights import MAX_BITS
-from tailcut.structure import NetworkView, without_views
+from tailcut.structure import NetworkView
 
 MOST = (1 << MAX_BITS) - 1
 
@@ -27,7 +27,7 @@ class IntegerNetwork(NetworkView):
 
     def __init__(self, source: nn.Module) -> None:
         super().__init__()
-        self.source = without_views(source)
+        self.source = network_of(source)
         self._programs: dict[tuple[int, ...], IntegerProgram] = {}
         self.eval()
 

@@ -5,6 +5,8 @@ from itertools import pairwise
 import numpy as np
 import scipy.fft
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 import tailcut
@@ -83,6 +85,24 @@ def test_weights_are_theirs_to_16_bits() -> None:
     assert weight.is_rounded
     found = np.ldexp(weight.dense().astype(float), weight.exponent).reshape(-1)
     np.testing.assert_allclose(found, numbers, atol=2.0**-13 * np.abs(numbers).max())
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_the_shift_of_a_core_is_the_first_of_all_that_fits(data: st.DataObject) -> None:
+    random = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    num_out, num_in, rows, columns = (data.draw(st.integers(1, most)) for most in (9, 9, 4, 4))
+    axes = tuple(sorted(data.draw(st.sets(st.integers(0, 3), min_size=1))))
+    model = nn.Conv2d(num_in, num_out, (rows, columns), bias=False)
+    tailcut.regularize(model, keep_ratio=data.draw(st.sampled_from([0.1, 0.4, 0.8])), axes=axes)
+    tensor = tailcut.weights.truncated_tensors(model)[0]
+    corner, orders = four(tensor.truncation.corner_shape), tensor.truncation.order_weights
+    numbers = (random.standard_normal(tensor.num_kept) ** data.draw(st.sampled_from([1, 9]))).astype(np.float32)
+    weight = integer_weight(Weight("w", numbers, four(tensor.shape), corner, tensor.axes, orders, True))
+    bits = data.draw(st.integers(6, 15))
+    weight.set_for_core(bits)
+    assert weight.core_shift == next(shift for shift in range(31) if weight._fits_core(shift, bits))
+    assert np.abs(weight.core()).sum((1, 2, 3)).max() << bits < 1 << 31
 
 
 def test_a_dense_tensor_is_the_inverse_dct() -> None:

@@ -87,6 +87,59 @@ def test_batch_norm_by_the_inputs_own_statistics(settings: dict[str, Any], tmp_p
     assert (found - wanted).abs().max() < 0.005 * wanted.abs().max()
 
 
+@pytest.mark.parametrize(
+    "norm", [nn.InstanceNorm2d(6, affine=True), nn.BatchNorm2d(6, track_running_stats=False)], ids=type
+)
+@pytest.mark.parametrize(
+    "behind",
+    [
+        (nn.Conv2d(6, 2, 1),),
+        (nn.Conv2d(6, 4, 3, padding=1, groups=2),),
+        (nn.ConvTranspose2d(6, 3, 2, 2),),
+        (nn.ConvTranspose2d(6, 3, 3, 2),),
+        (nn.Flatten(), nn.Linear(6 * 7 * 6, 4)),
+        (nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(6, 4)),
+    ],
+    ids=lambda layers: type(layers[-1]).__name__,
+)
+@pytest.mark.parametrize("settings", [{}, {"num_kept": 30}], ids=["plain", "all axes"])
+def test_a_layer_reads_a_measured_norm_as_it_is(
+    norm: nn.Module, behind: tuple[nn.Module, ...], settings: dict[str, Any], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = lively(copy.deepcopy(nn.Sequential(nn.Conv2d(3, 6, 3), norm, *behind)))
+    if settings:
+        tailcut.regularize(model, **settings)
+        model = enliven(model)
+    check_same(model, tmp_path, example_input=torch.rand(1, 3, 9, 8))
+    image = torch.randn(1, 3, 9, 8, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        wanted = tailcut.to_dense(model).eval()(image)
+    found = IntegerNetwork(model)(image)
+    assert isinstance(found, torch.Tensor)
+    assert (found - wanted).abs().max() < 0.005 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("num_features", [1_000, 16_000])
+def test_weights_of_many_inputs_keep_their_bits(num_features: int) -> None:
+    """Of 16,000 features, with 15 bits of the input 2 were left for the weights, and the outputs were 5 % off."""
+    torch.manual_seed(0)
+    model = nn.Linear(num_features, 10).eval()
+    for features in (torch.randn(10, num_features), torch.rand(10, num_features)):
+        with torch.no_grad():
+            wanted = model(features)
+        found = IntegerNetwork(model)(features)
+        assert isinstance(found, torch.Tensor)
+        assert (found - wanted).abs().max() < (0.002 if num_features < 2_000 else 0.01) * wanted.abs().max()
+
+
+def test_an_input_of_fewer_bits_is_the_same_in_c(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    program = integer_program_of(nn.Linear(2_000, 3), example_input=torch.rand(1, 2_000))
+    assert [item.stage.kind.name for item in program.stages] == ["STORE", "CONV", "OUTPUT"]
+    check_same(nn.Linear(2_000, 3), tmp_path, example_input=torch.rand(1, 2_000))
+
+
 def test_masks_of_the_unet_are_those_of_float32(tmp_path: Path) -> None:
     model = tailcut.load("zoo:unet-759-float16")
     noise = np.random.default_rng(0).integers(0, 1 << 15, (2, 3, 48, 40))
@@ -195,6 +248,22 @@ def test_the_report_names_what_was_rounded(tmp_path: Path) -> None:
     ]
 
 
+def test_the_report_names_truncated_weights_that_are_stored_dense(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layers = (
+        *(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 3, groups=2), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(8 * 16, 9), nn.ReLU(), nn.Linear(9, 4)),
+    )
+    model = nn.Sequential(*layers)
+    tailcut.regularize(model, num_kept=20)
+    report = export_c(model, tmp_path, example_input=torch.rand(1, 3, 8, 8), arithmetic="integer")
+    assert report.dense_weights == ("2.weight", "5.weight")
+    assert "truncated, and stored as dense weights all the same: 2.weight, 5.weight" in str(report)
+    assert report.flash_bytes["dense weights"] >= 2 * 128
+    assert export_c(tailcut.load("zoo:lenet5-1500"), tmp_path, arithmetic="integer").dense_weights == ()
+    assert export_c(model, tmp_path, example_input=torch.rand(1, 3, 8, 8)).dense_weights == ()
+
+
 def test_the_structures_have_the_sizes_that_the_report_counts(tmp_path: Path) -> None:
     compiler, lister = (shutil.which(f"arm-none-eabi-{name}") for name in ("gcc", "nm"))
     if compiler is None or lister is None:
@@ -243,7 +312,8 @@ class TestRefused:
             ([nn.Conv2d(3, 4, 1), nn.Softplus(threshold=1.0)], "softplus of 1 and 1, which jumps"),
             ([nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4)], "group norm"),
             ([nn.Conv2d(3, 4, 1), *(nn.Sigmoid() for _ in range(16))], "at most 15"),
-            ([nn.Conv2d(3, 4, 1), nn.LeakyReLU(2.0)], "a slope above 1"),
+            ([nn.Conv2d(3, 4, 1), nn.LeakyReLU(2.0)], "a slope beyond -1 to 1"),
+            ([nn.Conv2d(3, 4, 1), nn.LeakyReLU(-1.5)], "a slope beyond -1 to 1"),
             ([nn.Conv2d(3, 4, 1), nn.Softmax(1)], "softmax"),
         ],
     )

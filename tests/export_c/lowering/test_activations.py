@@ -17,14 +17,14 @@ CLOSE = 2e-6
 
 
 class Scaled(nn.Module):
-    """An activation of numbers 60 times as large."""
+    """An activation of numbers 60 times as large, or by another factor."""
 
-    def __init__(self, layer: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, layer: Callable[[Tensor], Tensor], factor: float = 60.0) -> None:
         super().__init__()
-        self.layer = layer
+        self.layer, self.factor = layer, factor
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer(60.0 * x)
+        return self.layer(self.factor * x)
 
 
 def test_every_activation(tmp_path: Path) -> None:
@@ -48,6 +48,16 @@ def test_every_activation(tmp_path: Path) -> None:
     assert difference < CLOSE
     scaled = [Scaled(function) for function in functions[:-1]]
     assert compare_all(tmp_path / "far", nn.Conv2d(3, 4, 3), (3, 5, 5), scaled) < CLOSE
+
+
+@pytest.mark.parametrize("factor", [1e-4, 1e-2, 0.1])
+def test_exponentials_of_small_numbers_less_one(factor: float, tmp_path: Path) -> None:
+    functions = [Scaled(layer, factor) for layer in (nn.ELU(), nn.SELU(), nn.CELU(2.0), nn.CELU(0.2))]
+    assert compare_all(tmp_path, nn.Conv2d(3, 4, 3), (3, 8, 7), functions) < CLOSE
+
+
+def test_mish_of_the_largest_numbers(tmp_path: Path) -> None:
+    assert compare_all(tmp_path, nn.Conv2d(3, 4, 3), (3, 8, 7), [Scaled(nn.Mish(), 1e35)]) < CLOSE
 
 
 def test_softmax_of_all_channels_and_of_all_times(tmp_path: Path) -> None:

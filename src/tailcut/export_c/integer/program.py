@@ -36,11 +36,14 @@ from tailcut.export_c.program.program import (
     Value,
     of_leaf,
 )
+from tailcut.export_c.program.weights import Weight
 
 # Bits of the rows of an expression where nothing multiplies them.
 MOST_ROW_BITS = 24
 # Sums of rows are doubled before they are divided.
 SUM_BITS = 28
+# Weights that would have fewer beside an input of 16 bits read a copy of it that has fewer.
+LEAST_WEIGHT_BITS = 8
 
 
 @dataclass(eq=False)
@@ -74,6 +77,7 @@ class IntegerProgram:
         stages: in order.
         input_shape, output_shapes: as those of the program it is of.
         rounded_weights: names of tensors that were rounded to 16 bits.
+        dense_weights: names of truncated tensors that lie in flash as dense ones.
         arena_numbers, rows_numbers: of 16 and of 32 bits; filled in by `memory.plan`.
     """
 
@@ -81,6 +85,7 @@ class IntegerProgram:
     input_shape: tuple[int, ...]
     output_shapes: tuple[tuple[int, ...], ...]
     rounded_weights: tuple[str, ...]
+    dense_weights: tuple[str, ...] = ()
     arena_numbers: int = 0
     rows_numbers: int = 0
 
@@ -107,8 +112,12 @@ def integer_program(program: Program) -> IntegerProgram:
     bits = _map_bits(made)
     for item in made:
         _set(item, bits)
-    names = {item.weight.weight.name: None for item in made if item.weight is not None and item.weight.is_rounded}
-    return IntegerProgram(made, program.input_shape, program.output_shapes, tuple(names))
+    weights = [item.weight for item in made if item.weight is not None]
+    rounded_ones = dict.fromkeys(item.weight.name for item in weights if item.is_rounded)
+    truncated = {weight.name for stage in program.stages for weight in stage.weights if weight.is_truncated}
+    dense = dict.fromkeys(item.weight.name for item in weights if not item.weight.is_truncated)
+    names = tuple(rounded_ones), tuple(name for name in dense if name in truncated)
+    return IntegerProgram(made, program.input_shape, program.output_shapes, *names)
 
 
 def _made(stage: Stage) -> IntegerStage:
@@ -133,7 +142,7 @@ def _check(stage: Stage) -> None:
     if wrong is None and stage.norm is not None and scaled(stage.norm.epsilon)[0] <= 0:
         wrong = "batch norm by the input's own statistics without an epsilon"
     if wrong is None and any(op.kind == Operation.LEAKY and _largest(op) > 1 for op in ops):
-        wrong = "a leaky ReLU with a slope above 1"
+        wrong = "a leaky ReLU with a slope beyond -1 to 1"
     sizes = zip(stage.value.source, stage.value.size, strict=True)
     if stage.value.resampling == Resampling.BILINEAR and any(2 * one * two >= 1 << 32 for one, two in sizes):
         wrong = "an enlargement of so many rows or columns"
@@ -191,7 +200,7 @@ def _split(stage: Stage, spread: dict[int, Map]) -> list[Stage]:
         projected = Map(weight.corner[1], *value.size)
         before = [Stage(Kind.PROJECT, value, projected, node=stage.node)]
         value = of_leaf(Leaf(projected, weight.corner[1], *value.size))
-    elif not _is_direct(value):
+    elif not _is_direct(value) or _leaves_too_few_bits(stage, weight):
         stored = Map(value.channels, *value.size)
         before = [Stage(Kind.STORE, value, stored, node=stage.node)]
         value = of_leaf(Leaf(stored, value.channels, *value.size))
@@ -203,9 +212,15 @@ def _is_direct(value: Value) -> bool:
     if not value.is_plain or len(value.segments) > 1 or len(value.segments[0].ops) > 1:
         return False
     leaf = value.segments[0].ops[0].leaf
-    if leaf is None or leaf.is_narrow or (leaf.top, leaf.left, leaf.first) != (0, 0, 0):
+    if leaf is None or leaf.norm is not None or leaf.is_narrow or (leaf.top, leaf.left, leaf.first) != (0, 0, 0):
         return False
     return (leaf.map.channels, leaf.map.height, leaf.map.width) == (value.channels, *value.size)
+
+
+def _leaves_too_few_bits(stage: Stage, weight: Weight) -> bool:
+    """Tell if a layer reads the input itself, and its 16 bits would leave the weights too few: one of many inputs."""
+    is_input = any(leaf.map.owner.is_input for leaf in stage.value.leaves())
+    return is_input and stage.kind != Kind.WHOLE and integer_weight(weight).spare_bits() < LEAST_WEIGHT_BITS
 
 
 def _map_bits(stages: list[IntegerStage]) -> dict[int, int]:

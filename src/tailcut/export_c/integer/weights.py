@@ -61,9 +61,7 @@ class IntegerWeight:
 
     def core(self) -> Ints:
         """Return the core (num_out, num_in, rows, columns) of a truncated weight."""
-        made = np.zeros((*self.weight.corner[:2], *self.weight.sizes[2:]), np.int64)
-        np.add.at(made, tuple(self.index[:2]), rounded(self._products(), self.core_shift))
-        return made
+        return self._added(rounded(self._products(), self.core_shift))
 
     def set_for_core(self, bits: int) -> None:
         """Choose the shifts of a convolution of a map whose numbers have so many bits."""
@@ -72,7 +70,8 @@ class IntegerWeight:
             self.exponent = self.factor_exponent + self.shift
             return
         self.shift = self._found(least_shift(lambda shift: bool(np.abs(self._scaled(shift)).max(initial=0) <= MOST)))
-        self.core_shift = self._found(least_shift(lambda shift: self._fits_core(shift, bits)))
+        first = self._least_core_shift(bits)
+        self.core_shift = self._found(least_shift(lambda shift: self._fits_core(shift, bits), first))
         self.exponent = self.factor_exponent + self.shift + self.core_shift - 14
 
     def set_for_whole(self) -> int:
@@ -92,11 +91,17 @@ class IntegerWeight:
 
     def wanted_bits(self) -> int:
         """Return the bits that a map should have which a convolution with this weight reads."""
+        return max(LEAST_BITS, min(MAX_BITS, -(-self._bits_to_share() // 2)))
+
+    def spare_bits(self) -> int:
+        """Return the bits that the largest weights have beside a map of 16 bits."""
+        return self._bits_to_share() - MAX_BITS
+
+    def _bits_to_share(self) -> int:
         values = self.dense() if not self.weight.is_truncated else self._unrounded_core()
         magnitudes = np.abs(values).reshape(values.shape[0], -1).astype(np.float64)
         largest = max(magnitudes.max(initial=0.0), 1.0)
-        both = split_bits(max(magnitudes.sum(1).max(initial=0.0) / largest, 1.0))
-        return max(LEAST_BITS, min(MAX_BITS, -(-both // 2)))
+        return split_bits(max(magnitudes.sum(1).max(initial=0.0) / largest, 1.0))
 
     def _scaled(self, shift: int) -> Ints:
         counts = ((self.index > 0) & self._transformed()[:, None]).sum(0)
@@ -110,17 +115,16 @@ class IntegerWeight:
         return 1 - axis if self.weight.is_swapped and axis < 2 else axis
 
     def _products(self) -> Ints:
-        """Coefficients times cosines, (count, rows, columns), before the last shift."""
-        lines = rounded(self._scaled(self.shift)[:, None] * self._kernel_cosines(2), 14)
-        products: Ints = lines[:, :, None] * self._kernel_cosines(3)[:, None, :]
+        """Coefficients times cosines, (rows, columns, count), before the last shift."""
+        lines = rounded(self._scaled(self.shift) * self._kernel_cosines(2), 14)
+        products: Ints = lines[:, None] * self._kernel_cosines(3)
         return products
 
     def _kernel_cosines(self, axis: int) -> Ints:
         size = self.weight.sizes[axis]
         is_cosine = axis in self.weight.axes
-        rows = cosines(size, self.weight.corner[axis]).T if is_cosine else ONE * np.eye(size, dtype=np.int64)
-        made: Ints = rows[self.index[axis]]
-        return made
+        made = cosines(size, self.weight.corner[axis]) if is_cosine else ONE * np.eye(size, dtype=np.int64)
+        return np.ascontiguousarray(made[:, self.index[axis]])
 
     def _unrounded_core(self) -> Ints:
         self.shift = self._found(least_shift(lambda shift: bool(np.abs(self._scaled(shift)).max(initial=0) <= MOST)))
@@ -134,12 +138,38 @@ class IntegerWeight:
 
     def _fits_core(self, shift: int, bits: int) -> bool:
         terms = rounded(self._products(), shift)
-        made = np.zeros((*self.weight.corner[:2], *self.weight.sizes[2:]), np.int64)
-        np.add.at(made, tuple(self.index[:2]), np.abs(terms))
-        if made.max(initial=0) > MOST:  # no part of a sum exceeds it
+        if self._added(np.abs(terms)).max(initial=0) > MOST:  # no part of a sum exceeds it
             return False
-        self.core_shift = shift
-        return int(np.abs(self.core()).sum((1, 2, 3)).max(initial=0)) << bits <= MOST_SUM
+        return int(np.abs(self._added(terms)).sum((1, 2, 3)).max(initial=0)) << bits <= MOST_SUM
+
+    def _least_core_shift(self, bits: int) -> int:
+        """Return a shift below which no core fits, from sums that are not rounded: rounding takes at most half of each.
+
+        So the cores of all shifts below need not be made.
+        """
+        products = self._products()
+        counts = self._added(np.ones_like(products[:1, :1]))  # for each place of the kernel the same
+        counts_of_out = counts.sum((1, 2, 3)) * math.prod(products.shape[:2])
+        most, sums = self._added(np.abs(products)), np.abs(self._added(products)).sum((1, 2, 3))
+
+        def may_fit(shift: int) -> bool:
+            largest = ((most >> shift) - counts).max(initial=0)
+            least = ((sums >> shift) - counts_of_out).max(initial=0)
+            return bool(largest <= MOST and int(least) << bits <= MOST_SUM)
+
+        found = least_shift(may_fit)
+        return 31 if found is None else found
+
+    def _added(self, products: Ints) -> Ints:
+        """Return the sums of products of the coefficients, (rows, columns, count), for each pair of channels.
+
+        They are below 2^53, which float64 adds exactly.
+        """
+        num_out, num_in = self.weight.corner[:2]
+        pairs = self.index[0] * num_in + self.index[1]
+        places = products.reshape(-1, products.shape[2])
+        sums = [np.bincount(pairs, place, num_out * num_in).astype(np.int64) for place in places]
+        return np.stack(sums, 1).reshape(num_out, num_in, *products.shape[:2])
 
     def _sums(self, values: Ints) -> Ints:
         sums = np.zeros(self.weight.corner[0], np.int64)

@@ -44,8 +44,12 @@ from tailcut.export_c.program.weights import Floats, Weight
 
 # More maps than these in one expression are written to memory where the value is used again.
 MAX_SHARED_LEAVES = 4
+# So are channels of more operations, if more than so many of them would be repeated.
+MAX_SHARED_OPS, MAX_REPEATED_OPS = 4, 16
 MAX_SIZE = 65_535
 MAX_WINDOW = 255
+# These read what they take twice, or one of two.
+_READ_TWICE = ("square", "square_", "pow", "pow_", "maximum", "minimum")
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -274,7 +278,10 @@ class Lowering:
         """Store a value that would be made several times at some cost."""
         most = 1 if self.attends else MAX_SHARED_LEAVES  # sums along a transformer's blocks take the rows of the first
         is_costly = not value.is_plain or len(value.leaves()) > most
-        return self.stored(value) if len(node.users) > 1 and is_costly else value
+        num_ops = max(sum(op.leaf is None for op in segment.ops) for segment in value.segments)
+        repeated = (_num_readings(node) - 1) * num_ops if num_ops > MAX_SHARED_OPS else 0
+        is_repeated = value.is_plain and repeated > MAX_REPEATED_OPS
+        return self.stored(value) if (len(node.users) > 1 and is_costly) or is_repeated else value
 
     def _input(self, node: fx.Node) -> None:
         if self.program.input_shape:
@@ -397,6 +404,16 @@ def resampled(
 ) -> Value:
     """Return a plain value with a change of size."""
     return replace(value, size=size_of(node), resampling=resampling, window=by or Window(), flag=flag)
+
+
+def _num_readings(node: fx.Node) -> int:
+    """Count how often the operations behind a node read what it gives."""
+    readings: list[fx.Node] = []
+    for user in node.users:
+        own: list[fx.Node] = []
+        fx.node.map_arg((user.args, user.kwargs), own.append)
+        readings += own * (2 if op_name(user.target) in _READ_TWICE else 1)
+    return readings.count(node)
 
 
 def _numbers_of(stage: Stage) -> list[Any]:

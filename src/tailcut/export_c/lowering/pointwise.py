@@ -28,12 +28,13 @@ def _of_one_shape(low: Lowering, one: Any, two: Any) -> list[Value]:
     values = [low.plain(one), low.plain(two)]
     if rank(one) == rank(two) == 4:
         values = [_as_large_as(low, *pair) for pair in (values, values[::-1])]
+    if rank(one) == rank(two) in (2, 4):
         values = [_as_many_as(low, *pair) for pair in (values, values[::-1])]
     if (values[0].channels, values[0].size) != (values[1].channels, values[1].size):
         shapes = [given_shape(part) for part in (one, two)]
         raise StructureError(
             f"two maps of different shapes, {shapes[0]} and {shapes[1]}; "
-            "C code knows equal ones, or one row, one column or one number of each channel with a map"
+            "C code knows equal ones, or one row, one column, one channel or one number of each channel with a map"
         )
     return values
 

@@ -127,7 +127,7 @@ def _along(x: fx.Node, axes: Any, shape: tuple[int, ...]) -> set[int]:
 def _mean(
     low: Lowering, node: fx.Node, x: fx.Node, axes: Any = None, keepdim: bool = False, dtype: Any = None
 ) -> Value:
-    if _is_over_channels(x, axes):
+    if _is_over_channels(low, x, axes):
         value = times_ones(low, low.value(x), 1)
         return value.then(Op(Operation.SCALE, low=1 / low.value(x).channels))
     along = _along(x, axes, node.meta["val"].shape)
@@ -141,7 +141,7 @@ def _mean(
 
 @HANDLERS.register("sum")
 def _sum(low: Lowering, node: fx.Node, x: fx.Node, axes: Any = None, keepdim: bool = False, dtype: Any = None) -> Value:
-    if _is_over_channels(x, axes):
+    if _is_over_channels(low, x, axes):
         return times_ones(low, low.value(x), 1)
     value = _mean(low, node, x, axes, keepdim, dtype)
     height, width = size_of(x)
@@ -180,7 +180,7 @@ def _min(low: Lowering, node: fx.Node, x: fx.Node, axis: Any = None, keepdim: bo
 
 def _largest(low: Lowering, value: Value, x: fx.Node, axes: Any, shape: tuple[int, ...]) -> Value:
     """Return the largest numbers of the value of a node, over axes that leave this shape."""
-    if _is_over_channels(x, axes):
+    if _is_over_channels(low, x, axes):
         return largest_of_channels(low, value)
     return largest(low, value, _along(x, axes, shape))
 
@@ -189,10 +189,11 @@ def _negative(value: Value) -> Value:
     return value.then(Op(Operation.SCALE, low=-1.0))
 
 
-def _is_over_channels(x: fx.Node, axes: Any) -> bool:
-    """Tell if axes are that of the channels of a map alone."""
+def _is_over_channels(low: Lowering, x: fx.Node, axes: Any) -> bool:
+    """Tell if axes are that of the channels of a map, or of features, alone."""
     given = [axes] if isinstance(axes, int) else list(axes or ())
-    return rank(x) == 4 and [axis % 4 for axis in given] == [1]
+    has_them = rank(x) == 4 or (rank(x) == 2 and low.value(x).size == (1, 1))
+    return has_them and [axis % rank(x) for axis in given] == [1]
 
 
 @HANDLERS.register("expand", "expand_as")

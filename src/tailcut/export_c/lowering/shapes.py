@@ -42,7 +42,8 @@ def _slice(
     if step == 1 and (begin, stop) == (0, shape[axis]):
         return low.value(x)
     if rank(x) != 4 and (rank(x) != 2 or low.value(x).size != (1, 1)):
-        raise StructureError(f"a part of {given_shape(x)}; C code takes channels of (1, channels, height, width)")
+        what = ", a flattened map (cut its channels before `flatten`)" if low.value(x).mixes_places else ""
+        raise StructureError(f"a part of {given_shape(x)}{what}; C code takes channels of (1, channels, height, width)")
     if axis == 1 and step == 1:
         return low.plain(x).of_channels(begin, stop)
     if axis not in (2, 3) or begin >= stop:

@@ -45,7 +45,7 @@ enum {
 #define TAILCUT_MAX_AXES 16
 #define TAILCUT_MAX_PARAMETERS 0x40000000u /* the usual cap on the numbers of a dense network: 2^30 */
 
-/* One tensor of the network that a file shall fill, as `tailcut export --to c` describes it. */
+/* One tensor of the network that a file shall fill, as tailcut.export_c.description_text writes it. */
 typedef struct {
     const char *name;
     const uint32_t *sizes; /* one for each axis */
@@ -109,8 +109,8 @@ typedef struct {
  * network: what the file shall fill; NULL for an own class to read the file as it is.
  * max_parameters: the most numbers that the dense network may have, TAILCUT_MAX_PARAMETERS for the usual cap. Together
  * with the arena it bounds the time: quantised numbers under a DCT take a product for each number and coefficient of an
- * axis. arena, arena_bytes: memory of any alignment; what is needed is told by `tailcut export --to c`, or found by
- * trying. file: the result; not to be used unless TAILCUT_OK is returned.
+ * axis. arena, arena_bytes: memory of any alignment; what is needed is told by `file->arena_peak` after a reading
+ * with enough of it, for example on a PC. file: the result; not to be used unless TAILCUT_OK is returned.
  */
 tailcut_status tailcut_open(const void *bytes, size_t length, const tailcut_network *network, uint32_t max_parameters,
                             void *arena, size_t arena_bytes, tailcut_file *file);

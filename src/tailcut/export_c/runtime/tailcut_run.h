@@ -1,4 +1,5 @@
-/* Tailcut where Python is not: runs a network that `tailcut export --to c` wrote, without building its dense weights.
+/* Tailcut where Python is not: runs a network that `tailcut export --to c` wrote, without building the dense weights of
+ * truncated layers; those that integers alone need dense are so in flash already, and the export names them.
  *
  * C99, no allocation, no global that is written, no recursion. `model.c` holds the network as constants of these types.
  */
@@ -179,8 +180,8 @@ typedef struct {
 /* Run the network on one input.
  *
  * input: (channels, height, width) as the export says. output: all outputs, one after the other; where model.h has
- * IN_PLACE_FLOATS, one buffer of so many may be both.
- * arena: of `arena_floats` floats (model.h has the bytes as TAILCUT_ARENA_BYTES), aligned for floats.
+ * MODEL_IN_PLACE_FLOATS, one buffer of so many may be both.
+ * arena: of `arena_floats` floats (model.h has the bytes as MODEL_ARENA_BYTES), aligned for floats.
  * Returns TAILCUT_BAD_ARGUMENT if one of them is NULL or misaligned, else TAILCUT_OK.
  */
 tailcut_status tailcut_run(const tailcut_model *model, const float *input, float *output, void *arena);
@@ -189,7 +190,7 @@ tailcut_status tailcut_run(const tailcut_model *model, const float *input, float
  * weights as floats. This and tailcut_run_prepared are left out of a runtime of less code (-Os, -DTAILCUT_SMALL=1);
  * -DTAILCUT_SMALL=0 has them at -Os too.
  *
- * prepared, prepared_bytes: memory that stays; model.h has what is needed as TAILCUT_PREPARED_BYTES. arena: as for a run.
+ * prepared, prepared_bytes: memory that stays; model.h has what is needed as MODEL_PREPARED_BYTES. arena: as for a run.
  * Returns TAILCUT_BAD_ARGUMENT if a pointer is NULL or misaligned, TAILCUT_ARENA_TOO_SMALL if `prepared` is, else
  * TAILCUT_OK.
  */

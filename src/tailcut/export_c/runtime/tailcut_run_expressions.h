@@ -185,7 +185,7 @@ static void apply(const tailcut_op *op, uint32_t channel, float *row, const floa
         case TAILCUT_OP_ELU:
             if (!TAILCUT_HAS_ELU) break;
             for (x = 0; x < width; x++) {
-                if (row[x] < 0) row[x] = op->low * (exponential(op->high * row[x]) - 1.0f);
+                if (row[x] < 0) row[x] = op->low * exponential_less_1(op->high * row[x]);
             }
             break;
         case TAILCUT_OP_SOFTPLUS:

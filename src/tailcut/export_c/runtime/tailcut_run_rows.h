@@ -18,6 +18,11 @@ static float root(float value) { /* of 0 or more */
     return guess;
 }
 
+static float exponential_near_0(float x) { /* exp(x) - 1 of -0.35 to 0.35 */
+    return x *
+           (1.0f + x * (0.5f + x * (1.6666667e-1f + x * (4.1666667e-2f + x * (8.3333333e-3f + x * 1.3888889e-3f)))));
+}
+
 static float exponential(float x) {
     float y = x * 1.44269504f, sum;
     int32_t whole;
@@ -26,11 +31,14 @@ static float exponential(float x) {
     if (x < -87.0f) return 0.0f;
     whole = (int32_t)(y < 0 ? y - 0.5f : y + 0.5f);
     x = (x - (float)whole * 0.693359375f) + (float)whole * 2.12194440e-4f;
-    sum = 1.0f +
-          x * (1.0f + x * (0.5f + x * (1.6666667e-1f + x * (4.1666667e-2f + x * (8.3333333e-3f + x * 1.3888889e-3f)))));
+    sum = 1.0f + exponential_near_0(x);
     word = (uint32_t)(whole + 127) << 23;
     memcpy(&y, &word, sizeof y);
     return sum * y;
+}
+
+static float exponential_less_1(float x) {
+    return x > -0.34f && x < 0.34f ? exponential_near_0(x) : exponential(x) - 1.0f;
 }
 
 static float hyperbolic_tangent(float x) {
@@ -73,7 +81,7 @@ static float softplus(float x, float beta, float threshold) {
 
 static float mish(float x) { /* x tanh(log(1 + e)) of e = exp(x) */
     float e = exponential(x > 20.0f ? 20.0f : x), square = e * (e + 2.0f);
-    return x * square / (square + 2.0f);
+    return x * (square / (square + 2.0f)); /* x times a square may be infinite */
 }
 
 /* ---- rows ---- */
