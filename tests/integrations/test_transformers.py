@@ -155,9 +155,7 @@ def test_a_training_for_bytes_goes_on_where_a_checkpoint_was_written(tmp_path: P
     assert torch.equal(resumed.log_steps, whole.log_steps)
 
 
-def test_a_checkpoint_without_the_state_of_a_callback_is_told(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_checkpoint_without_the_state_of_a_callback_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = Digits()
     train(model, tmp_path, [StopAfter(1)], 4, torch.optim.Adam(model.parameters(), lr=0.02))
     truncated(tmp_path, resume=True)
