@@ -24,7 +24,7 @@ from tailcut.format.load import read_contents
 from tailcut.models import VAE, DCGANGenerator
 from tailcut.runtime.progress import live_progress
 from tailcut.runtime.share import ALONE, Share
-from tailcut.structure import family, source_of
+from tailcut.structure import family, model_names, source_of
 from tailcut.weights import to_dense
 
 if TYPE_CHECKING:  # it needs an extra, which one process does without
@@ -248,9 +248,12 @@ def evaluate_generator_file(
 
 
 def holds_generator(file: str | Path) -> bool:
-    """Return whether a .tailcut file (or `zoo:NAME`) names a generative network. Raises the errors of `load`."""
+    """Return whether a .tailcut file (or `zoo:NAME`) names a generative network. Raises the errors of `load`.
+
+    A network that is not registered here is none: whoever loads the file says so.
+    """
     base = read_contents(file).base
-    build = None if base is None else family(base.name).build
+    build = None if base is None or base.name not in model_names() else family(base.name).build
     return isinstance(build, type) and issubclass(build, GENERATORS)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tailcut.format import save
-from tailcut.structure import create_model
+from tailcut.structure import create_model, registry
 
 Tailcut = Callable[..., Any]
 
@@ -107,3 +107,19 @@ def test_a_damaged_file_is_named(command: str, tailcut: Tailcut, packed: Path, t
     outcome = tailcut(command, damaged, *(["--data", "digits"] if command == "evaluate" else [packed]))
     assert outcome.code == 1
     assert f"{damaged}: the checksum does not match" in outcome.err
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict", "inspect"])
+def test_a_file_of_a_network_that_is_not_registered_is_named(
+    command: str, tailcut: Tailcut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "own.tailcut"
+    save(create_model("lenet300"), path)
+    monkeypatch.delitem(registry._families, "lenet300")
+    words = {"evaluate": ["--data", "digits"], "predict": [path], "inspect": []}
+    outcome = tailcut(command, path, *words[command])
+    assert outcome.code == 1
+    assert (
+        f"{path}: the file names the model 'lenet300', which is not registered here: give --import FILE.py"
+        in outcome.err
+    )

@@ -22,9 +22,8 @@ def named_base(base: StoredBase) -> Base:
     """Return the base with its arguments by name; raise `ModelMismatchError` if it is not registered."""
     if base.name not in model_names():
         raise ModelMismatchError(
-            f"the file names the model {base.name!r}, which is not registered here (registered: "
-            f"{', '.join(model_names())}); import the module that registers it (--import on the command "
-            "line), or load into= a network"
+            f"the file names the model {base.name!r}, which is not registered here: import the module that registers "
+            f"it (--import on the command line), or load into= a network (registered: {', '.join(model_names())})"
         )
     names = list(family(base.name).defaults)
     arguments: dict[str, Value] = {}
