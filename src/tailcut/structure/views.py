@@ -56,7 +56,7 @@ def unwrap(model: nn.Module) -> tuple[nn.Module, str]:
 
 
 def running_eagerly(model: nn.Module) -> AbstractContextManager[object]:
-    """Return a context in which what torch.compile wraps runs as it is: hooks and edits are no code to trace."""
+    """Return a context in which parts given to torch.compile run uncompiled, so that hooks see their maps."""
     if any(_is_compiled(part) for part in model.modules()):
         return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
     return nullcontext()  # the compiler takes seconds to import

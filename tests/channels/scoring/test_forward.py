@@ -109,6 +109,10 @@ def test_inputs_of_loaders() -> None:
         (found,) = inputs_of([batch], None, model)
         assert torch.equal(found.args[0], x)
         assert len(found.tensors) == 1
+    (found,) = inputs_of(x, None, model)
+    assert torch.equal(found.args[0], x)
+    (found,) = inputs_of({"x": x}, None, model)
+    assert torch.equal(found.kwargs["x"], x)
     assert len(list(inputs_of([x] * 7, 3, model))) == 3
     assert len(list(inputs_of([x] * 7, None, model))) == 7
     assert list(inputs_of([x[:0]], None, model)) == []

@@ -4,8 +4,8 @@ import itertools
 import numbers
 import random
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from tailcut.counting import evaluating, keeping_buffers
 from tailcut.errors import ArgumentError, TailcutError, first_line
 from tailcut.model_inputs import InputTensors, ModelInputs, described, model_inputs, without_targets
 from tailcut.structure.outputs import output_tensors
-from tailcut.structure.views import unwrapped
+from tailcut.structure.views import running_eagerly, unwrapped
 
 Choose = Callable[[Any], InputTensors]
 
@@ -43,7 +43,7 @@ def running(model: nn.Module) -> Iterator[None]:
 
     Parts given to torch.compile run as they were written, and attention runs layer by layer.
     """
-    with evaluating(model), _eager(model):
+    with evaluating(model), running_eagerly(model):
         yield
 
 
@@ -121,7 +121,7 @@ def inputs_of(
     """Yield the network's inputs of the first batches, on its device; batches without images are left out.
 
     Args:
-        loader: yields batches.
+        loader: yields batches; a tensor or a dict of tensors is one batch.
         num_batches: the most batches to take; all when None.
         model: the network.
         choose: gives the inputs of a batch; the batch itself, or its first entry, when None. Those by name are a dict.
@@ -133,7 +133,8 @@ def inputs_of(
     tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
     device = torch.device("cpu") if tensor is None else tensor.device
     most = None if num_batches is None else min(num_batches, sys.maxsize)
-    for number, batch in enumerate(itertools.islice(loader, most)):
+    batches = [loader] if isinstance(loader, (Tensor, Mapping)) else loader
+    for number, batch in enumerate(itertools.islice(batches, most)):
         chosen = without_targets(batch) if choose is None else choose(batch)
         inputs = model_inputs(chosen)
         if inputs is None or not any(x.ndim for x in inputs.tensors):
@@ -155,12 +156,3 @@ def check_num_batches(num_batches: int | None) -> None:
         return
     if isinstance(num_batches, bool) or not isinstance(num_batches, numbers.Integral) or num_batches < 1:
         raise ArgumentError(f"num_batches must be an integer of at least 1, or None for all; got {num_batches!r}")
-
-
-def _eager(model: nn.Module) -> AbstractContextManager[object]:
-    """Return a context in which parts given to torch.compile run uncompiled, so that hooks see their maps."""
-    is_compiled = any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules())
-    if is_compiled or any(hasattr(module, "_orig_mod") for module in model.modules()):
-        stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
-        return stance
-    return nullcontext()

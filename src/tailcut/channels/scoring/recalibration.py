@@ -24,7 +24,8 @@ def recalibrate(
 
     Args:
         model: any network; a fused view runs fused.
-        loader: yields inputs, or tuples and lists that begin with them; inputs by name are dicts.
+        loader: yields inputs, or tuples and lists that begin with them; inputs by name are dicts. A tensor or
+            a dict is one batch.
         num_batches: the most batches to take.
         inputs: what the network takes of a batch, see `score`.
 

@@ -50,9 +50,9 @@ def score(
 
     Args:
         model: any network of convolutions, or of linear layers over sequences of tokens (vision transformers, mixers).
-        loader: yields inputs, or tuples or lists that begin with them: (batch, ...); inputs by name are dicts. They are
-            moved to the model's device. Only the methods of weights (`l1`, `l2`, `fpgm`, `random`) do without; given
-            one, they use one batch to see which linear layers give tokens.
+        loader: yields inputs, or tuples or lists that begin with them: (batch, ...); inputs by name are dicts. A tensor
+            or a dict is one batch. They are moved to the model's device. Only the methods of weights (`l1`, `l2`,
+            `fpgm`, `random`) do without; given one, they use one batch to see which linear layers give tokens.
         method: `spectral` (CFDP, the paper's), or a baseline of `tailcut.channels.scoring.baselines`: `l1`, `l2`,
             `fpgm`, `apoz`, `bn_scale` (uses one batch, to see which batch norm follows which layer), `hrank`, `random`.
         num_batches: how many batches of the loader are used at most; all when None.

@@ -260,7 +260,7 @@ def _warn_of_resizing(images: Tensor, resized: Tensor) -> None:
 
 
 def _images(loader: Iterable[Any]) -> Iterator[Tensor]:
-    for item in loader:
+    for item in [loader] if isinstance(loader, Tensor) else loader:
         images = item[0] if isinstance(item, (tuple, list)) and item else item
         if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3:
             what = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
