@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from tailcut.cli.parser import num_bytes
 from tailcut.format import load, save
@@ -27,6 +28,25 @@ def file(tmp_path: Path) -> Path:
 )
 def test_sizes(text: str, size: int) -> None:
     assert num_bytes(text) == size
+
+
+def test_broken_images_may_be_left_out(tailcut: Tailcut, tmp_path: Path) -> None:
+    file = tmp_path / "a.tailcut"
+    save(create_model("resnet20", width=4, num_classes=1), file)
+    folder = tmp_path / "photos" / "train" / "a"
+    folder.mkdir(parents=True)
+    for number in range(4):
+        Image.new("RGB", (32, 32), (60 * number, 9, 9)).save(folder / f"{number}.png")
+    (folder / "broken.png").write_bytes(b"no image")
+    data = ["--data", "folder:photos", "--data-root", tmp_path, "--no-test", "--num-gradients", 1]
+    words = ["compress", file, *data, "--max-bytes", "9KB", "-o", tmp_path / "small.tailcut"]
+    refused = tailcut(*words)
+    assert refused.code == 1
+    assert "broken.png is no PNG or JPEG image" in refused.err
+    outcome = tailcut(*words, "--on-error", "skip")
+    assert outcome.code == 0, outcome.err
+    assert "left out 1 image" in outcome.err
+    assert (tmp_path / "small.tailcut").stat().st_size <= 9_000
 
 
 def test_a_file_of_the_size_that_was_asked_for(tailcut: Tailcut, file: Path, tmp_path: Path) -> None:

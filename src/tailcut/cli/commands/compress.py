@@ -8,6 +8,7 @@ from tailcut.cli.parser import (
     add_data_roots,
     add_levels,
     add_network,
+    add_reading,
     add_workers,
     call,
     num_bytes,
@@ -34,6 +35,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--data", required=True, metavar="NAME", help="the data set that the network was trained on")
     add_data_roots(parser)
     add_workers(parser)
+    add_reading(parser)
     amount = parser.add_mutually_exclusive_group(required=True)
     amount.add_argument("--max-bytes", type=num_bytes, metavar="SIZE", help="at most so many bytes: 640, 64KB, 1.5MiB")
     amount.add_argument(
