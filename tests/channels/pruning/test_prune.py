@@ -266,6 +266,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"rates": "best"}, "one of paper, extended; got 'best'"),
     ({"rates": "paper"}, "no paper rates for a network of your own class"),
     ({}, "give one of rates, macs_ratio and params_ratio"),
+    ({"scores": 0.3}, "give one of rates, .*; 0.3 stands in the place of the scores"),
     ({"rates": 0.5, "macs_ratio": 0.5}, "give one of rates"),
     ({"macs_ratio": 0.0}, "macs_ratio must be above 0"),
     ({"params_ratio": 1.5}, "params_ratio must be above 0"),

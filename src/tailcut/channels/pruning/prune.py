@@ -110,7 +110,8 @@ def prune(
     """
     inputs = _check_network(model, example_input)
     if sum(given is not None for given in (rates, macs_ratio, params_ratio)) != 1:
-        raise ArgumentError("give one of rates, macs_ratio and params_ratio")
+        misplaced = f"; {scores!r} stands in the place of the scores" if isinstance(scores, (int, float)) else ""
+        raise ArgumentError(f"give one of rates, macs_ratio and params_ratio{misplaced}")
     amount = Amount(rates, macs_ratio, params_ratio, Limits(min_channels, round_to, max_rate))
     patterns = _patterns(ignore)
     # In inference mode torch does not show all operations, and new parameters could not be trained.
