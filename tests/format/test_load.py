@@ -2,6 +2,7 @@ import copy
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -332,6 +333,18 @@ def test_wrappers_are_named_where_the_file_does_not_fit(tmp_path: Path) -> None:
 def randomize_outside() -> nn.Module:
     with torch.inference_mode(False):
         return randomize(OwnNet(), 2)
+
+
+@pytest.mark.parametrize("wrapper", ["module", "_orig_mod"])
+def test_a_file_of_a_wrapper_says_so(wrapper: str, tmp_path: Path) -> None:
+    wrap = nn.DataParallel if wrapper == "module" else partial(torch.compile, backend="eager")
+    tailcut.save(wrap(nn.Linear(3, 2)), tmp_path / "a.tailcut", registered=False)  # type: ignore[arg-type]
+    with pytest.raises(
+        ModelMismatchError, match=rf"was saved from a wrapper .* save the network inside, its \.{wrapper}"
+    ):
+        tailcut.load(tmp_path / "a.tailcut", into=nn.Linear(3, 2))
+    with pytest.raises(ModelMismatchError, match=r"which the network does not have$"):
+        tailcut.load(tmp_path / "a.tailcut", into=nn.Linear(3, 2, bias=False))
 
 
 def test_into_keeps_type_and_frozen_parameters(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial, reduce
 from pathlib import Path
@@ -418,9 +418,22 @@ def _compare_names(contents: Contents, tensors: NetworkTensors) -> None:
     there = {other.name: other.shape for other in tensors.others}
     for name, shape in stored.items():
         if name not in there:
-            raise ModelMismatchError(f"the file holds a tensor {name!r}, which the network does not have")
+            raise ModelMismatchError(
+                f"the file holds a tensor {name!r}, which the network does not have{_of_wrapper(stored, there)}"
+            )
         if there[name] != shape:
             raise ModelMismatchError(f"{name} has shape {there[name]} in the network, {shape} in the file")
     for name in there:
         if name not in stored:
             raise ModelMismatchError(f"the network has a tensor {name!r}, which the file does not hold")
+
+
+def _of_wrapper(stored: Collection[str], there: Collection[str]) -> str:
+    """Say what to do if all names in the file have the prefix of a wrapper, and fit the network without it."""
+    for prefix, wrapper in (("module.", "nn.DataParallel"), ("_orig_mod.", "torch.compile")):
+        if {f"{prefix}{name}" for name in there} == set(stored):
+            return (
+                f": it was saved from a wrapper ({wrapper}); load it into such a wrapper, and save the network inside, "
+                f"its .{prefix.removesuffix('.')}"
+            )
+    return ""
