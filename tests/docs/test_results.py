@@ -148,7 +148,9 @@ def test_figures_in_sentences_are_those_of_records_and_files() -> None:
         assert f" | {size:,} bytes |" in page_text("browser")
     assert f"{pages['unet-759-float16']:,} bytes, page and program too" in page_text("export")
     record = json.loads((RESULTS / "bytes" / "resnet20-60000.json").read_text(encoding="utf-8"))
-    kept = f"keeps {100 * record['after']:.2f} of {100 * record['before']:.2f} % on CIFAR-10 in {record['file_bytes']:,}"
+    kept = (
+        f"keeps {100 * record['after']:.2f} of {100 * record['before']:.2f} % on CIFAR-10 in {record['file_bytes']:,}"
+    )
     assert kept in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
 
 
