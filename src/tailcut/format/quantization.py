@@ -40,6 +40,12 @@ MAX_LINE = 1 << 12
 WORTH = 1.05
 """A DCT along all axes of a matrix must save one part in twenty of its bits: reading it takes longer."""
 
+MANY = 1 << 10
+"""From so many numbers of a matrix on, their distribution tells what they cost; of fewer their sizes do."""
+
+LEAST_MEAN, APART = 2.0**-5, 0.75
+"""What the coder adds to mean magnitudes, and how much of what the places of a number say counts in it."""
+
 RELATIVE_STEP = 0.25
 """Steps in parts of the root mean square of what they round, where the user gives none."""
 
@@ -358,7 +364,7 @@ def _cheapest(values: Tensor, layout: Layout, candidates: list[tuple[int, float]
         if is_variance and not bool((quantized.dequantize(tensor, layout) > 0).all()):
             continue
         is_slow = transform == DCT and len(layout.shape) > 1
-        cost = _cost(tensor) * (WORTH if is_slow else 1)
+        cost = _cost(tensor, layout) * (WORTH if is_slow else 1)
         found.append(((_excess(tensor, values, layout, spread), cost), tensor))
     if not found and failures:
         raise failures[0]
@@ -391,11 +397,40 @@ def _excess(tensor: Coded, values: Tensor, layout: Layout, spread: Tensor | None
     return moved if moved > 1 else 0.0
 
 
-def _cost(coded: Coded) -> float:
+def _cost(coded: Coded, layout: Layout) -> float:
     """About the bits of a tensor."""
     magnitudes = np.abs(coded.numbers)
+    if len(layout.shape) > 1 and layout.size >= MANY:
+        return _entropy(magnitudes, layout.shape) + np.count_nonzero(magnitudes)  # and their signs
     bits = np.where(magnitudes, 2 * np.log2(np.maximum(magnitudes, 1)) + 3, 0.4).sum()
     return float(bits) + 2 * math.log2(abs(coded.offset) + 1)
+
+
+def _entropy(magnitudes: np.ndarray, shape: Sequence[int]) -> float:
+    """Return the bits of magnitudes if those for which the coder expects about the same have one distribution.
+
+    Args:
+        magnitudes: the first ones of a tensor; those behind are 0.
+        shape: of the tensor.
+    """
+    whole = np.zeros(math.prod(shape))
+    whole[: len(magnitudes)] = magnitudes
+    whole = whole.reshape(shape)
+    mean = whole.mean()
+    apart = np.zeros(())
+    for axis in range(whole.ndim):
+        others = tuple(other for other in range(whole.ndim) if other != axis)
+        apart = apart + np.log2(whole.mean(others, keepdims=True) + LEAST_MEAN) - math.log2(mean + LEAST_MEAN)
+    expected = math.log2(mean + LEAST_MEAN) + APART * apart
+    classes = np.clip(np.round(2 * expected).astype(np.int64) + 10, 0, 63)  # half octaves, as the coder's levels
+    # Large ones by octaves and their quarters: few are alike, and what tells them apart costs the same anywhere.
+    large = np.log2(whole[whole >= 16]) - 4
+    places = whole.astype(np.int64)
+    places[whole >= 16] = 16 + np.floor(4 * large).astype(np.int64)
+    counts = np.bincount((128 * classes + places).reshape(-1), minlength=64 * 128).reshape(64, 128)
+    totals = np.maximum(counts.sum(1, keepdims=True), 1)
+    shares = counts / totals
+    return float(large.sum() - (counts * np.log2(np.where(counts, shares, 1.0))).sum())
 
 
 def _rms(values: Tensor) -> float:
