@@ -116,7 +116,7 @@ def test_a_file_of_a_network_that_is_not_registered_is_named(
     path = tmp_path / "own.tailcut"
     save(create_model("lenet300"), path)
     monkeypatch.delitem(registry._families, "lenet300")
-    words = {"evaluate": ["--data", "digits"], "predict": [path], "inspect": []}
+    words: dict[str, list[Any]] = {"evaluate": ["--data", "digits"], "predict": [path], "inspect": []}
     outcome = tailcut(command, path, *words[command])
     assert outcome.code == 1
     assert (
