@@ -88,7 +88,7 @@ def test_arguments_are_checked_against_the_signature() -> None:
             deep(*arguments)
     with pytest.raises(ModelMismatchError, match=r"argument number 3 of model 'deep', which has 3 here; .* newer"):
         deep((3, 1))
-    with pytest.raises(ModelMismatchError, match=r"names the model 'shallow'.*: import the module.*registered: .*lenet5"):
+    with pytest.raises(ModelMismatchError, match=r"names the model 'shallow'.*: import the mod.*registered: .*lenet5"):
         named_base(StoredBase("shallow", ()))
     assert named_base(StoredBase("lenet300", ((1, 3),))) == Base("lenet300", {"num_classes": 3})
 
