@@ -85,6 +85,13 @@ def test_a_compiled_network_is_measured_as_it_is(
     assert again.step == pytest.approx(plain.step, rel=1e-6)
 
 
+def test_a_wrapper_is_told_once(
+    trained: nn.Module, images: torch.Tensor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    compress(nn.DataParallel(trained), tmp_path / "a.tailcut", [images], max_bytes=2500, num_gradients=8)
+    assert caplog.text.count("is a wrapper") == 1
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_network_of_torchscript_is_refused_at_once(tmp_path: Path) -> None:
     traced = torch.jit.trace(nn.Linear(3, 2), torch.rand(1, 3))

@@ -9,10 +9,10 @@ from scipy import fft
 from torch import nn
 
 import tailcut
-from tailcut.compression.laplace import LEAST_MEAN
 from tailcut.compression.lattices import Lattices, TrainedTensor, trained_tensors
 from tailcut.format.network.tensors import network_tensors
 from tailcut.format.quantized import Layout
+from tailcut.format.quantized.coder import LEAST_MEAN
 from tailcut.format.quantized.values import KERNEL_DCT, NONE, coded
 from tailcut.structure import record_of
 

@@ -21,7 +21,7 @@ from tailcut.files import check_output_path, write_atomically
 from tailcut.format.container.contents import decode
 from tailcut.format.container.streams import decode_values
 from tailcut.format.network.tensors import current_tensors, network_tensors
-from tailcut.format.network.verification import check_not_wrapped
+from tailcut.format.network.verification import check_not_wrapped, warn_of_wrapper
 from tailcut.format.quantization import Rounding, completed, finest_eighth, types_of_others
 from tailcut.format.quantized import Coded
 from tailcut.format.quantized.values import FineStepError, step_size
@@ -133,6 +133,7 @@ def compress(
     """
     check_module("compress", model)
     check_not_wrapped(model, registered=registered)
+    warn_of_wrapper(without_views(model), registered=registered)
     check_goal(max_bytes, max_drop, step)
     _check_metric(max_drop, evaluate)
     check_output_path(path)  # the rest takes up to hours

@@ -5,9 +5,6 @@ import math
 import torch
 from torch import Tensor
 
-LEAST_MEAN = 1 / 32
-"""Added to every mean magnitude, as the coder of the file does: no number costs nothing."""
-
 
 def laplace_bits(values: Tensor, means: Tensor) -> Tensor:
     """Return the bits of each number where numbers are expected to have these mean magnitudes. Differentiable.

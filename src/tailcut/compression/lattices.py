@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tailcut.compression.laplace import LEAST_MEAN
 from tailcut.format.container.streams import Kept
 from tailcut.format.network.tensors import NetworkTensors
+from tailcut.format.quantized.coder import APART, LEAST_MEAN
 from tailcut.format.quantized.values import KERNEL_DCT, NONE
 from tailcut.transform import dct, idct
 from tailcut.transform.order import l1_order_index
@@ -22,9 +22,6 @@ PRIOR, PRIOR_OF_TENSOR = 8, 4
 
 FIRST_MEAN = 1.0
 """The mean magnitude that a tensor is expected to have beforehand."""
-
-APART = 0.75
-"""How much of what the places of a number say counts, as in the coder."""
 
 
 @dataclass(frozen=True)

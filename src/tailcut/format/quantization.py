@@ -15,7 +15,7 @@ from tailcut.format.container.numbers import INTEGERS, QUANTIZED, type_number
 from tailcut.format.container.streams import layout_of_kept, layout_of_other
 from tailcut.format.network.tensors import NetworkTensors, OtherTensor
 from tailcut.format.quantized import Coded, Layout
-from tailcut.format.quantized.coder import MAX_INTEGERS, MAX_MAGNITUDE
+from tailcut.format.quantized.coder import APART, LEAST_MEAN, MAX_INTEGERS, MAX_MAGNITUDE
 from tailcut.format.quantized.values import (
     DCT,
     KERNEL_DCT,
@@ -42,9 +42,6 @@ WORTH = 1.05
 
 MANY = 1 << 10
 """From so many numbers of a matrix on, their distribution tells what they cost; of fewer their sizes do."""
-
-LEAST_MEAN, APART = 2.0**-5, 0.75
-"""What the coder adds to mean magnitudes, and how much of what the places of a number say counts in it."""
 
 RELATIVE_STEP = 0.25
 """Steps in parts of the root mean square of what they round, where the user gives none."""

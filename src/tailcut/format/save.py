@@ -20,7 +20,12 @@ from tailcut.format.container.streams import decode_values
 from tailcut.format.level_streams import coefficient_streams, other_streams, quantized_payloads, stored_type
 from tailcut.format.network.levels import NetworkLevel, network_levels, warn_of_statistics
 from tailcut.format.network.tensors import NetworkTensors, OtherTensor, network_tensors
-from tailcut.format.network.verification import check_covered, check_not_wrapped, check_same_network
+from tailcut.format.network.verification import (
+    check_covered,
+    check_not_wrapped,
+    check_same_network,
+    warn_of_wrapper,
+)
 from tailcut.format.quantization import (
     RELATIVE_STEP,
     Rounding,
@@ -160,6 +165,7 @@ def write(model: nn.Module, path: str | Path, **settings: Any) -> SaveReport:
     """`save` without a word in the log, for callers that say themselves what was written."""
     _check_arguments(model, path)
     content, tensors = pack(model, **settings)
+    warn_of_wrapper(without_views(model), registered=settings.get("registered", True))
     if len(settings.get("levels", ())) and settings.get("calibration") is None:
         warn_of_statistics(model)
     report = SaveReport(

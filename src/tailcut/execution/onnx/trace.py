@@ -91,10 +91,17 @@ def _most_open(
 
 
 def _still_open(traced: torch.export.ExportedProgram, example: Sequence[Tensor]) -> set[Axis]:
-    inputs = [node.meta["val"].shape for node in traced.graph.find_nodes(op="placeholder")][-len(example) :]
+    inputs = _input_shapes(traced, example)
     sizes = ((n, axis, size) for n, shape in enumerate(inputs) for axis, size in enumerate(shape))
     # A size that became fixed in the end is a symbol for one number.
     return {(n, axis) for n, axis, size in sizes if isinstance(size, torch.SymInt) and not size.node.expr.is_number}
+
+
+def _input_shapes(
+    traced: torch.export.ExportedProgram, example: Sequence[Tensor]
+) -> list[Sequence[int | torch.SymInt]]:
+    """Return the shapes of the inputs, behind those of the parameters; open sizes are symbols."""
+    return [node.meta["val"].shape for node in traced.graph.find_nodes(op="placeholder")][-len(example) :]
 
 
 def _exported(
@@ -123,7 +130,7 @@ def _is_branched(
 
     `runs` is the program as a module that checks no conditions.
     """
-    inputs = [node.meta["val"].shape for node in traced.graph.find_nodes(op="placeholder")][-len(example) :]
+    inputs = _input_shapes(traced, example)
     sizes = [inputs[n][axis] for n, axis in axes]
     symbols = [size.node.expr for size in sizes if isinstance(size, torch.SymInt)]
     if not symbols:

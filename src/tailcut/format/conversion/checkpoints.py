@@ -186,7 +186,8 @@ def _pickles(file: str | Path | IO[bytes]) -> Iterator[IO[bytes]]:
     with ExitStack() as stack:
         stream = stack.enter_context(Path(file).open("rb")) if isinstance(file, (str, Path)) else file
         start = stream.tell()
-        stack.callback(stream.seek, start) if stream is file else None
+        if stream is file:
+            stack.callback(stream.seek, start)
         is_zip = stream.read(len(_ZIP)) == _ZIP
         stream.seek(start)
         if not is_zip:

@@ -46,7 +46,17 @@ def check_not_wrapped(model: nn.Module, *, registered: bool) -> None:
             f"{type(model).__name__} is a wrapper: save the registered network {record.base.name!r} in it, its {path}; "
             "or the wrapper as a class of your own, with registered=False"
         )
-    if registered:
+
+
+def warn_of_wrapper(model: nn.Module, *, registered: bool) -> None:
+    """Warn, once for each file, where names are stored that only a wrapper like this one has.
+
+    Args:
+        model: that `check_not_wrapped` lets pass.
+        registered: see there; False says that it is meant.
+    """
+    inner, path = unwrap(model)
+    if registered and inner is not model:
         _log.warning(
             "%s is a wrapper: in the file names have its prefix, so that it loads into such a wrapper only; save the "
             "network in it, its %s, or say registered=False if that is meant",

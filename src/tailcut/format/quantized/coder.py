@@ -48,6 +48,9 @@ SHIFT = 2
 ODD_LATER = 2
 """So many levels above that of the number is the first probability of 0 in an odd state, whose 0 is half as wide."""
 
+LEAST_MEAN, APART = 2.0**-5, 0.75
+"""What `expected_level` adds to mean magnitudes, and how much of what the places of a number say counts in it."""
+
 _CHUNK = 4096
 _BYTES_PER_NUMBER = 64  # never reached: 43 decisions of at most 10 bits
 _PARAMETERS, (_WHOLE, _AXES, _SHIFT) = plain.PARAMETER_SETS[:4], plain.PARAMETER_SETS[4:]
