@@ -1,11 +1,14 @@
 """Inputs of one call: a batch is taken apart and put together, a graph is not."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
 from tailcut.errors import ArgumentError
-from tailcut.model_inputs import ModelInputs, example_inputs, joined
+from tailcut.model_inputs import ModelInputs, example_inputs, first_inputs, joined, loader_inputs
 
 X = torch.arange(12.0).reshape(6, 2)
 
@@ -49,3 +52,72 @@ def test_what_is_no_batch_stays_whole(other: Tensor) -> None:
 def test_what_are_no_inputs_is_said(given: object, got: str) -> None:
     with pytest.raises(ArgumentError, match=f"by the names of the network's arguments; got {got}$"):
         example_inputs(given)
+
+
+def test_every_way_gives_the_inputs() -> None:
+    pairs = DataLoader(TensorDataset(X, torch.zeros(6)), batch_size=4)
+    every: list[Any] = [X, [X[:4], X[4:]], pairs, [(X[:3],), [X[3:], "more"]], iter([X])]
+    for inputs in every:
+        whole = joined(list(loader_inputs(inputs)))
+        assert torch.equal(whole.args[0], X)
+        assert (len(whole.args), whole.kwargs) == (1, {})
+
+
+def test_several_inputs_are_given_by_place_or_by_name() -> None:
+    pairs = [((X[:3], X[:3]), "targets"), ([X[3:], X[3:]],)]
+    assert joined(list(loader_inputs(pairs))).run(called) == called(X, X)
+    by_name: list[Any] = [{"x": X, "mask": X}, [{"mask": X[:2], "x": X[:2]}, ({"x": X[2:], "mask": X[2:]}, "targets")]]
+    for inputs in by_name:
+        whole = joined(list(loader_inputs(inputs)))
+        assert whole.run(called) == called(x=X, mask=X)
+    rows: Any = [{"x": row, "mask": row + 1} for row in X]
+    collated: DataLoader[dict[str, Tensor]] = DataLoader(rows, batch_size=4)
+    assert [batch.shapes for batch in loader_inputs(collated)] == ["x (4, 2), mask (4, 2)", "x (2, 2), mask (2, 2)"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "got"),
+    [
+        (["a"], "str"),
+        ([()], "tuple"),
+        ([(3, X)], "tuple of Tensor, int, which begins with int"),
+        ([((), X)], "tuple of Tensor, tuple, which begins with tuple"),
+        ([((X, None), X)], "tuple of Tensor, tuple, which begins with tuple of NoneType, Tensor"),
+        ([torch.tensor(1.0)], "a tensor without axes"),
+        ([{}], "an empty dict"),
+        ([{"x": X, "use_cache": False}], "dict, in which 'use_cache' is bool: make it a tensor, or leave it out"),
+    ],
+)
+def test_anything_else_is_an_error(inputs: list[Any], got: str) -> None:
+    with pytest.raises(ArgumentError, match=f"the loader must yield tensors or dicts of.*; batch 0 is {got}$"):
+        list(loader_inputs(inputs))
+
+
+@pytest.mark.parametrize(
+    ("strange", "message"),
+    [
+        (
+            X.to("meta"),
+            r"batch 0 .* has a tensor on the meta device among x \(6, 2\), y \(6, 2\): it has no numbers",
+        ),
+        (
+            X.to_sparse(),
+            r"batch 0 .* has a sparse tensor among x \(6, 2\), y \(6, 2\): give it by .to_dense\(\)",
+        ),
+    ],
+)
+def test_tensors_without_numbers_in_place_are_an_error(strange: Tensor, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        list(loader_inputs([{"x": X, "y": strange}]))
+
+
+def test_what_gives_no_batches_is_an_error() -> None:
+    with pytest.raises(ArgumentError, match="loader must be a tensor or batches of inputs, got int"):
+        list(loader_inputs(3))  # type: ignore[arg-type]
+
+
+def test_the_first_batches_are_taken_no_further_than_needed() -> None:
+    batches = iter([X[:2], X[2:4], X[4:]])
+    assert [batch.batch_size for batch in first_inputs(batches, 3)] == [2, 2]
+    assert torch.equal(next(batches), X[4:])
+    assert first_inputs([], 3) == []

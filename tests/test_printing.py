@@ -5,12 +5,24 @@ import sys
 import threading
 import warnings
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tailcut.printing import Report, figure_text, is_fraction, mean_and_spread, plain, printable, silenced, sizes, table
+from tailcut.printing import (
+    Report,
+    figure_text,
+    is_fraction,
+    logged,
+    mean_and_spread,
+    plain,
+    printable,
+    silenced,
+    sizes,
+    table,
+)
 
 
 @dataclass(frozen=True)
@@ -167,3 +179,11 @@ def test_silence_is_of_torch_and_of_one_thread(
 def test_control_characters_are_written_out() -> None:
     assert printable("a\x1b]0;b\x07\x9b1m\tc\nd") == "a\\x1b]0;b\\x07\\x9b1m\tc\nd"
     assert table(["name"], [["red\x1b[31m\nline"]]).splitlines()[-1] == "red\\x1b[31m\\nline"
+
+
+def test_long_work_is_logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    # So many seconds each time it is asked.
+    monkeypatch.setattr("tailcut.printing.time.monotonic", count(step=4).__next__)
+    with caplog.at_level(logging.INFO, logger="tailcut"):
+        assert list(logged(range(5), "things", 5)) == [0, 1, 2, 3, 4]
+    assert caplog.messages == ["2 of 5 things"]

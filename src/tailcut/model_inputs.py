@@ -1,6 +1,6 @@
 """Inputs of one call of a network: tensors by place, by name, or both."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,6 +71,12 @@ class ModelInputs:
 InputTensors = Tensor | Sequence[Tensor] | Mapping[str, Tensor] | ModelInputs
 """Inputs as users have them: a tensor; several by place, in a tuple; or by name, in a dict."""
 
+Choose = Callable[[Any], InputTensors]
+"""Gives the inputs of a batch of a loader."""
+
+Loader = Tensor | Mapping[str, Tensor] | Iterable[Any]
+"""Batches as users have them: a `DataLoader`, a list or an iterator of batches; or one batch, a tensor or a dict."""
+
 
 def joined(batches: Sequence[ModelInputs]) -> ModelInputs:
     """Return one batch of the inputs of several that are like each other, or the only one."""
@@ -78,6 +84,64 @@ def joined(batches: Sequence[ModelInputs]) -> ModelInputs:
         return batches[0]
     args = tuple(map(torch.cat, zip(*(batch.args for batch in batches), strict=True)))
     return ModelInputs(args, {name: torch.cat([batch.kwargs[name] for batch in batches]) for name in batches[0].kwargs})
+
+
+def loader_inputs(loader: Loader, choose: Choose | None = None, *, allow_meta: bool = False) -> Iterator[ModelInputs]:
+    """Yield the inputs alone, batch by batch.
+
+    Args:
+        loader: batches, or one batch that is a tensor or a dict. A batch is a tensor; a dict of tensors, which the
+            network takes by name; or a tuple that begins with inputs, as `(inputs, targets)` of a `DataLoader` does,
+            of which the rest is left out. Inputs of a network that takes several by place are a tuple themselves:
+            `((image, mask), targets)`, or `((image, mask),)`. Where their lengths along axis 0 differ, as those of
+            the nodes and edges of a graph, a batch is never taken apart.
+        choose: gives the inputs of a batch instead.
+        allow_meta: also yield tensors on the meta device, which have no numbers.
+
+    Raises:
+        ArgumentError: a batch is something else, or has a sparse tensor.
+    """
+    if not isinstance(loader, Iterable):
+        raise ArgumentError(f"loader must be a tensor or batches of inputs, got {type(loader).__name__}")
+    batches = [loader] if isinstance(loader, (Tensor, Mapping)) else loader
+    for number, batch in enumerate(batches):
+        chosen = without_targets(batch) if choose is None else choose(batch)
+        found = model_inputs(chosen)
+        if found is None or not any(x.ndim for x in found.tensors):
+            raise ArgumentError(_no_inputs(number, batch, chosen, is_chosen=choose is not None))
+        if any(x.is_meta for x in found.tensors) and not allow_meta:
+            raise ArgumentError(
+                f"batch {number} of the loader has a tensor on the meta device among {found.shapes}: it has no numbers"
+            )
+        if any(x.layout != torch.strided for x in found.tensors):
+            raise ArgumentError(
+                f"batch {number} of the loader has a sparse tensor among {found.shapes}: give it by .to_dense()"
+            )
+        yield found
+
+
+def first_inputs(loader: Loader, count: int) -> list[ModelInputs]:
+    """Return batches until they have `count` inputs, or all: a loader of a whole data set would not fit memory."""
+    found: list[ModelInputs] = []
+    num = 0
+    for batch in loader_inputs(loader):
+        found.append(batch)
+        num += batch.batch_size
+        if num >= count:
+            break
+    return found
+
+
+def _no_inputs(number: int, batch: object, chosen: object, *, is_chosen: bool) -> str:
+    """Return the message for a batch whose inputs are none."""
+    what = "a tensor without axes" if isinstance(chosen, Tensor) else described(chosen)
+    if is_chosen:
+        return (
+            f"inputs must give a tensor, a tuple of tensors or a dict of tensors; batch {number} is "
+            f"{type(batch).__name__}, its inputs {what}"
+        )
+    inside = what if chosen is batch else f"{described(batch)}, which begins with {what}"
+    return f"the loader must yield tensors or dicts of inputs, or (inputs, targets); batch {number} is {inside}"
 
 
 def without_targets(batch: Any) -> Any:

@@ -63,9 +63,9 @@ def test_a_small_file_that_still_works(trained: nn.Module, images: torch.Tensor,
     state = {name: value.clone() for name, value in trained.state_dict().items()}
     report = compress(trained, path, [images], max_bytes=2500, evaluate=accuracy)
     assert report.file_bytes == path.stat().st_size <= 2500
-    assert report.metric_before == before
-    assert report.metric is not None
-    assert report.metric > before - 0.02
+    assert report.before == before
+    assert report.after is not None
+    assert report.after > before - 0.02
     assert all(torch.equal(state[name], value) for name, value in trained.state_dict().items())
 
 
@@ -150,7 +150,7 @@ def test_the_bytes_are_used(trained: nn.Module, images: torch.Tensor, max_bytes:
 def test_the_file_holds_the_network_that_was_measured(trained: nn.Module, images: torch.Tensor, tmp_path: Path) -> None:
     path = tmp_path / "small.tailcut"
     report = compress(trained, path, [images], step=0.05, evaluate=accuracy)
-    assert accuracy(tailcut.load(path, into=copy.deepcopy(trained))) == report.metric
+    assert accuracy(tailcut.load(path, into=copy.deepcopy(trained))) == report.after
 
 
 def test_channels_of_all_sizes_lose_less(
@@ -182,9 +182,9 @@ def test_at_most_so_much_worse(trained: nn.Module, images: torch.Tensor, tmp_pat
     sizes = []
     for drop in (0.002, 0.05):
         report = compress(trained, tmp_path / "a.tailcut", [images], max_drop=drop, evaluate=accuracy)
-        assert report.metric is not None
-        assert report.metric_before is not None
-        assert report.metric >= report.metric_before - drop
+        assert report.after is not None
+        assert report.before is not None
+        assert report.after >= report.before - drop
         sizes.append(report.file_bytes)
     assert sizes[1] < sizes[0] < report.dense_bytes / 5
 
@@ -246,8 +246,8 @@ def test_a_network_whose_gradients_are_near_zero_gets_the_bytes_that_were_asked_
     else:
         report = compress(model, path, x, max_drop=0.1, evaluate=likeness, num_gradients=20)
         assert report.file_bytes < 700
-    assert report.metric is not None
-    assert report.metric > 0.9
+    assert report.after is not None
+    assert report.after > 0.9
 
 
 def test_a_truncated_network(tmp_path: Path) -> None:
@@ -316,16 +316,16 @@ def test_weights_that_hooks_computed_with_gradients(tmp_path: Path) -> None:
     path = tmp_path / "a.tailcut"
     usual = model(inputs)
     assert vars(model[0])["weight"].grad_fn is not None
-    tailcut.save(model, path, levels=(0.5,), calibration=[inputs])
+    tailcut.save(model, path, levels=(0.5,), loader=[inputs])
 
     def metric(network: nn.Module) -> float:
         return float(-(network(inputs) - usual).abs().mean().item())
 
     report = compress(model, path, inputs, max_drop=0.05, evaluate=metric, num_gradients=8, levels=(0.5,))
     again = tailcut.load(path, into=plain())
-    assert report.metric == pytest.approx(metric(again))
-    assert report.metric is not None
-    assert report.metric > -0.05
+    assert report.after == pytest.approx(metric(again))
+    assert report.after is not None
+    assert report.after > -0.05
     rate = tailcut.RateLoss(model, target_bytes=500, num_steps=1)
     with rate.rounded():
         (model(inputs).square().mean() + rate()).backward()
@@ -347,9 +347,9 @@ def test_weights_that_no_coarse_step_leaves_finite(tmp_path: Path) -> None:
             return -float((network(inputs) - usual).abs().max())
 
     report = compress(model, tmp_path / "a.tailcut", inputs, max_drop=0.05, evaluate=metric, num_gradients=8)
-    assert report.metric is not None
-    assert report.metric >= -0.05
-    assert report.metric == metric(tailcut.load(tmp_path / "a.tailcut", into=plain()))
+    assert report.after is not None
+    assert report.after >= -0.05
+    assert report.after == metric(tailcut.load(tmp_path / "a.tailcut", into=plain()))
     with pytest.raises(ArgumentError, match="no finite numbers at 0: ask for more bytes, or a finer step"):
         compress(model, tmp_path / "b.tailcut", inputs, step=100.0, num_gradients=8)
 

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from tailcut.compression.batches import input_batches
 from tailcut.compression.correction import Original, write_numbers
+from tailcut.model_inputs import loader_inputs
 
 
 def network() -> nn.Sequential:
@@ -37,8 +37,8 @@ def rounded(model: nn.Module) -> dict[str, torch.Tensor]:
 def test_the_corrected_network_is_closer() -> None:
     model, inputs = network(), [torch.randn(32, 3, 9, 9) + 1 for _ in range(6)]
     numbers = rounded(model)
-    moved = Original(model, list(input_batches(inputs))).corrected(numbers)
-    unmoved = Original(model, list(input_batches(inputs))).corrected({})
+    moved = Original(model, list(loader_inputs(inputs))).corrected(numbers)
+    unmoved = Original(model, list(loader_inputs(inputs))).corrected({})
     write_numbers(unmoved, numbers)
     for name, value in model.named_parameters():
         if value.ndim > 1:  # the weights of the result are the original's, to be rounded
@@ -53,7 +53,7 @@ def test_the_corrected_network_is_closer() -> None:
 def test_means_are_those_of_the_original() -> None:
     model, inputs = network(), torch.randn(64, 3, 9, 9)
     numbers = rounded(model)
-    moved = Original(model, list(input_batches(inputs))).corrected(numbers)
+    moved = Original(model, list(loader_inputs(inputs))).corrected(numbers)
     write_numbers(moved, numbers)
     before, after = list(model.children()), list(moved.children())
     with torch.no_grad():
@@ -68,7 +68,7 @@ def test_means_are_those_of_the_original() -> None:
 
 def test_nothing_moves_where_nothing_is_rounded() -> None:
     model = network()
-    moved = Original(model, list(input_batches(torch.randn(16, 3, 9, 9)))).corrected({})
+    moved = Original(model, list(loader_inputs(torch.randn(16, 3, 9, 9)))).corrected({})
     for wanted, found in zip(model.state_dict().values(), moved.state_dict().values(), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
 
@@ -84,6 +84,6 @@ def test_layers_that_run_twice_stay() -> None:
             return result
 
     model = Twice().eval()
-    original = Original(model, list(input_batches(torch.randn(8, 4))))
+    original = Original(model, list(loader_inputs(torch.randn(8, 4))))
     moved = original.corrected({"line.weight": torch.zeros(16)})
     assert torch.equal(moved.get_parameter("line.bias"), model.line.bias)

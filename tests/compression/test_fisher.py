@@ -145,7 +145,7 @@ def test_mistakes() -> None:
     ):
         with pytest.raises(ArgumentError, match=message):
             measure_sensitivity(Two(2, 2), [torch.zeros(1, 2)], num_gradients=1, loss=loss)
-    with pytest.raises(ArgumentError, match="inputs= has no batches"):
+    with pytest.raises(ArgumentError, match="the loader gave no batch"):
         measure_sensitivity(nn.Linear(2, 2), [], num_gradients=1)
     with pytest.raises(ArgumentError, match="measure_sensitivity"):
         measure_sensitivity({"weight": 1}, [torch.zeros(1, 2)])  # type: ignore[arg-type]

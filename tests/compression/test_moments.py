@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from tailcut.compression import moments
-from tailcut.compression.batches import input_batches
 from tailcut.compression.moments import input_blocks
+from tailcut.model_inputs import loader_inputs
 
 
 def generator() -> torch.Generator:
@@ -37,7 +37,7 @@ def test_moments_of_a_convolution(settings: dict[str, Any], monkeypatch: pytest.
     rows = torch.from_numpy(scipy.fft.dctn(columns.double().numpy(), axes=(2, 3), norm="ortho")).flatten(1)
     wanted = rows.T @ rows / len(rows)
     wanted += moments.DAMPING * wanted.diagonal().mean() * torch.eye(18)
-    (block,) = input_blocks(model, list(input_batches(x)), {"0.weight"}, generator())
+    (block,) = input_blocks(model, list(loader_inputs(x)), {"0.weight"}, generator())
     upper = block.upper.double()
     torch.testing.assert_close(torch.linalg.inv(upper.T @ upper), wanted, rtol=1e-3, atol=1e-4)
 
@@ -46,7 +46,7 @@ def test_moments_around_the_mean_where_a_bias_takes_it(monkeypatch: pytest.Monke
     monkeypatch.setattr(moments, "POSITIONS", 10_000)
     model = nn.Sequential(nn.Linear(4, 3)).eval()
     x = torch.randn(500, 4) + 10
-    (block,) = input_blocks(model, list(input_batches(x)), {"0.weight"}, generator())
+    (block,) = input_blocks(model, list(loader_inputs(x)), {"0.weight"}, generator())
     upper = block.upper.double()
     wanted = torch.cov(x.double().T, correction=0)
     wanted += moments.DAMPING * wanted.diagonal().mean() * torch.eye(4)
@@ -59,7 +59,7 @@ def test_inputs_that_vary_little_far_from_zero(bias: bool) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 3, bias=bias)).eval()
     x = 300 + torch.arange(6) + 0.01 * torch.randn(64, 6)
-    (block,) = input_blocks(model, list(input_batches(x.split(8))), {"0.weight"}, generator())
+    (block,) = input_blocks(model, list(loader_inputs(x.split(8))), {"0.weight"}, generator())
     upper, rows = block.upper.double(), x.double()
     wanted = torch.cov(rows.T, correction=0) if bias else rows.T @ rows / len(rows)
     wanted += moments.DAMPING * wanted.diagonal().mean() * torch.eye(6)
@@ -70,7 +70,7 @@ def test_layers_without_a_block() -> None:
     model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(36, 2)).eval()
     x = torch.randn(3, 4, 5, 5)
     names = [
-        block.names for block in input_blocks(model, list(input_batches(x)), {"0.weight", "1.weight"}, generator())
+        block.names for block in input_blocks(model, list(loader_inputs(x)), {"0.weight", "1.weight"}, generator())
     ]
     assert names == [("1.weight",)]  # not the one with groups, nor one that is not stored whole
     assert not model[1]._forward_pre_hooks

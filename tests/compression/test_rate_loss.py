@@ -294,8 +294,8 @@ def test_trained_for_bytes_it_is_better_than_compressed(norm: bool, tmp_path: Pa
     report = rate.save(path, IMAGES[:256].split(8), num_gradients=32)
     assert 0.85 * most < report.file_bytes == path.stat().st_size <= most
     after = accuracy(tailcut.load(path, into=plain(norm=norm)).eval())
-    assert compressed.metric is not None
-    assert after > compressed.metric + 0.02
+    assert compressed.after is not None
+    assert after > compressed.after + 0.02
     assert after > 0.85
 
 

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tailcut.compression.batches import input_batches
 from tailcut.compression.correction import CoarseStepError, Original, write_numbers
 from tailcut.compression.moments import DAMPING
 from tailcut.compression.refit import RIDGE, Refit
-from tailcut.model_inputs import ModelInputs
+from tailcut.model_inputs import ModelInputs, loader_inputs
 
 
 def half(_: str, values: Tensor) -> Tensor:
@@ -73,7 +72,7 @@ def test_a_rounded_network_is_closer_with_fitted_weights() -> None:
     x = torch.randn(200, 3, 9, 9) + 1  # others
     errors = []
     for refit in (Refit(model, names), None):
-        moved = Original(model, list(input_batches(inputs)), refit).corrected(numbers(model), coarse)
+        moved = Original(model, list(loader_inputs(inputs)), refit).corrected(numbers(model), coarse)
         write_numbers(moved, numbers(moved))
         with torch.no_grad():
             errors.append(float((moved(x) - model(x)).square().mean()))

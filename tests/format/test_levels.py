@@ -109,7 +109,7 @@ class WithTables(nn.Module):
 def test_whole_numbers_are_those_of_the_network_in_every_level(tmp_path: Path) -> None:
     model, path = WithTables(), tmp_path / "a.tailcut"
     tailcut.regularize(model, num_kept=20)
-    tailcut.save(model, path, dtype="quantized", levels=LEVELS, calibration=[torch.randn(4, 3, 8, 8)])
+    tailcut.save(model, path, dtype="quantized", levels=LEVELS, loader=[torch.randn(4, 3, 8, 8)])
     for level in (1, 2, 3):
         found = tailcut.load(path, into=WithTables(), level=level)
         assert torch.equal(found.get_buffer("first"), model.get_buffer("first"))
@@ -129,7 +129,7 @@ def test_levels_that_load_refuses_are_warned_of(tmp_path: Path, caplog: pytest.L
     model, path = Wide(), tmp_path / "a.tailcut"
     tailcut.regularize(model, include="truncated.*", num_kept=8)
     # Four levels have 360,604 numbers anew, which counts as 4 x 4 x 360,604 > 2^22.
-    settings = {"levels": (0.2, 0.4, 0.6, 0.8), "calibration": [torch.randn(8, 4)]}
+    settings = {"levels": (0.2, 0.4, 0.6, 0.8), "loader": [torch.randn(8, 4)]}
     tailcut.save(model, path, **settings)  # type: ignore[arg-type]
     assert not caplog.records
     tailcut.load(path, into=Wide())
@@ -178,8 +178,8 @@ def test_bad_levels(tmp_path: Path) -> None:
         tailcut.save(model, tmp_path / "a.tailcut", levels=[number / 10 for number in range(1, 10)])
     with pytest.raises(ArgumentError, match="levels need a truncated network"):
         tailcut.save(tailcut.create_model("resnet20"), tmp_path / "a.tailcut", levels=LEVELS)
-    with pytest.raises(ArgumentError, match="calibration is for a file with levels"):
-        tailcut.save(model, tmp_path / "a.tailcut", calibration=[torch.rand(1, 3, 32, 32)])
+    with pytest.raises(ArgumentError, match="loader= is for a file with levels"):
+        tailcut.save(model, tmp_path / "a.tailcut", loader=[torch.rand(1, 3, 32, 32)])
     assert not (tmp_path / "a.tailcut").exists()
     tailcut.save(model, tmp_path / "a.tailcut", levels=LEVELS)
     for level in (0, 4, -1, 1.0, True, "1"):

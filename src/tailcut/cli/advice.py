@@ -30,7 +30,7 @@ ADVICE = {
     "(download=True allows it)": "(--download allows it, of the commands that run on data)",
     "; try dynamic=False if sizes are the trouble": "",
     "take what is whole: load(path, level=": "take what is whole: tailcut cut, --level (in Python level=",
-    "give calibration=, batches of training inputs": (
+    "give loader=, batches of training inputs": (
         "tailcut compress --levels measures them for each, on images of --data"
     ),
     "max_pixels (on the command line --max-pixels)": "--max-pixels",

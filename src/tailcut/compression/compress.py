@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tailcut.compression.batches import Batches, input_batches
 from tailcut.compression.correction import MAX_INPUTS, CoarseStepError, Original, write_numbers
 from tailcut.compression.fisher import GRADIENT_BATCH, measure_sensitivity
 from tailcut.compression.refit import Refit
@@ -28,7 +27,7 @@ from tailcut.format.quantized.values import FineStepError, step_size
 from tailcut.format.save import checked_step, compression_ratio, dense_bytes, holds_halves, pack, warn_of_nothing_left
 from tailcut.format.sensitivity import Sensitivity
 from tailcut.format.step_search import COARSEST, FINEST, REFINEMENT, finest_step
-from tailcut.model_inputs import ModelInputs
+from tailcut.model_inputs import Loader, ModelInputs, first_inputs
 from tailcut.printing import Report
 from tailcut.structure import (
     check_module,
@@ -59,8 +58,8 @@ class CompressReport(Report):
         compression_ratio: `dense_bytes` over `file_bytes`.
         step: of the whole network, in units of the root of the loss; see `tailcut.save`. 0 where its numbers of 16 bits
             take no more bytes as they are.
-        metric_before: what `evaluate` gave for the network; None without it.
-        metric: what it gave for the network of the file.
+        before: what `evaluate` gave for the network; None without it.
+        after: what it gave for the network of the file.
     """
 
     path: str
@@ -68,8 +67,8 @@ class CompressReport(Report):
     dense_bytes: int
     compression_ratio: float | None
     step: float
-    metric_before: float | None
-    metric: float | None
+    before: float | None
+    after: float | None
 
     @property
     def sizes(self) -> tuple[int, int, float | None]:
@@ -79,10 +78,10 @@ class CompressReport(Report):
     def __str__(self) -> str:
         ratio = "" if self.compression_ratio is None else f" ({self.compression_ratio:,.1f} : 1)"
         measured = ""
-        if self.metric is not None and self.metric_before is not None:
+        if self.after is not None and self.before is not None:
             # A part of all, such as an accuracy, reads better as a percentage; a loss or a score is no such thing.
-            is_part = 0 <= self.metric <= 1 and 0 <= self.metric_before <= 1
-            after, before = (f"{100 * x:.2f} %" if is_part else f"{x:.4g}" for x in (self.metric, self.metric_before))
+            is_part = 0 <= self.after <= 1 and 0 <= self.before <= 1
+            after, before = (f"{100 * x:.2f} %" if is_part else f"{x:.4g}" for x in (self.after, self.before))
             measured = f"; {after}, before {before}"
         sizes = f"{self.file_bytes:,} bytes for {self.dense_bytes:,} of dense float32 parameters"
         return f"{self.path}: {sizes}{ratio}{measured}"
@@ -92,7 +91,7 @@ class CompressReport(Report):
 def compress(
     model: nn.Module,
     path: str | Path,
-    inputs: Batches,
+    loader: Loader,
     *,
     max_bytes: int | None = None,
     max_drop: float | None = None,
@@ -113,18 +112,18 @@ def compress(
     Args:
         model: any trained network, regularised or not; it is compressed as it is in evaluation.
         path: the file.
-        inputs: batches of inputs, as the network takes them, from training data; some hundred inputs are enough. A
+        loader: batches of inputs, as the network takes them, from training data; some hundred inputs are enough. A
             `DataLoader` will do, whose targets are not looked at. A dict of tensors is given by name; several inputs
             by place are a tuple in the place of the one, `((image, mask), targets)`.
         max_bytes: the most bytes of the file.
         max_drop: instead: how much lower the metric of `evaluate` may be; it is called for some ten networks.
         step: instead: the step itself; 1 makes each number's error worth about a twelfth of a unit of the loss.
         evaluate: a metric of a network, the higher the better, on data that are not the test data.
-        sensitivity: measured before; None measures it on `inputs`.
+        sensitivity: measured before; None measures it on `loader`.
         num_gradients: for that; by the network's size when None.
         metadata: see `tailcut.save`.
         registered: see `tailcut.save`.
-        levels: of a progressive file, see `tailcut.save`; `inputs` calibrate them.
+        levels: of a progressive file, see `tailcut.save`, to which `loader` goes too.
 
     Raises:
         ArgumentError: not just one of `max_bytes`, `max_drop` and `step` is given, `max_drop` without `evaluate`, the
@@ -139,7 +138,7 @@ def compress(
     check_output_path(path)  # the rest takes up to hours
     check_not_shared("rounding", current_tensors(model).named())
     count = usual_gradients(model) if num_gradients is None else num_gradients
-    batches = _first(inputs, max(MAX_INPUTS, GRADIENT_BATCH * count))
+    batches = first_inputs(loader, max(MAX_INPUTS, GRADIENT_BATCH * count))
     if sensitivity is None:
         _log.info("measuring how much each number matters")
         sensitivity = measure_sensitivity(model, batches, num_gradients=count)
@@ -187,18 +186,6 @@ def _check_left(network: nn.Module, work: "_Work", *, is_by_metric: bool) -> Non
     numbers = [entry.values for entry in tensors.coefficients], [other.tensor for other in tensors.others]
     hint = "; and evaluate= must be the higher the better (of a loss its negative)" if is_by_metric else ""
     warn_of_nothing_left(tensors, *numbers, hint=hint)
-
-
-def _first(inputs: Batches, count: int) -> list[ModelInputs]:
-    """Return batches until they have so many inputs, or all: a loader of a whole data set would not fit memory."""
-    found: list[ModelInputs] = []
-    num = 0
-    for batch in input_batches(inputs):
-        found.append(batch)
-        num += batch.batch_size
-        if num >= count:
-            break
-    return found
 
 
 def _metric(evaluate: Callable[[nn.Module], float], network: nn.Module) -> float:
@@ -273,7 +260,7 @@ class _Work:
     def within(self, max_bytes: int) -> _Made:
         """Return the file at the finest step for at most so many bytes."""
         if holds_halves(self.tensors):
-            exact, _ = pack(self.model, dtype="float32", calibration=self._calibration, **self.settings)
+            exact, _ = pack(self.model, dtype="float32", loader=self._level_inputs, **self.settings)
             if len(exact) <= max_bytes:
                 return _Made(0.0, exact, self.model)
         _log.info("searching for the finest step for %s bytes", max_bytes)
@@ -347,7 +334,7 @@ class _Work:
         return best
 
     @property
-    def _calibration(self) -> Sequence[ModelInputs] | None:
+    def _level_inputs(self) -> Sequence[ModelInputs] | None:
         """The inputs for a file with levels, whose statistics, of each its own, count for the size."""
         return self.inputs if len(self.settings["levels"]) else None
 
@@ -357,7 +344,7 @@ class _Work:
             dtype="quantized",
             step=step,
             sensitivity=self.sensitivity,
-            calibration=self._calibration,
+            loader=self._level_inputs,
             known=known,
             **self.settings,
         )[0]

@@ -9,7 +9,6 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from tailcut.compression.batches import Batches, input_batches
 from tailcut.compression.drawn_loss import drawn_loss, features_of
 from tailcut.compression.moments import input_blocks
 from tailcut.counting import evaluating, keeping_buffers
@@ -17,7 +16,7 @@ from tailcut.errors import ArgumentError, TailcutError, first_line
 from tailcut.execution import fuse
 from tailcut.format.network.tensors import NetworkTensors, current_tensors
 from tailcut.format.sensitivity import Block, Sensitivity, block_of
-from tailcut.model_inputs import ModelInputs
+from tailcut.model_inputs import Loader, ModelInputs, loader_inputs
 from tailcut.printing import logged
 from tailcut.structure import check_module, running_eagerly
 from tailcut.weights.planning.counts import check_positive
@@ -47,7 +46,7 @@ Result = TypeVar("Result")
 @torch.inference_mode(False)
 def measure_sensitivity(
     model: nn.Module,
-    inputs: Batches,
+    loader: Loader,
     *,
     num_gradients: int = 1000,
     loss: Drawn | None = None,
@@ -57,7 +56,7 @@ def measure_sensitivity(
 
     Args:
         model: a trained network, regularised or not.
-        inputs: batches of inputs, as the network takes them, from training data; repeated if they are few. A
+        loader: batches of inputs, as the network takes them, from training data; repeated if they are few. A
             `DataLoader` will do, whose targets are not looked at. See `compress` for networks of several inputs.
         num_gradients: gradients to average, each of 8 inputs. A few hundred are enough for the steps of the tensors;
             for rounding with error feedback about as many as there are numbers are best.
@@ -83,7 +82,7 @@ def measure_sensitivity(
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
     sums = _Sums(model, tensors)
     _check_numbers(sums)
-    batches = list(_batches(inputs, num_gradients))
+    batches = list(_batches(loader, num_gradients))
     try:
         for parameter in wanted:
             parameter.requires_grad_(parameter.is_floating_point())
@@ -107,15 +106,15 @@ def measure_sensitivity(
     return Sensitivity(found.curvature, found.log_curvature, (*found.blocks, *blocks))
 
 
-def _batches(inputs: Batches, count: int) -> Iterator[ModelInputs]:
+def _batches(loader: Loader, count: int) -> Iterator[ModelInputs]:
     """Yield batches of `GRADIENT_BATCH` inputs, at most `count` inputs in all."""
     is_empty = True
-    parts = (part for batch in input_batches(inputs) for part in batch.split(GRADIENT_BATCH))
+    parts = (part for batch in loader_inputs(loader) for part in batch.split(GRADIENT_BATCH))
     for part in islice(parts, count):
         is_empty = False
         yield part.map(lambda x: x.clone() if x.is_inference() else x)
     if is_empty:
-        raise ArgumentError("inputs= has no batches: give some of the training data")
+        raise ArgumentError("the loader gave no batch: give some of the training data")
 
 
 def _check_numbers(sums: "_Sums") -> None:
@@ -136,7 +135,7 @@ def _outputs(run: Callable[[ModelInputs], Result], batch: ModelInputs) -> Result
     """Run the network on a batch of inputs, which must fit it."""
     are_several = len(batch.tensors) > 1  # a mask among them may be infinite
     if any(bool((x.isnan() if are_several else ~x.isfinite()).any()) for x in batch.tensors):
-        raise ArgumentError("inputs= has numbers that are not finite")
+        raise ArgumentError("the loader gave numbers that are not finite")
     try:
         return run(batch)
     except TailcutError:

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tailcut.compression.batches import Batches
 from tailcut.compression.byte_target import ByteTarget
 from tailcut.compression.fisher import Drawn, measure_sensitivity
 from tailcut.compression.laplace import laplace_bits
@@ -30,6 +29,7 @@ from tailcut.format.quantization import (
 from tailcut.format.save import SaveReport, pack, save
 from tailcut.format.sensitivity import Sensitivity
 from tailcut.format.step_search import check_least, finest_step
+from tailcut.model_inputs import Loader
 from tailcut.structure import check_module, check_not_shared, deepcopied, without_views
 from tailcut.weights.planning.counts import check_positive
 
@@ -303,14 +303,14 @@ class RateLoss(nn.Module):
         pairs = zip(others, types_of_others(others, None), strict=True)
         return any(number == QUANTIZED and other.name not in trained for other, number in pairs)
 
-    def remeasure(self, inputs: Batches, *, num_gradients: int = 300, loss: Drawn | None = None, seed: int = 0) -> None:
+    def remeasure(self, loader: Loader, *, num_gradients: int = 300, loss: Drawn | None = None, seed: int = 0) -> None:
         """Measure again how much the numbers that are not trained matter, as `save` will at the end.
 
         Their steps, and so their bytes, change with the network: unless the run knows them before its end, its file
         comes out too large, and rounding coarser then costs more than training for fewer bytes does.
 
         Args:
-            inputs: batches of inputs from the training data.
+            loader: batches of inputs from the training data.
             num_gradients: see `tailcut.measure_sensitivity`, as for the following two.
             loss: of a network of several outputs, none of which has logits in its name.
             seed: of the draws.
@@ -318,13 +318,13 @@ class RateLoss(nn.Module):
         if not self.has_untrained:
             return
         network = self._rounded_copy()
-        measured = measure_sensitivity(network, inputs, num_gradients=num_gradients, loss=loss, seed=seed)
+        measured = measure_sensitivity(network, loader, num_gradients=num_gradients, loss=loss, seed=seed)
         self._reference = self._referred(replace(self.sensitivity(measured), blocks=()))
 
     def save(
         self,
         path: str | Path,
-        inputs: Batches | None = None,
+        loader: Loader | None = None,
         *,
         num_gradients: int = 300,
         loss: Drawn | None = None,
@@ -337,7 +337,7 @@ class RateLoss(nn.Module):
 
         Args:
             path: the file.
-            inputs: batches of inputs from the training data, for the steps of what was not trained, such as running
+            loader: batches of inputs from the training data, for the steps of what was not trained, such as running
                 statistics; those that it had at the start when None.
             num_gradients: see `tailcut.measure_sensitivity`.
             loss: of a network of several outputs, see `tailcut.measure_sensitivity`.
@@ -352,8 +352,8 @@ class RateLoss(nn.Module):
         masters, network = deepcopied(self._model).eval(), self._rounded_copy()
         cut_to(masters, cut_empty_tails(network))
         has_untrained, measured = self.has_untrained, None
-        if inputs is not None and has_untrained:
-            measured = measure_sensitivity(network, inputs, num_gradients=num_gradients, loss=loss)
+        if loader is not None and has_untrained:
+            measured = measure_sensitivity(network, loader, num_gradients=num_gradients, loss=loss)
         learned = replace(self.sensitivity(measured), blocks=())
         # Coarser steps for what was not trained come first, then for the trained numbers.
         for eighths in range(8 * MAX_COARSER + 1) if has_untrained else range(1):

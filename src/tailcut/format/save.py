@@ -3,7 +3,7 @@
 import logging
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -38,6 +38,7 @@ from tailcut.format.quantized import Coded
 from tailcut.format.sensitivity import Sensitivity
 from tailcut.format.step_search import finest_step
 from tailcut.limits import MAX_TENSORS, check_level_work, check_total, check_work, limit_of, non_finite_allowed
+from tailcut.model_inputs import Loader
 from tailcut.printing import Report
 from tailcut.structure import (
     Base,
@@ -93,8 +94,8 @@ def save(
     model: nn.Module,
     path: str | Path,
     *,
-    dtype: str | None = None,
-    other_dtype: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    other_dtype: str | torch.dtype | None = None,
     step: float | None = None,
     max_bytes: int | None = None,
     sensitivity: Sensitivity | None = None,
@@ -102,17 +103,17 @@ def save(
     registered: bool = True,
     allow_non_finite: bool = False,
     levels: Sequence[float] = (),
-    calibration: Iterable[Any] | None = None,
+    loader: Loader | None = None,
 ) -> SaveReport:
     """Write `model` to a `.tailcut` file, whole or not at all. Does not change the model.
 
     Args:
         model: a network from `create_model` or of a user's own class, regularised or not.
         path: the file; one of that name is replaced.
-        dtype: type of the coefficients: "float32", "float16", "bfloat16" (or "float64"); or "quantized": rounded to
-            steps and coded in a few bits each, with parameters and running statistics too. None: "quantized" where
-            `step`, `max_bytes` or `sensitivity` is given, else "float32".
-        other_dtype: type of all other floating-point tensors (biases, batch norm), or "quantized"; None: their own,
+        dtype: of the coefficients: "float32", "float16", "bfloat16" (or "float64"), or the same as `torch.float16`; or
+            "quantized": rounded to steps and coded in a few bits each, with parameters and running statistics too.
+            None: "quantized" where `step`, `max_bytes` or `sensitivity` is given, else "float32".
+        other_dtype: of all other floating-point tensors (biases, batch norm), or "quantized"; None: their own,
             and quantised with `dtype="quantized"`.
         step: of quantised numbers, one for the whole network: a tensor's own is `step` over the root of its
             sensitivity. Without `sensitivity` that is in parts of its root mean square; 0.25 when None.
@@ -128,8 +129,8 @@ def save(
         levels: for a progressive file, of which a part is a network: the coefficients that each smaller network has of
             every tensor, as parts of all, from the smallest, such as (0.25, 0.5). `load(path, level=1)` gives the
             smallest, and so does a file that was cut at the end of its level.
-        calibration: batches of training inputs, on which batch norm's running statistics are measured for each smaller
-            network; they have those of the whole one when None.
+        loader: batches of training inputs, see `tailcut.compress`, on which batch norm's running statistics are
+            measured for each smaller network (on the first 640); they have those of the whole one when None.
 
     Returns:
         Sizes and counts.
@@ -155,7 +156,7 @@ def save(
         registered=registered,
         allow_non_finite=allow_non_finite,
         levels=levels,
-        calibration=calibration,
+        loader=loader,
     )
     _log.info("saved %s", report)
     return report
@@ -166,7 +167,7 @@ def write(model: nn.Module, path: str | Path, **settings: Any) -> SaveReport:
     _check_arguments(model, path)
     content, tensors = pack(model, **settings)
     warn_of_wrapper(without_views(model), registered=settings.get("registered", True))
-    if len(settings.get("levels", ())) and settings.get("calibration") is None:
+    if len(settings.get("levels", ())) and settings.get("loader") is None:
         warn_of_statistics(model)
     report = SaveReport(
         str(path),
@@ -215,8 +216,8 @@ def _check_arguments(model: object, path: object) -> None:
 def pack(
     model: nn.Module,
     *,
-    dtype: str,
-    other_dtype: str | None = None,
+    dtype: str | torch.dtype,
+    other_dtype: str | torch.dtype | None = None,
     step: float | None = None,
     max_bytes: int | None = None,
     sensitivity: Sensitivity | None = None,
@@ -224,7 +225,7 @@ def pack(
     registered: bool = True,
     allow_non_finite: bool = False,
     levels: Sequence[float] = (),
-    calibration: Iterable[Any] | None = None,
+    loader: Loader | None = None,
     known: Mapping[str, Coded] | None = None,
 ) -> tuple[bytes, NetworkTensors]:
     """Return the bytes of the file and the tensors in it; see `save`.
@@ -234,8 +235,8 @@ def pack(
     model = without_views(model)
     kinds = _Kinds.of(dtype, other_dtype)
     parts = () if isinstance(levels, Sized) and len(levels) == 0 else parts_of(levels)
-    if calibration is not None and not parts:
-        raise ArgumentError("calibration is for a file with levels=")
+    if loader is not None and not parts:
+        raise ArgumentError("loader= is for a file with levels=")
     if not kinds.quantizes and (step, max_bytes, sensitivity) != (None, None, None):
         raise ArgumentError('step, max_bytes and sensitivity are for dtype="quantized"')
     if metadata is not None and not isinstance(metadata, Mapping):
@@ -256,7 +257,7 @@ def pack(
         others=() if record.base is not None else tensors.stored_others,
         parts=parts,
     )
-    found = network_levels(model, tensors, edits, parts, calibration)
+    found = network_levels(model, tensors, edits, parts, loader)
     _check_caps(found, len(model.state_dict(keep_vars=True)), len(edits))
     if not kinds.quantizes:
         return _unrounded(plain, found, kinds), tensors
@@ -311,7 +312,7 @@ class _Kinds:
     rounds_others: bool
 
     @classmethod
-    def of(cls, dtype: str, other_dtype: str | None) -> "_Kinds":
+    def of(cls, dtype: str | torch.dtype, other_dtype: str | torch.dtype | None) -> "_Kinds":
         rounds = dtype == QUANTIZED_DTYPE
         rounds_others = rounds if other_dtype is None else other_dtype == QUANTIZED_DTYPE
         others = None if other_dtype is None or rounds_others else float_type(other_dtype)

@@ -3,7 +3,7 @@
 import logging
 import math
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from tailcut.errors import ArgumentError, DivergedError
 from tailcut.format import save
+from tailcut.model_inputs import Loader
 from tailcut.printing import is_fraction
 from tailcut.runs import Result, Run, tailcut_version
 from tailcut.training.recipe.schema import PackSection, Recipe
@@ -25,10 +26,8 @@ FILE_LOSS = 0.02
 """What packing may cost of a metric between 0 and 1 before it is said; rounding costs a tenth of it."""
 
 
-def save_trained(
-    network: nn.Module, path: Path, run: Run, section: PackSection, calibration: Iterable[Any] | None = None
-) -> None:
-    """Write a network of a finished training, on the first process; `calibration` has batches of inputs for levels.
+def save_trained(network: nn.Module, path: Path, run: Run, section: PackSection, loader: Loader | None = None) -> None:
+    """Write a network of a finished training, on the first process; `loader` has batches of inputs for levels.
 
     Raises:
         DivergedError: a number has become too large for its type, or none at all.
@@ -40,7 +39,7 @@ def save_trained(
             dtype=section.dtype,
             other_dtype=section.other_dtype,
             levels=section.levels,
-            calibration=calibration,
+            loader=loader,
         )
     except ArgumentError as error:
         raise DivergedError(

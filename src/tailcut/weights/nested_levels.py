@@ -69,7 +69,7 @@ class NestedLevels:
                 cross_entropy(model(images), labels).backward()
             optimizer.step()
 
-    Batch norm sees all levels in training; `save(..., calibration=)` measures its statistics for each level.
+    Batch norm sees all levels in training; `save(..., loader=)` measures its statistics for each level.
 
     Args:
         model: a truncated network; a fused view of one does as well.

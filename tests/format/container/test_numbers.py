@@ -63,6 +63,7 @@ def test_types_have_their_numbers_for_ever() -> None:
     assert {number: type_name(dtype) for number, dtype in NUMBER_TYPES.items()} == dict(enumerate(names))
     assert [type_number(number_type(number), name="x") for number in range(10)] == list(range(10))
     assert max(dtype.itemsize for dtype in NUMBER_TYPES.values()) == LARGEST_NUMBER_BYTES
+    assert all(float_type(dtype) == float_type(name) for name, dtype in FLOAT_DTYPES.items())
     assert {float_type(dtype) for dtype in FLOAT_DTYPES} == {d for d in NUMBER_TYPES.values() if d.is_floating_point}
 
 
@@ -76,6 +77,8 @@ def test_unknown_types_are_named() -> None:
         ArgumentError, match="dtype must be one of float32, float16, bfloat16, float64, quantized, got 'half'"
     ):
         float_type("half")
+    with pytest.raises(ArgumentError, match=r"got torch\.int8"):
+        float_type(torch.int8)
 
 
 def test_rows_come_before_columns_whatever_the_strides() -> None:

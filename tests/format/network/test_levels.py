@@ -19,7 +19,7 @@ def test_each_level_has_statistics_of_its_own(dtypes: tuple[str, str | None], tm
     inputs = [torch.rand(8, 3, 32, 32) for _ in range(2)]
     settings = {"dtype": dtypes[0], "other_dtype": dtypes[1], "step": 0.01 if "quantized" in dtypes else None}
     before = copy.deepcopy(model.state_dict())
-    tailcut.save(model, path, levels=LEVELS, calibration=inputs, **settings)  # type: ignore[arg-type]
+    tailcut.save(model, path, levels=LEVELS, loader=inputs, **settings)  # type: ignore[arg-type]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     for level in (1, 2, 3):
         found = tailcut.load(path, level=level)
@@ -34,4 +34,4 @@ def test_each_level_has_statistics_of_its_own(dtypes: tuple[str, str | None], tm
 
 def test_without_calibration_batch_norm_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tailcut.save(resnet20(), tmp_path / "a.tailcut", levels=LEVELS)
-    assert "give calibration=" in caplog.text
+    assert "give loader=" in caplog.text

@@ -4,7 +4,7 @@ import itertools
 import numbers
 import random
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,11 +15,9 @@ from torch import Tensor, nn
 from tailcut.channels.scoring.feature_maps import as_maps, channel_axis, follow_maps
 from tailcut.counting import evaluating, keeping_buffers
 from tailcut.errors import ArgumentError, TailcutError, first_line
-from tailcut.model_inputs import InputTensors, ModelInputs, described, model_inputs, without_targets
+from tailcut.model_inputs import Choose, Loader, ModelInputs, loader_inputs
 from tailcut.structure.outputs import output_tensors
 from tailcut.structure.views import running_eagerly, unwrapped
-
-Choose = Callable[[Any], InputTensors]
 
 
 def forward(model: nn.Module, inputs: ModelInputs) -> Any:
@@ -116,15 +114,15 @@ def layer_maps(model: nn.Module, inputs: Tensor, layer: str) -> Tensor:
 
 
 def inputs_of(
-    loader: Iterable[Any], num_batches: int | None, model: nn.Module, choose: Choose | None = None
+    loader: Loader, num_batches: int | None, model: nn.Module, choose: Choose | None = None
 ) -> Iterator[ModelInputs]:
     """Yield the network's inputs of the first batches, on its device; batches without images are left out.
 
     Args:
-        loader: yields batches; a tensor or a dict of tensors is one batch.
+        loader: yields batches, see `loader_inputs`.
         num_batches: the most batches to take; all when None.
         model: the network.
-        choose: gives the inputs of a batch; the batch itself, or its first entry, when None. Those by name are a dict.
+        choose: gives the inputs of a batch, see `loader_inputs`.
 
     Raises:
         ArgumentError: an input is no tensor (batch, ...) or has no numbers, or `num_batches` no number of batches.
@@ -133,19 +131,8 @@ def inputs_of(
     tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
     device = torch.device("cpu") if tensor is None else tensor.device
     most = None if num_batches is None else min(num_batches, sys.maxsize)
-    batches = [loader] if isinstance(loader, (Tensor, Mapping)) else loader
-    for number, batch in enumerate(itertools.islice(batches, most)):
-        chosen = without_targets(batch) if choose is None else choose(batch)
-        inputs = model_inputs(chosen)
-        if inputs is None or not any(x.ndim for x in inputs.tensors):
-            expected = "tensors or dicts of inputs, or tuples or lists that begin with one"
-            raise ArgumentError(
-                f"the loader must yield {expected if choose is None else 'such batches'}; batch {number} is "
-                f"{type(batch).__name__}, its inputs {described(chosen)}"
-                + ("" if choose is None else ", `inputs` must give a tensor, a tuple of tensors or a dict of tensors")
-            )
-        if device.type != "meta" and any(x.is_meta for x in inputs.tensors):
-            raise ArgumentError(f"batch {number} of the loader lies on the meta device: it has no numbers")
+    batches = loader_inputs(loader, choose, allow_meta=device.type == "meta")
+    for inputs in itertools.islice(batches, most):
         if inputs.batch_size > 0:
             yield inputs.map(lambda x: x.to(device))
 

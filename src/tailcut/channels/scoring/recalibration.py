@@ -1,21 +1,19 @@
 """Recalibration of batch norm: statistics measured again, since those of the dense network no longer fit."""
 
-from collections.abc import Iterable
-from typing import Any
-
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tailcut.channels.scoring.forward import Choose, forward, inputs_of, running
+from tailcut.channels.scoring.forward import forward, inputs_of, running
 from tailcut.channels.scoring.score import NUM_BATCHES
 from tailcut.errors import ArgumentError
+from tailcut.model_inputs import Choose, Loader
 from tailcut.structure import NetworkView
 from tailcut.structure.views import unwrapped
 
 
 def recalibrate(
-    model: nn.Module, loader: Iterable[Any], num_batches: int = NUM_BATCHES, *, inputs: Choose | None = None
+    model: nn.Module, loader: Loader, num_batches: int = NUM_BATCHES, *, inputs: Choose | None = None
 ) -> int:
     """Replace the running statistics of batch norm by the mean over some batches. Changes the module.
 

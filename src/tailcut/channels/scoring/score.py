@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,10 @@ from torch.nn.modules.conv import _ConvNd
 from tailcut.channels.scoring.baselines import MAP_MEASURES, WEIGHT_MEASURES, norm_scales, random_importance
 from tailcut.channels.scoring.feature_maps import as_maps, channel_axis, follow_maps, is_tokens, num_channels
 from tailcut.channels.scoring.formulas import COMPONENTS, Component, Formula, MapParts, Variant, map_parts
-from tailcut.channels.scoring.forward import Choose, check_num_batches, forward, inputs_of, undisturbed
+from tailcut.channels.scoring.forward import check_num_batches, forward, inputs_of, undisturbed
 from tailcut.channels.scoring.scores import Scores, formula_settings
 from tailcut.errors import ArgumentError, StructureError
-from tailcut.model_inputs import ModelInputs
+from tailcut.model_inputs import Choose, Loader, ModelInputs
 from tailcut.structure.views import unwrapped
 
 Method = Literal["spectral", "l1", "l2", "fpgm", "apoz", "bn_scale", "hrank", "random"]
@@ -28,7 +28,7 @@ METHODS = (SPECTRAL, *WEIGHT_MEASURES, *MAP_MEASURES, NORM_SCALE, RANDOM)
 
 def score(
     model: nn.Module,
-    loader: Iterable[Any] | None = None,
+    loader: Loader | None = None,
     *,
     method: Method = "spectral",
     num_batches: int | None = NUM_BATCHES,

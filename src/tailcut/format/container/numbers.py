@@ -55,9 +55,11 @@ def number_type_name(number: int) -> str:
     return {QUANTIZED: "quantized", INTEGERS: "integers"}.get(number) or type_name(number_type(number))
 
 
-def float_type(dtype: str) -> torch.dtype:
-    """Return the dtype with this name; raise `ArgumentError`, which lists the known names."""
-    if dtype not in FLOAT_DTYPES:
+def float_type(dtype: str | torch.dtype) -> torch.dtype:
+    """Return the dtype with this name, or itself; raise `ArgumentError`, which lists the known names."""
+    if isinstance(dtype, torch.dtype) and dtype in FLOAT_DTYPES.values():
+        return dtype
+    if isinstance(dtype, torch.dtype) or dtype not in FLOAT_DTYPES:
         raise ArgumentError(f"dtype must be one of {', '.join([*FLOAT_DTYPES, QUANTIZED_DTYPE])}, got {dtype!r}")
     return FLOAT_DTYPES[dtype]
 

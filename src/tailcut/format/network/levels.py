@@ -2,9 +2,8 @@
 
 import itertools
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import nn
@@ -13,10 +12,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tailcut.channels.scoring.recalibration import recalibrate
 from tailcut.errors import ArgumentError
 from tailcut.format.network.tensors import NetworkTensors, OtherTensor, network_tensors
+from tailcut.model_inputs import Loader, ModelInputs, first_inputs
 from tailcut.structure import Coefficients, Edit, deepcopied
 from tailcut.weights import truncated_tensors
 from tailcut.weights.nested_levels import count_in
 from tailcut.weights.parametrization.attach import set_length
+
+LEVEL_INPUTS = 640
+"""Inputs on which the statistics of each level are measured, as many as `recalibrate` takes of batches of 128."""
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +38,7 @@ class NetworkLevel:
 
 
 def network_levels(
-    model: nn.Module, tensors: NetworkTensors, edits: Sequence[Edit], parts: Sequence[int], calibration: Any
+    model: nn.Module, tensors: NetworkTensors, edits: Sequence[Edit], parts: Sequence[int], loader: Loader | None
 ) -> list[NetworkLevel]:
     """Return the levels of a network, the lowest first, the whole network last. Does not change the model.
 
@@ -44,8 +47,8 @@ def network_levels(
         tensors: of it.
         edits: of it, as they are now.
         parts: of each level but the highest, see `parts_of`; empty for a network without levels.
-        calibration: batches of inputs, on which the running statistics of batch norm are measured again for each
-            level but the highest; None leaves them.
+        loader: batches of inputs, on the first `LEVEL_INPUTS` of which the running statistics of batch norm are
+            measured again for each level but the highest; None leaves them.
 
     Raises:
         ArgumentError: the network has no coefficients, or does not run on the batches.
@@ -55,12 +58,14 @@ def network_levels(
     if not tensors.coefficients:
         raise ArgumentError("levels need a truncated network: regularize it first")
     has_statistics = _has_statistics(model)
+    # Once for all levels: a loader may give its batches only once, or others each time.
+    batches = None if loader is None or not has_statistics else first_inputs(loader, LEVEL_INPUTS)
     found = []
     for number in range(len(parts)):
         counts = [count_in(number, entry.num_kept, parts) for entry in tensors.coefficients]
         others = tensors.others
-        if has_statistics and calibration is not None:
-            others = _others_of(model, edits, counts, tensors, calibration)
+        if batches is not None:
+            others = _others_of(model, edits, counts, tensors, batches)
         found.append(NetworkTensors([*map(_first, tensors.coefficients, counts)], others))
     found.append(tensors)
     differ = [True, *(not _are_equal(low.others, high.others) for low, high in itertools.pairwise(found))]
@@ -68,11 +73,11 @@ def network_levels(
 
 
 def warn_of_statistics(model: nn.Module) -> None:
-    """Warn that levels were made without calibration, where batch norm needs it."""
+    """Warn that levels were made without a loader, where batch norm needs it."""
     if _has_statistics(model):
         _log.warning(
             "batch norm's running statistics are those of the whole network in every level, which likely spoils the "
-            "smaller ones: give calibration=, batches of training inputs"
+            "smaller ones: give loader=, batches of training inputs"
         )
 
 
@@ -86,14 +91,18 @@ def _first(entry: Coefficients, count: int) -> Coefficients:
 
 
 def _others_of(
-    model: nn.Module, edits: Sequence[Edit], counts: Sequence[int], tensors: NetworkTensors, calibration: Iterable[Any]
+    model: nn.Module,
+    edits: Sequence[Edit],
+    counts: Sequence[int],
+    tensors: NetworkTensors,
+    batches: Sequence[ModelInputs],
 ) -> list[OtherTensor]:
     """Return the other tensors of the network with fewer coefficients, its statistics measured again."""
     smaller = deepcopied(model)
     named = dict(zip((entry.name for entry in tensors.coefficients), counts, strict=True))
     for tensor in truncated_tensors(smaller):
         set_length(tensor.holder, tensor.truncation, named[tensor.name])
-    recalibrate(smaller, calibration)
+    recalibrate(smaller, batches, max(1, len(batches)))
     return network_tensors(smaller, list(edits)).others
 
 

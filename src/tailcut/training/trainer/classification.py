@@ -1,5 +1,6 @@
 """Trainer for networks with classes or masks as targets, and for a VAE."""
 
+import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any, final
@@ -7,11 +8,11 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from tailcut.data import Dataset
+from tailcut.format.network.levels import LEVEL_INPUTS
 from tailcut.training.result import save_trained
 from tailcut.training.setup.build import build_optimizer
 from tailcut.training.setup.execution_mode import DENSE, Execution
 from tailcut.training.setup.job import Job
-from tailcut.training.setup.norm_statistics import NUM_BATCHES
 from tailcut.training.trainer.base import Trainer
 from tailcut.training.trainer.image_network import ImageNetwork
 from tailcut.weights import NestedLevels
@@ -57,12 +58,11 @@ class ClassificationTrainer(Trainer):
         return {}
 
     def _pack(self) -> None:
-        save_trained(self.model, self.run.model, self.run, self.recipe.pack, self._calibration())
+        save_trained(self.model, self.run.model, self.run, self.recipe.pack, self._level_inputs())
 
-    def _calibration(self) -> list[Tensor] | None:
+    def _level_inputs(self) -> list[Tensor] | None:
         """Return batches of training images for the statistics of a file's levels; None without levels."""
         if self.nested is None:
             return None
         size = self.recipe.data.batch_size
-        count = max(NUM_BATCHES, self.recipe.training.statistics_images // size)
-        return list(self.network.inputs(size, count))
+        return list(self.network.inputs(size, math.ceil(LEVEL_INPUTS / size)))
