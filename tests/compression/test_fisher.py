@@ -38,6 +38,34 @@ def test_tokens_of_a_language_model_each_have_their_class() -> None:
     assert found.curvature["1.bias"] == pytest.approx(float((p * (1 - p)).sum(1).mean()), rel=0.05)
 
 
+def normed() -> nn.Module:
+    """Return a network whose gains and shifts are constant, so that one coefficient of each holds them."""
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(6)
+    norm.get_buffer("running_mean").normal_()
+    norm.get_buffer("running_var").uniform_(0.5, 2)
+    nn.init.constant_(norm.weight, 1.3)
+    nn.init.constant_(norm.bias, 0.2)
+    return nn.Sequential(nn.Conv2d(1, 6, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(6 * 16, 5)).eval()
+
+
+@pytest.mark.parametrize("num_kept", [1, 4, 6])
+def test_statistics_matter_as_much_where_gains_are_coefficients(num_kept: int) -> None:
+    x = torch.randn(32, 1, 6, 6).split(8)
+    expected = measure_sensitivity(normed(), x, num_gradients=8)
+    truncated = normed()
+    if num_kept < 6:
+        tailcut.weights.truncate_norms(truncated, num_kept)
+    else:
+        tailcut.regularize(truncated, keep_ratio=1.0, include=["1.weight"], warn=False)
+    found = measure_sensitivity(truncated, x, num_gradients=8)
+    assert not truncated[1]._forward_pre_hooks  # type: ignore[index]
+    for name in ("1.running_mean", "1.running_var"):
+        assert found.curvature[name] == pytest.approx(expected.curvature[name], rel=1e-4)
+        assert expected.curvature[name] > 0
+    assert found.log_curvature["1.running_var"] == pytest.approx(expected.log_curvature["1.running_var"], rel=1e-4)
+
+
 def test_of_batch_norm_statistics_by_finite_differences() -> None:
     torch.manual_seed(0)
     norm = nn.BatchNorm1d(3)

@@ -95,7 +95,7 @@ def test_the_estimate_is_the_size_of_the_file(trained: nn.Module, tmp_path: Path
     for target, share in ((900, 0.4), (2000, 0.15)):
         rate = RateLoss(trained, target_bytes=target, num_steps=10, start_bytes=target)
         rate.target.num_done = 100  # at the end the steps are those of the file
-        with rate.rounded():
+        with rate.rounded(), torch.no_grad():
             rate()
         report = tailcut.save(
             trained, tmp_path / "a.tailcut", dtype="quantized", step=1.0, sensitivity=rate.sensitivity()
@@ -371,6 +371,8 @@ def test_what_cannot_be_is_said(trained: nn.Module) -> None:
         rate.optimizer(torch.optim.Adam(model.parameters()))  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match=r"within `with rate.rounded\(\):`"):
         rate()
+    with pytest.raises(ArgumentError, match=r"expected an optimiser with \d+ groups of parameters.*, got 1: RateLoss"):
+        rate.use(torch.optim.Adam(model.parameters()))
     with rate.rounded(), pytest.raises(ArgumentError, match="cannot be nested"), rate.rounded():
         pass
     with pytest.raises(ArgumentError, match="no parameter of the network wants a gradient"):
@@ -427,3 +429,44 @@ def test_a_network_without_numbers_is_refused() -> None:
         model = nn.Linear(4, 4)
     with pytest.raises(ArgumentError, match="weight lies on the meta device"):
         RateLoss(model, target_bytes=300, num_steps=3)
+
+
+def test_a_backward_behind_the_block_is_an_error() -> None:
+    """Without biases nothing else would tell: the steps and the numbers just got no gradient of the bytes."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 20, bias=False), nn.Tanh(), nn.Linear(20, 10, bias=False))
+    rate = RateLoss(model, target_bytes=900, num_steps=10)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    with pytest.raises(ArgumentError, match=r"call loss.backward\(\) within it"), rate.rounded():
+        loss = cross_entropy(model(IMAGES[:32]), LABELS[:32]) + rate()
+    assert loss.requires_grad
+    assert not rate.is_rounded
+    assert all(torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
+    with rate.rounded(), torch.no_grad():
+        assert float(rate()) > 0
+
+
+def test_further_groups_of_an_optimiser_keep_their_rates() -> None:
+    model, more = nn.Linear(64, 10), nn.Linear(3, 3)
+    rate = RateLoss(nn.Sequential(nn.Flatten(), model), target_bytes=900, num_steps=10)
+    optimizer = rate.optimizer(torch.optim.SGD, lr=0.05)
+    optimizer.add_param_group({"params": list(more.parameters()), "lr": 0.5})
+    before = more.weight.detach().clone()
+    for parameter in more.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    torch.testing.assert_close(more.weight.detach(), before - 0.5)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.05, 0.02, 0.5]
+
+
+def test_a_network_of_zeros_is_an_error() -> None:
+    """A large network from scratch for few bytes: all rounds to 0, which lets no gradient pass."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 40, bias=False), nn.ReLU(), nn.Linear(40, 10, bias=False))
+    rate = RateLoss(model, target_bytes=300, num_steps=10)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1e-3)
+    with pytest.raises(ArgumentError, match="round to 0, and no gradient brings one back"), rate.rounded():
+        (cross_entropy(model(IMAGES[:32]), LABELS[:32]) + rate()).backward()
+    with rate.rounded():  # to look at it is no error
+        assert not bool(model(IMAGES[:32]).any())

@@ -226,6 +226,13 @@ def test_rows_that_are_smooth_are_rounded_in_their_dct(tmp_path: Path) -> None:
     assert found["smooth"][2] < 1.05 * found["noise"][2]
 
 
+def test_a_network_of_zeros_fits_any_sensitivity(tmp_path: Path) -> None:
+    model = nn.Linear(4, 4, bias=False)
+    nn.init.zeros_(model.weight)
+    tailcut.save(model, tmp_path / "a.tailcut", dtype="quantized", sensitivity=Sensitivity({"weight": 0.0}, {}))
+    assert not bool(tailcut.load(tmp_path / "a.tailcut", into=nn.Linear(4, 4, bias=False)).weight.any())
+
+
 def test_of_two_transforms_that_is_taken_which_takes_fewer_bytes(tmp_path: Path) -> None:
     """Numbers of a uniform distribution, as layers begin with, take fewer bits than their DCT, which is normal."""
     torch.manual_seed(0)

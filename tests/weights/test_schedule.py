@@ -3,6 +3,7 @@ import io
 import itertools
 from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn import functional
 from torch.optim import Optimizer
 
@@ -611,3 +614,22 @@ def test_the_optimizer_of_another_model_is_refused() -> None:
         TailTruncation(model, num_kept=3, optimizer=torch.optim.SGD(other.parameters(), lr=0.1))
     with pytest.raises(ArgumentError, match="expected one optimiser, got list"):
         TailTruncation(model, num_kept=3, optimizer=[torch.optim.SGD(model.parameters())])  # type: ignore[arg-type]
+
+
+def test_vectors_spread_over_processes_are_refused(tmp_path: Path) -> None:
+    """`fully_shard` makes distributed tensors of all parameters, which torch can only partly write to."""
+    model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 4))
+    regularize(model, warn=False)
+    schedule = TailTruncation(model, keep_ratio=0.1, num_steps=3)
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+        before = schedule.num_kept
+        for cut in (schedule.step, schedule.finish, lambda: TailTruncation(model, keep_ratio=0.1, num_steps=3)):
+            with pytest.raises(
+                StructureError, match=r"0\.weight: its coefficients are spread .*DTensor.*DistributedData"
+            ):
+                cut()
+        assert schedule.num_kept == before
+    finally:
+        distributed.destroy_process_group()

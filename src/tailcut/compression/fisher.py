@@ -1,13 +1,15 @@
 """Fisher information of a network's numbers, from inputs without labels."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from itertools import cycle, islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from tailcut.compression.drawn_loss import drawn_loss, features_of
 from tailcut.compression.moments import input_blocks
@@ -86,18 +88,18 @@ def measure_sensitivity(
     try:
         for parameter in wanted:
             parameter.requires_grad_(parameter.is_floating_point())
-        with running_eagerly(model), evaluating(model), keeping_buffers(model), torch.enable_grad():
+        with running_eagerly(model), evaluating(model), keeping_buffers(model), torch.enable_grad(), sums.following():
             forward = fuse(model) if tensors.coefficients else model
             are_features = () if loss is not None else _outputs(partial(features_of, model), batches[0])
             for batch in logged(islice(cycle(batches), num_gradients), "gradients", num_gradients):
-                outputs = _outputs(lambda inputs: inputs.run(forward), batch)
+                with parametrize.cached():  # so that a norm runs with the very gains that it shows
+                    outputs = _outputs(lambda inputs: inputs.run(forward), batch)
                 if loss is None:
                     drawn = drawn_loss(batch, outputs, generator, are_features=are_features)
                 else:
                     drawn = loss(outputs, generator)
                 _check_loss(drawn)
-                gradients = torch.autograd.grad(drawn, sums.parameters, allow_unused=True)
-                sums.add(gradients, batch.batch_size)
+                sums.add(drawn, batch.batch_size)
             blocks = list(input_blocks(model, batches, {other.name for other in tensors.others}, generator))
     finally:
         for parameter, required in wanted.items():
@@ -182,23 +184,47 @@ class _Sums:
         self.names = [entry.name for entry in tensors.coefficients] + [other.name for other in floats]
         self.counts = {entry.name: entry.num_kept for entry in tensors.coefficients}
         self.norms = _norms(model)
+        self.vectors: dict[str, tuple[Any, Any]] = {
+            prefix: (norm.weight, norm.bias) for prefix, norm in self.norms.items()
+        }
         self.squares: dict[str, float] = {}
         self.logs: dict[str, float] = {}
         self.blocks = [_Products({name: self.counts[name] for name in names}) for names in _block_names(self.counts)]
         self.num_inputs = 0
 
-    def add(self, gradients: Iterable[Tensor | None], num_inputs: int) -> None:
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Within the block, see the gains and shifts of each forward; those made of coefficients are new each time.
+
+        The block is around `fuse`, too: it leaves modules that have hooks as they are.
+        """
+
+        def follow(prefix: str, norm: nn.Module, _: object) -> None:
+            self.vectors[prefix] = (norm.weight, norm.bias)
+
+        made = [prefix for prefix in self.norms if not {f"{prefix}weight", f"{prefix}bias"}.isdisjoint(self.counts)]
+        hooks = [self.norms[prefix].register_forward_pre_hook(partial(follow, prefix)) for prefix in made]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def add(self, drawn: Tensor, num_inputs: int) -> None:
         """Add the gradients of one summed loss."""
         self.num_inputs += num_inputs
         found = {}
-        for name, gradient, parameter in zip(self.names, gradients, self.parameters, strict=True):
+        norms = {prefix: vectors for prefix, vectors in self.vectors.items() if _are_learned(*vectors)}
+        by_channel = [vector for vectors in norms.values() for vector in vectors]
+        gradients = torch.autograd.grad(drawn, [*self.parameters, *by_channel], allow_unused=True)
+        for name, gradient, parameter in zip(self.names, gradients, self.parameters, strict=False):
             whole = torch.zeros_like(parameter) if gradient is None else gradient.detach()
             found[name] = whole[: self.counts[name]] if name in self.counts else whole
             _add_square(self.squares, name, found[name])
-        for prefix, norm in self.norms.items():
-            gain, shift = found.get(f"{prefix}weight"), found.get(f"{prefix}bias")
+        rest = gradients[len(self.parameters) :]
+        for prefix, gain, shift in zip(norms, rest[::2], rest[1::2], strict=True):
             if gain is not None and shift is not None:
-                self._add_statistics(prefix, norm, gain, shift)
+                self._add_statistics(prefix, self.norms[prefix], gain, shift)
         for block in self.blocks:
             block.add(torch.cat([found[name].reshape(-1) for name in block.sizes]))
 
@@ -261,6 +287,11 @@ def _norms(model: nn.Module) -> dict[str, Norm]:
         for name, module in model.named_modules()
         if isinstance(module, nn.modules.batchnorm._NormBase) and module.affine and module.track_running_stats
     }
+
+
+def _are_learned(*vectors: Tensor | None) -> bool:
+    """Return whether gains and shifts are there, and are parameters or computed from some."""
+    return all(vector is not None and vector.requires_grad for vector in vectors)
 
 
 def _block_names(counts: dict[str, int]) -> list[list[str]]:

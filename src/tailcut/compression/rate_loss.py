@@ -1,7 +1,7 @@
 """`RateLoss`: training for bytes, in the user's own loop."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +45,9 @@ MAX_COARSER = 6
 LEARNED = 0.7
 """The part of the run in which the steps are learned, between the eighths too: where a step jumped from one eighth to
 the next, all numbers of its tensor would jump. Then the steps are those of the file, and the numbers settle on them."""
+
+DEAD = 0.99
+"""The part of a network's numbers without which it is dead; shifts alone may be left."""
 
 START_BYTES = 3
 """The goal at the start, in parts of that at the end."""
@@ -136,6 +139,7 @@ class RateLoss(nn.Module):
         self.target = ByteTarget(start, target_bytes, check_positive("num_steps", num_steps))
         self._masters: list[Tensor] | None = None
         self._numbers: Tensor | None = None
+        self._costs_have_gradients = False
         self._reference = self._referred(found)
 
     def optimizer(
@@ -164,13 +168,25 @@ class RateLoss(nn.Module):
         return optimizer
 
     def use(self, optimizer: torch.optim.Optimizer) -> None:
-        """Read the learning rates of an optimiser in steps; its first groups are the tensors, one each, in order."""
+        """Read the learning rates of an optimiser in steps.
+
+        Its first groups are the tensors, one each, in order, and then the steps, as `optimizer` makes them; the rates
+        of further groups, such as those of a teacher's projection, are what they are.
+
+        Raises:
+            ArgumentError: it has fewer groups.
+        """
+        if len(optimizer.param_groups) <= len(self.trained):
+            raise ArgumentError(
+                f"expected an optimiser with {len(self.trained) + 1} groups of parameters, one for each trained tensor "
+                f"and one for the steps, got {len(optimizer.param_groups)}: RateLoss.optimizer makes it"
+            )
         asked: list[float] = []
 
         def before(_: object, args: object, settings: object) -> None:
             sizes = [*self.step_sizes().tolist(), 1.0]
             asked[:] = [group["lr"] for group in optimizer.param_groups]
-            for group, size in zip(optimizer.param_groups, sizes, strict=True):
+            for group, size in zip(optimizer.param_groups, sizes, strict=False):
                 group["lr"] = group["lr"] * size
 
         def after(_: object, args: object, settings: object) -> None:
@@ -206,6 +222,11 @@ class RateLoss(nn.Module):
         """Give the network its rounded numbers within the block (changes the model, and back).
 
         Gradients of a `backward` within the block go to the numbers behind, and to the steps.
+
+        Raises:
+            ArgumentError: the block is within another; or the cost of the bytes was taken in it and `backward` was not
+                called; or
+                the numbers of the network have become 0, and no gradient brings one back.
         """
         if self._masters is not None:
             raise ArgumentError("rounded() is open already: it cannot be nested")
@@ -244,6 +265,7 @@ class RateLoss(nn.Module):
         means = self._lattices.means(torch.round(steps.detach()).abs())
         num_bytes = laplace_bits((steps + noise).double(), means).sum() / 8
         self.target.follow(float(num_bytes.detach()), lambda: self._packed_bytes(1.0, self.sensitivity()))
+        self._costs_have_gradients = num_bytes.requires_grad
         return (self.target.price * num_bytes).float()
 
     def sensitivity(self, measured: Sensitivity | None = None) -> Sensitivity:
@@ -420,8 +442,14 @@ class RateLoss(nn.Module):
                 by_step.index_add_(0, self._lattices.owner, products.to(self.log_steps))
                 self.log_steps.grad = by_step if self.log_steps.grad is None else self.log_steps.grad.add_(by_step)
                 self.log_steps.grad *= is_used  # the step of an empty tensor would grow for ever
-            if self._numbers is None or self._numbers.grad is None:
+            if self._numbers is None or not self._costs_have_gradients:
                 return
+            if self._numbers.grad is None:
+                raise ArgumentError(
+                    "the block of rounded() ended before the backward of its loss, so nothing is trained for bytes: "
+                    "call loss.backward() within it, or look at the cost under torch.no_grad()"
+                )
+            _check_alive(found, is_used)
             for tensor, part in zip(self.trained, self._parts(self._numbers.grad), strict=True):
                 by_bytes, parameter = tensor.values(part), tensor.parameter
                 parameter.grad = by_bytes if parameter.grad is None else parameter.grad.add_(by_bytes)
@@ -440,3 +468,14 @@ class RateLoss(nn.Module):
 
     def _packed_bytes(self, step: float, sensitivity: Sensitivity) -> int:
         return len(pack(self._model, dtype=QUANTIZED_DTYPE, step=step, sensitivity=sensitivity)[0])
+
+
+def _check_alive(gradients: Sequence[Tensor], is_used: Tensor) -> None:
+    """Raise `ArgumentError` where all that makes up a network rounds to 0 for ever: the zeros stop all gradients."""
+    empty = [gradient for gradient, used in zip(gradients, is_used.tolist(), strict=True) if not used]
+    num_empty, num = (sum(gradient.numel() for gradient in found) for found in (empty, gradients))
+    if num_empty >= DEAD * num and not any(bool(gradient.any()) for gradient in empty):
+        raise ArgumentError(
+            "the numbers of the network round to 0, and no gradient brings one back: give more target_bytes or "
+            "start_bytes, or truncate the network first (tailcut.regularize)"
+        )

@@ -95,6 +95,8 @@ def completed(sensitivity: Sensitivity, tensors: NetworkTensors) -> Sensitivity:
         for name, size in usual.curvature.items()
         if sensitivity.curvature.get(name, 0) > 0
     ]
+    if not usual.curvature:  # all numbers are 0, and will be with any step
+        return usual
     if not known and any(name in sensitivity.curvature for name in usual.curvature):
         raise ArgumentError(
             "no number of the network changes its loss: are its outputs always the same (a last layer of zeros), or "

@@ -80,12 +80,14 @@ class TailTruncation:
 
     def step(self) -> dict[str, int]:
         """Cut once (changes the model and the optimiser's state). Returns the counts by name."""
+        self._check_whole()
         self._steps_done += 1
         self._cut_to({name: self._count_after(name, self._steps_done) for name in self.targets})
         return self.num_kept
 
     def finish(self) -> dict[str, int]:
         """Cut to exactly the targets and shorten the vectors (changes both). Returns the counts by name."""
+        self._check_whole()
         self._cut_to(self.targets)
         self.compact()
         return self.num_kept
@@ -148,6 +150,7 @@ class TailTruncation:
     def _check(self, model: nn.Module) -> None:
         if not self._tensors:
             raise StructureError("the model is not regularised: call tailcut.regularize(model) first")
+        self._check_whole()
         if self._spacing not in SPACINGS:
             raise ArgumentError(f"spacing must be one of {', '.join(SPACINGS)}, got {self._spacing!r}")
         if self._spacing == "geometric" and self._num_steps is None:
@@ -165,6 +168,15 @@ class TailTruncation:
                 "expected an optimiser with a state for each parameter, got LBFGS: its history runs over all of them "
                 "and cannot be cut; take another one, or give none and make a new LBFGS after finish()"
             )
+
+    def _check_whole(self) -> None:
+        """Raise `StructureError` where processes hold parts of the vectors, as FSDP2 and tensor parallelism do."""
+        for tensor in self._tensors:
+            if hasattr(tensor.vector, "device_mesh"):
+                raise StructureError(
+                    f"{tensor.name}: its coefficients are spread over processes ({type(tensor.vector).__name__}), and "
+                    "a cut needs them whole: train with DistributedDataParallel"
+                )
 
     def _resolve_targets(
         self, num_kept: int | Mapping[str, int] | None, keep_ratio: float | None, min_kept: int
