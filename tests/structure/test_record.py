@@ -115,4 +115,4 @@ def test_edits_are_found_by_number() -> None:
 
 def test_an_edit_keeps_no_coefficients_by_default() -> None:
     assert Widen(3).coefficients(nn.Linear(2, 2)) == []
-    assert Widen(3).stored_tensors() == []
+    assert Widen(3).coefficient_layouts() == []

@@ -285,7 +285,7 @@ def _inspect(contents: Contents, file_bytes: int, max_parameters: int) -> Inspec
         others = tensors.stored_others
     else:
         edits, others = decode_edits(contents), contents.others
-    kept = [entry for edit in edits for entry in edit.stored_tensors()]
+    kept = [entry for edit in edits for entry in edit.coefficient_layouts()]
     if contents.base is None:
         check_own_list(contents, kept, max_parameters)
     decode_values(contents, kept, others)

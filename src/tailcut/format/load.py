@@ -40,10 +40,10 @@ from tailcut.format.zoo import resolve
 from tailcut.limits import check_level_work, check_total, check_work, limit_of, limit_setting, non_finite_allowed
 from tailcut.structure import (
     METADATA_KEY,
+    CoefficientLayout,
     Edit,
     Reader,
     Record,
-    StoredTensor,
     are_names,
     check_module,
     edit_kind,
@@ -212,7 +212,7 @@ def bare_network(contents: Contents, max_parameters: int) -> nn.Module:
     return model
 
 
-def check_own_list(contents: Contents, kept: Sequence[StoredTensor], max_parameters: int) -> None:
+def check_own_list(contents: Contents, kept: Sequence[CoefficientLayout], max_parameters: int) -> None:
     """Compare the tensors that a file of a user's own class lists with its digest. Needs no network, takes no memory.
 
     Args:
@@ -281,7 +281,7 @@ def apply_edits(contents: Contents, model: nn.Module, max_parameters: int) -> li
     num_tensors, num_kept = len(model.state_dict(keep_vars=True)), 0
     for number, content in contents.edits:
         edit = _decode_edit(number, content, context, contents.parts_above)
-        num_kept += len(edit.stored_tensors())
+        num_kept += len(edit.coefficient_layouts())
         check_work(num_tensors, num_kept=num_kept, num_edits=len(contents.edits), max_parameters=max_parameters)
         try:
             edit.check(model)
@@ -341,7 +341,7 @@ def _load_into(contents: Contents, into: nn.Module, max_parameters: int, allow_n
         # The edits of a registered network omit what follows from its parameters.
         raise ModelMismatchError(f"the file holds a {contents.base.name!r}, which into= is not: {error}") from error
     if contents.base is None:
-        check_own_list(contents, [entry for edit in edits for entry in edit.stored_tensors()], max_parameters)
+        check_own_list(contents, [entry for edit in edits for entry in edit.coefficient_layouts()], max_parameters)
     order = [other.name for other in contents.others]
     tensors = network_tensors(trial, edits).in_order(order)
     check_tensors(contents, tensors, max_parameters)

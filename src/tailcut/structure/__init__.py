@@ -23,10 +23,10 @@ from tailcut.structure.memory import usable_device as usable_device
 from tailcut.structure.pixel_cap import MAX_PIXELS as MAX_PIXELS
 from tailcut.structure.pixel_cap import check_pixels as check_pixels
 from tailcut.structure.record import Base as Base
+from tailcut.structure.record import CoefficientLayout as CoefficientLayout
 from tailcut.structure.record import Coefficients as Coefficients
 from tailcut.structure.record import Edit as Edit
 from tailcut.structure.record import Record as Record
-from tailcut.structure.record import StoredTensor as StoredTensor
 from tailcut.structure.record import add_edit as add_edit
 from tailcut.structure.record import base_of as base_of
 from tailcut.structure.record import edit_kind as edit_kind

@@ -47,7 +47,7 @@ class Coefficients:
     values: torch.Tensor
 
 
-class StoredTensor(NamedTuple):
+class CoefficientLayout(NamedTuple):
     """A file's description of a tensor kept as coefficients; see `Coefficients`."""
 
     name: str
@@ -101,7 +101,7 @@ class Edit(ABC):
         """Return the tensors of `model` that this edit keeps as coefficients. None by default."""
         return []
 
-    def stored_tensors(self) -> list[StoredTensor]:
+    def coefficient_layouts(self) -> list[CoefficientLayout]:
         """Return the tensors that this edit keeps as coefficients, known from the edit alone. None by default."""
         return []
 

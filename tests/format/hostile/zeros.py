@@ -16,7 +16,7 @@ from tailcut.format.container.contents import Contents, Level, StoredBase, Strea
 from tailcut.format.container.numbers import INTEGERS, NUMBER_TYPES, QUANTIZED, type_number
 from tailcut.format.container.streams import layout_of_kept, layout_of_other
 from tailcut.format.network.tensors import NetworkTensors, network_tensors
-from tailcut.structure import Edit, StoredTensor, Writer, create_model, family
+from tailcut.structure import CoefficientLayout, Edit, Writer, create_model, family
 from tailcut.transform.order import normalize_axes
 from tailcut.weights.layers import candidates
 from tailcut.weights.nested_levels import count_in
@@ -142,7 +142,7 @@ def kept(
             if candidate.obstacle is None and shape:
                 chosen = normalize_axes(axes, len(shape))
                 weights = (1,) * len(chosen)
-                entries.append(StoredTensor(candidate.names[0], shape, chosen, weights, num_kept(shape)))
+                entries.append(CoefficientLayout(candidate.names[0], shape, chosen, weights, num_kept(shape)))
         return RegularizeEdit(tuple(entries))
 
     return make

@@ -11,7 +11,7 @@ import tailcut
 from tailcut.errors import ArgumentError
 from tailcut.format.container.contents import StoredOther
 from tailcut.format.network.tensors import list_digest, meta_copy, network_tensors
-from tailcut.structure import StoredTensor, record_of
+from tailcut.structure import CoefficientLayout, record_of
 
 
 def test_every_tensor_is_listed_once_in_the_order_of_the_state_dict() -> None:
@@ -40,14 +40,14 @@ def test_regularised_tensors_come_first_with_their_dense_shape() -> None:
 
 
 def test_the_digest_is_that_of_the_text() -> None:
-    kept = [StoredTensor("a.weight", (3, 4, 5), (0, 2), (1, 7), 9), StoredTensor("b", (), (), (), 1)]
+    kept = [CoefficientLayout("a.weight", (3, 4, 5), (0, 2), (1, 7), 9), CoefficientLayout("b", (), (), (), 1)]
     others = [StoredOther("c", (2, 0), True), StoredOther("d", (), False)]
     text = "a.weight 3,4,5 0,2 1,7\nb   \nc 2,0 p\nd  b\n"
     assert list_digest(kept, others) == hashlib.blake2b(text.encode(), digest_size=4).digest()
 
 
 def test_the_digest_tells_names_shapes_axes_weights_and_kinds_apart() -> None:
-    kept = StoredTensor("a", (3, 4), (0, 1), (1, 1), 2)
+    kept = CoefficientLayout("a", (3, 4), (0, 1), (1, 1), 2)
     digests = {
         list_digest([kept], [StoredOther("b", (2,), True)]),
         list_digest([kept._replace(name="c")], [StoredOther("b", (2,), True)]),

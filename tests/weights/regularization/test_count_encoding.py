@@ -6,23 +6,23 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tailcut.errors import CorruptFileError, FormatError, TruncatedFileError
-from tailcut.structure import Reader, StoredTensor, Writer
+from tailcut.structure import CoefficientLayout, Reader, Writer
 from tailcut.weights.planning.counts import count_kept
 from tailcut.weights.regularization.count_encoding import count_by_ratio, read_counts, write_counts
 
 
-def tensor(shape: tuple[int, ...], num_kept: int, axes: tuple[int, ...] | None = None) -> StoredTensor:
+def tensor(shape: tuple[int, ...], num_kept: int, axes: tuple[int, ...] | None = None) -> CoefficientLayout:
     chosen = tuple(range(len(shape))) if axes is None else axes
-    return StoredTensor("weight", shape, chosen, (1,) * len(chosen), num_kept)
+    return CoefficientLayout("weight", shape, chosen, (1,) * len(chosen), num_kept)
 
 
-def written(tensors: list[StoredTensor]) -> bytes:
+def written(tensors: list[CoefficientLayout]) -> bytes:
     writer = Writer()
     write_counts(writer, tensors)
     return writer.getvalue()
 
 
-def read(content: bytes, tensors: list[StoredTensor]) -> list[int]:
+def read(content: bytes, tensors: list[CoefficientLayout]) -> list[int]:
     reader = Reader(content)
     counts = read_counts(reader, [each.shape for each in tensors], [each.axes for each in tensors])
     reader.end()
@@ -30,7 +30,7 @@ def read(content: bytes, tensors: list[StoredTensor]) -> list[int]:
 
 
 @st.composite
-def tensors_of_any_count(draw: st.DrawFn) -> list[StoredTensor]:
+def tensors_of_any_count(draw: st.DrawFn) -> list[CoefficientLayout]:
     result = []
     for _ in range(draw(st.integers(0, 6))):
         shape = tuple(draw(st.lists(st.integers(1, 30), max_size=4)))
@@ -40,7 +40,7 @@ def tensors_of_any_count(draw: st.DrawFn) -> list[StoredTensor]:
 
 
 @given(tensors_of_any_count())
-def test_counts_come_back_as_they_were(tensors: list[StoredTensor]) -> None:
+def test_counts_come_back_as_they_were(tensors: list[CoefficientLayout]) -> None:
     assert read(written(tensors), tensors) == [each.num_kept for each in tensors]
 
 
@@ -76,7 +76,7 @@ def test_counts_near_each_other_take_few_bits() -> None:
 
 
 @given(st.binary(max_size=40), tensors_of_any_count())
-def test_any_bytes_give_counts_that_fit_or_an_error_of_ours(content: bytes, tensors: list[StoredTensor]) -> None:
+def test_any_bytes_give_counts_that_fit_or_an_error_of_ours(content: bytes, tensors: list[CoefficientLayout]) -> None:
     try:
         counts = read_counts(Reader(content), [each.shape for each in tensors], [each.axes for each in tensors])
     except FormatError:
@@ -86,7 +86,7 @@ def test_any_bytes_give_counts_that_fit_or_an_error_of_ours(content: bytes, tens
 
 
 @given(tensors_of_any_count(), st.data())
-def test_every_truncation_is_noticed(tensors: list[StoredTensor], data: st.DataObject) -> None:
+def test_every_truncation_is_noticed(tensors: list[CoefficientLayout], data: st.DataObject) -> None:
     content = written(tensors)
     with pytest.raises(TruncatedFileError):
         read(content[: data.draw(st.integers(0, len(content) - 1))], tensors)

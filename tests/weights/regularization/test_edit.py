@@ -16,7 +16,7 @@ from tailcut.errors import (
     StructureError,
     TruncatedFileError,
 )
-from tailcut.structure import Reader, StoredTensor, Writer, edit_kind, record_of
+from tailcut.structure import CoefficientLayout, Reader, Writer, edit_kind, record_of
 from tailcut.weights import TailTruncation, kept_counts, regularize, to_dense, truncated_tensors
 from tailcut.weights.regularization.edit import MAX_TENSORS, RegularizeEdit
 
@@ -53,7 +53,7 @@ def edits(draw: st.DrawFn) -> RegularizeEdit:
         if draw(st.booleans()) and shape:
             axes = tuple(sorted(draw(st.sets(st.sampled_from(axes)))))
         weights = draw(st.sampled_from([(1, 1, 1, 1), (1, 1, 2, 2), (3, 2, 1, 64)]))[: len(axes)]
-        tensors.append(StoredTensor(name, shape, axes, weights, draw(st.integers(1, math.prod(shape)))))
+        tensors.append(CoefficientLayout(name, shape, axes, weights, draw(st.integers(1, math.prod(shape)))))
     return RegularizeEdit(tuple(tensors))
 
 
@@ -87,7 +87,7 @@ def test_apply_and_current(edit: RegularizeEdit) -> None:
         assert kept_counts(model) == {tensor.name: tensor.num_kept for tensor in edit.tensors}
         kept = edit.coefficients(model)
         assert [(each.name, each.shape, each.axes, each.order_weights, each.num_kept) for each in kept] == list(
-            edit.stored_tensors()
+            edit.coefficient_layouts()
         )
         assert all(each.values.shape == each.parameter.shape == (each.num_kept,) for each in kept)
 
@@ -134,8 +134,8 @@ def test_regularize_records_it() -> None:
     (edit,) = record_of(model).edits
     assert edit == RegularizeEdit.of(model)
     assert isinstance(edit, RegularizeEdit)
-    assert edit.tensors[0] == StoredTensor("z.weight", (3, 2, 3, 3), (0, 1, 2, 3), (1, 2, 3, 4), 7)
-    assert edit.tensors[-1] == StoredTensor("a.weight", (5, 6), (1,), (1,), 7)
+    assert edit.tensors[0] == CoefficientLayout("z.weight", (3, 2, 3, 3), (0, 1, 2, 3), (1, 2, 3, 4), 7)
+    assert edit.tensors[-1] == CoefficientLayout("a.weight", (5, 6), (1,), (1,), 7)
     TailTruncation(model, num_kept=3, rate=1.0).step()
     (recorded,) = record_of(model).edits
     assert recorded == edit
@@ -211,7 +211,7 @@ def regularised(model: Net) -> None:
     ],
 )
 def test_check_refuses_a_network_it_does_not_fit(change: object, message: str) -> None:
-    edit = RegularizeEdit((StoredTensor("a.weight", (5, 6), (0, 1), (1, 1), 3),))
+    edit = RegularizeEdit((CoefficientLayout("a.weight", (5, 6), (0, 1), (1, 1), 3),))
     model = Net()
     change(model)  # type: ignore[operator]
     before = copy.deepcopy(model.state_dict())
@@ -237,7 +237,7 @@ def test_names_that_torch_compile_made_are_reported(saved: bool, other: bool) ->
 
 
 def test_encode_refuses_names_that_the_base_lacks() -> None:
-    edit = RegularizeEdit((StoredTensor("b.weight", (5, 6), (0, 1), (1, 1), 3),))
+    edit = RegularizeEdit((CoefficientLayout("b.weight", (5, 6), (0, 1), (1, 1), 3),))
     with pytest.raises(StructureError, match=r"the recorded base has no parameter 'b\.weight'"):
         encoded(edit, Net())
 
@@ -318,7 +318,7 @@ def test_huge_shapes_take_no_memory() -> None:
 
 def test_a_tensor_of_too_many_axes_cannot_be_written() -> None:
     shape = (1,) * 17
-    edit = RegularizeEdit((StoredTensor("a", shape, tuple(range(17)), (1,) * 17, 1),))
+    edit = RegularizeEdit((CoefficientLayout("a", shape, tuple(range(17)), (1,) * 17, 1),))
     with pytest.raises(ArgumentError, match="at most 16 axes, got 17"):
         encoded(edit, None)
 

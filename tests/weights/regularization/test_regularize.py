@@ -752,7 +752,7 @@ def test_numbers_of_numpy_leave_a_plain_record(arguments: dict[str, Any], tmp_pa
     model = nn.Sequential(nn.Linear(8, 6))
     report = regularize(model, **arguments)
     json.dumps(report.to_dict())
-    (stored,) = record_of(model).edits[0].stored_tensors()
+    (stored,) = record_of(model).edits[0].coefficient_layouts()
     assert (stored.num_kept, type(stored.num_kept)) == (24, int)
     save(model, tmp_path / "a.tailcut")
     assert kept_counts(load(tmp_path / "a.tailcut", into=nn.Sequential(nn.Linear(8, 6)))) == {"0.weight": 24}

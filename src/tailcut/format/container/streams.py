@@ -13,11 +13,11 @@ from tailcut.errors import CorruptFileError
 from tailcut.format import quantized
 from tailcut.format.container.contents import Contents, StoredOther, Stream
 from tailcut.format.container.numbers import INTEGERS, QUANTIZED, from_bytes, number_type
-from tailcut.structure import Coefficients, StoredTensor
+from tailcut.structure import CoefficientLayout, Coefficients
 from tailcut.transform.order import corner_positions
 from tailcut.weights.nested_levels import count_below
 
-Kept = Coefficients | StoredTensor
+Kept = Coefficients | CoefficientLayout
 """A tensor kept as coefficients, described by a network or a file."""
 
 

@@ -88,7 +88,7 @@ def check_covered(model: nn.Module, tensors: NetworkTensors, *, rebuilt: bool) -
     parts = [] if rebuilt else [(path, part) for path, part in model.named_modules() if part is not model]
     for path, part in parts:
         # An edit that keeps coefficients and no longer has any (`to_dense` of the whole) is no loss.
-        edit = next((edit for edit in record_of(part).edits if not edit.stored_tensors()), None)
+        edit = next((edit for edit in record_of(part).edits if not edit.coefficient_layouts()), None)
         if edit is not None:
             raise StructureError(
                 f"{path} was changed by the edit {edit.kind!r}, but not by a call on this model: save the network that "

@@ -4,13 +4,13 @@ import math
 from collections.abc import Sequence
 
 from tailcut.errors import CorruptFileError
-from tailcut.structure import Reader, StoredTensor, Writer
+from tailcut.structure import CoefficientLayout, Reader, Writer
 
 _EQUAL, _RATIO, _LISTED, _NEAR_EQUAL, _NEAR_RATIO = range(5)
 _MAX_WIDTH = 63
 
 
-def write_counts(writer: Writer, tensors: Sequence[StoredTensor]) -> None:
+def write_counts(writer: Writer, tensors: Sequence[CoefficientLayout]) -> None:
     """Append the counts in the shortest of the ways that `format/SPEC.md` describes."""
     counts = [tensor.num_kept for tensor in tensors]
     largest = max(counts, default=0)
@@ -77,7 +77,7 @@ def count_by_ratio(shape: Sequence[int], axes: Sequence[int], ratio: float) -> i
     return group * min(frequencies, max(1, math.floor(ratio * frequencies + 0.5)))
 
 
-def _best_ratio(tensors: Sequence[StoredTensor]) -> float:
+def _best_ratio(tensors: Sequence[CoefficientLayout]) -> float:
     """Return a keep ratio that gives each tensor exactly its count, or a close one if none does."""
     low, high, total, total_kept = 0.0, 1.0, 1, 1.0
     for tensor in tensors:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tailcut.errors import ArgumentError, CorruptFileError, ModelMismatchError, StructureError
-from tailcut.structure import Coefficients, Edit, Reader, StoredTensor, Writer, register_edit
+from tailcut.structure import CoefficientLayout, Coefficients, Edit, Reader, Writer, register_edit
 from tailcut.structure.wire import MAX_AXES
 from tailcut.transform.order import MAX_ORDER_WEIGHT, check_order_weights, normalize_axes
 from tailcut.weights.layers import candidates
@@ -30,14 +30,16 @@ class RegularizeEdit(Edit):
     number = 1
     kind = "regularize"
 
-    tensors: tuple[StoredTensor, ...]
+    tensors: tuple[CoefficientLayout, ...]
 
     @classmethod
     def of(cls, model: nn.Module) -> Self:
         """Return the edit that describes the regularised tensors of `model`. Does not change the model."""
         return cls(
             tuple(
-                StoredTensor(tensor.name, tensor.shape, tensor.axes, tensor.truncation.order_weights, tensor.num_kept)
+                CoefficientLayout(
+                    tensor.name, tensor.shape, tensor.axes, tensor.truncation.order_weights, tensor.num_kept
+                )
                 for tensor in truncated_tensors(model)
             )
         )
@@ -88,7 +90,7 @@ class RegularizeEdit(Edit):
             raise StructureError(f"{missing[0]} is no longer regularised, though the model's record says so")
         return [_coefficients(found[entry.name]) for entry in self.tensors]
 
-    def stored_tensors(self) -> list[StoredTensor]:
+    def coefficient_layouts(self) -> list[CoefficientLayout]:
         """Names, shapes, axes, order weights and counts."""
         return list(self.tensors)
 
@@ -122,7 +124,7 @@ class RegularizeEdit(Edit):
         counts = read_counts(reader, [shape for _, shape in named], [axes for axes, _ in settings])
         return cls(
             tuple(
-                StoredTensor(name, shape, axes, weights, num_kept)
+                CoefficientLayout(name, shape, axes, weights, num_kept)
                 for (name, shape), (axes, weights), num_kept in zip(named, settings, counts, strict=True)
             )
         )
@@ -148,7 +150,7 @@ def _coefficients(tensor: TruncatedTensor) -> Coefficients:
     )
 
 
-def _write_names(writer: Writer, tensors: Sequence[StoredTensor]) -> None:
+def _write_names(writer: Writer, tensors: Sequence[CoefficientLayout]) -> None:
     writer.uint(len(tensors))
     for tensor in tensors:
         writer.text(tensor.name)
@@ -163,7 +165,7 @@ def _read_names(reader: Reader) -> list[tuple[str, tuple[int, ...]]]:
     return named
 
 
-def _write_selection(writer: Writer, tensors: Sequence[StoredTensor], names: Sequence[str]) -> None:
+def _write_selection(writer: Writer, tensors: Sequence[CoefficientLayout], names: Sequence[str]) -> None:
     chosen = {tensor.name for tensor in tensors}
     unknown = chosen.difference(names)
     if unknown:
@@ -179,14 +181,14 @@ def _read_selection(reader: Reader, known: Sequence[tuple[str, tuple[int, ...]]]
     return [entry for place, entry in enumerate(known) if bits >> place & 1]
 
 
-def _setting(tensor: StoredTensor) -> _Setting:
+def _setting(tensor: CoefficientLayout) -> _Setting:
     """Axes (None for all) and order weights (empty for ones) as written."""
     all_axes = tensor.axes == tuple(range(len(tensor.shape)))
     ones = all(weight == 1 for weight in tensor.order_weights)
     return (None if all_axes else tensor.axes), (() if ones else tensor.order_weights)
 
 
-def _fits(setting: _Setting, tensor: StoredTensor) -> bool:
+def _fits(setting: _Setting, tensor: CoefficientLayout) -> bool:
     """Return whether a tensor can be written with this setting: it takes the first order weights."""
     axes, weights = setting
     same_axes = (tuple(range(len(tensor.shape))) if axes is None else axes) == tensor.axes
@@ -194,7 +196,7 @@ def _fits(setting: _Setting, tensor: StoredTensor) -> bool:
     return same_axes and (weights[:num_axes] if weights else (1,) * num_axes) == tensor.order_weights
 
 
-def _settings(tensors: Sequence[StoredTensor]) -> list[_Setting]:
+def _settings(tensors: Sequence[CoefficientLayout]) -> list[_Setting]:
     """Return few settings that fit all tensors: a tensor with fewer axes takes the first order weights."""
     chosen: list[_Setting] = []
     for setting in sorted(dict.fromkeys(map(_setting, tensors)), key=lambda setting: -len(setting[1])):
@@ -204,7 +206,7 @@ def _settings(tensors: Sequence[StoredTensor]) -> list[_Setting]:
     return chosen
 
 
-def _write_settings(writer: Writer, tensors: Sequence[StoredTensor]) -> None:
+def _write_settings(writer: Writer, tensors: Sequence[CoefficientLayout]) -> None:
     settings = _settings(tensors)
     if settings == [_DEFAULT_SETTING]:
         settings = []
