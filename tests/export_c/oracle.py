@@ -32,7 +32,7 @@ def read_alone(content: bytes, max_parameters: int = 1 << 30, level: int | None 
     """An own class's file by itself, as `inspect` checks it."""
     contents = decode(content, level)
     edits = decode_edits(contents)
-    kept = [entry for edit in edits for entry in edit.stored_tensors()]
+    kept = [entry for edit in edits for entry in edit.coefficient_layouts()]
     check_own_list(contents, kept, max_parameters)
     return _numbers(contents, kept, contents.others)
 
@@ -45,7 +45,7 @@ def read_into(
     meta = bare_network(contents, max_parameters) if network is None else meta_copy(network)
     edits = apply_edits(contents, meta, max_parameters)
     if contents.base is None:
-        kept = [entry for edit in edits for entry in edit.stored_tensors()]
+        kept = [entry for edit in edits for entry in edit.coefficient_layouts()]
         check_own_list(contents, kept, max_parameters)
     tensors = network_tensors(meta, edits)
     check_tensors(contents, tensors, max_parameters)

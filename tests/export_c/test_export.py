@@ -1,6 +1,8 @@
 """Networks in C, beside torch: the same outputs, in the memory that the export says."""
 
+import errno
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -295,6 +297,15 @@ def test_bad_arguments_and_another_arena_of_the_same_size(tmp_path: Path) -> Non
         folders=[tmp_path],
     )
     assert subprocess.run([str(program)], check=False).returncode == 0
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: Path, *args: object, **kwargs: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    with pytest.raises(ArgumentError, match=r"cannot write .*c: the folder cannot be made there \(Permission denied\)"):
+        export_c(nn.Linear(2, 2), tmp_path / "c", example_input=torch.rand(1, 2))
 
 
 def test_windows_and_maps_beyond_the_structures_are_refused(tmp_path: Path) -> None:

@@ -204,7 +204,12 @@ def _write_integer(
 
 def _write(folder: str | Path, text: Text, used: str, runtime: tuple[str, ...]) -> tuple[str, ...]:
     """Write all files into a folder; return their names."""
-    folder = make_folder(folder)
+    try:
+        folder = make_folder(folder)
+    except OSError as error:
+        raise ArgumentError(
+            f"cannot write {folder}: the folder cannot be made there ({error.strerror}); give another one"
+        ) from error
     own = {f"{NAME}.h": text.header, f"{NAME}.c": text.source, FEATURES: used}
     shipped = {name: (runtime_folder() / name).read_text(encoding="utf-8") for name in runtime}
     others = other_runner_files(shipped)  # of an earlier export: all `.c` files of the folder are compiled

@@ -21,6 +21,8 @@ CONVOLUTIONS: list[tuple[Any, tuple[int, ...]]] = [
     (nn.ConvTranspose2d(4, 6, 2, stride=2), (2, 4, 5, 6)),
     (nn.ConvTranspose2d(4, 6, (2, 3), stride=(2, 3)), (2, 4, 5, 6)),
     (nn.ConvTranspose2d(4, 6, 3, stride=2, dilation=2), (2, 4, 5, 6)),
+    (nn.ConvTranspose2d(4, 6, 2, stride=2, dilation=2), (2, 4, 5, 6)),
+    (nn.ConvTranspose2d(4, 6, (2, 1), stride=(2, 1), dilation=(1, 2)), (2, 4, 5, 6)),
     (nn.ConvTranspose3d(4, 6, 2, stride=2), (1, 4, 3, 2, 2)),
 ]
 

@@ -402,6 +402,29 @@ def test_sizes_that_the_code_asks_for_stay_fixed(name: str, tmp_path: Path) -> N
     assert report.inputs == {"x": ("batch", 3, *wanted)}
 
 
+def halves_after_a_change_in_place(y: Tensor) -> Tensor:
+    z = y * 2
+    z[:, :, :2] = 1
+    return z.chunk(2, 2)[0]
+
+
+def test_halves_of_an_open_size(tmp_path: Path) -> None:
+    """torch's exporter makes parts of a sequence of them, which it cannot compute with itself."""
+    model = AsksForSizes(lambda y: torch.cat(y.chunk(2, 3), 1)).eval()
+    report = export_onnx(model, tmp_path / "a.onnx", example_input=torch.rand(1, 3, 8, 12))
+    assert report.inputs == {"x": ("batch", 3, "height", "width")}
+    images = torch.rand(2, 3, 5, 16)
+    (found,) = onnxruntime.InferenceSession(tmp_path / "a.onnx").run(None, {"x": images.numpy()})
+    with torch.no_grad():
+        np.testing.assert_allclose(found, model(images).numpy(), atol=1e-5)
+    model, example = AsksForSizes(halves_after_a_change_in_place).eval(), torch.rand(1, 3, 8, 12)
+    with pytest.raises(StructureError, match=r"^AsksForSizes cannot be exported: .*; try dynamic=False if sizes are"):
+        export_onnx(model, tmp_path / "b.onnx", example_input=example)
+    export_onnx(model, tmp_path / "b.onnx", example_input=example, dynamic=False)
+    (found,) = onnxruntime.InferenceSession(tmp_path / "b.onnx").run(None, {"x": example.numpy()})
+    np.testing.assert_allclose(found, model(example).detach().numpy(), atol=1e-5)
+
+
 def test_bags_of_embeddings(tmp_path: Path) -> None:
     model = nn.Sequential(nn.EmbeddingBag(40, 12), nn.Linear(12, 3)).eval()
     regularize(model, keep_ratio=0.5)

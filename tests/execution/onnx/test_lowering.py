@@ -105,6 +105,40 @@ NETWORKS: dict[str, tuple[nn.Module, bool]] = {
     "means of windows": (nn.AdaptiveAvgPool2d((5, 4)), True),
     "means of windows of one axis": (nn.AdaptiveAvgPool2d((None, 4)), True),
     "means of windows of rows": (Body(lambda x: nn.functional.adaptive_avg_pool1d(x.flatten(1, 2), 4)), True),
+    "parts of an open size": (Body(lambda x: torch.cat([part * 2 for part in x.chunk(2, 3)][::-1], 1)), True),
+    "parts of a size": (Body(lambda x: x.split(5, -1)[0] * x.split(5, 3)[1].sum(3, True)), True),
+    "parts of nearly equal size": (Body(lambda x: torch.cat([x.sum(3, True) for x in x.tensor_split(3, 3)], 3)), True),
+    "output padding of the stride and more": (
+        nn.Sequential(
+            nn.ConvTranspose2d(3, 4, 3, (1, 2), padding=(1, 0), output_padding=1, dilation=2),
+            nn.ConvTranspose2d(4, 4, 3, 1, padding=0, output_padding=(2, 0), dilation=3, groups=2, bias=False),
+        ),
+        True,
+    ),
+    "output padding of one axis for all": (
+        Body(lambda x: nn.functional.conv_transpose2d(x, x.new_ones(3, 2, 3, 3), output_padding=1, dilation=2)),
+        True,
+    ),
+    "attention of three axes": (
+        Body(lambda x: nn.functional.scaled_dot_product_attention(x[:, 0], x[:, 1], x[:, 2], scale=0.2)),
+        True,
+    ),
+    "attention of three axes to earlier ones": (
+        Body(lambda x: nn.functional.scaled_dot_product_attention(x[:, 0], x[:, 1], x[:, 2], is_causal=True)),
+        True,
+    ),
+    "attention of three axes with a mask": (
+        Body(lambda x: nn.functional.scaled_dot_product_attention(x[:, 0], x[:, 1], x[:, 2], x[:, 0] @ x[:, 0].mT)),
+        True,
+    ),
+    "attention of five axes with a mask": (
+        Body(
+            lambda x: nn.functional.scaled_dot_product_attention(
+                x[:, None], x[:, None], x[:, None], x[0, 0] @ x[0, 1].T > 0
+            )
+        ),
+        True,
+    ),
     "layers": (
         nn.Sequential(
             nn.Conv2d(3, 4, 3),

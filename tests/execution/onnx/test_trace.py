@@ -85,7 +85,11 @@ class Bessel(nn.Module):
     [
         (nn.Linear(3, 2), ArgumentError, r"example of shape \(2, 5\): RuntimeError: .*mat1 and mat2"),
         (Branching(), StructureError, r"Branching cannot be exported: .*torch.export must be able to trace"),
-        (Bessel(), StructureError, r"Bessel cannot be exported: DispatchError: No ONNX function .*bessel_j0"),
+        (
+            Bessel(),
+            StructureError,
+            r"Bessel cannot be exported: DispatchError: No ONNX function .*bessel_j0.*\(torch's exporter to",
+        ),
     ],
 )
 def test_what_cannot_be_traced_is_told_with_the_reason(model: nn.Module, error: type[Exception], message: str) -> None:

@@ -1,5 +1,6 @@
 """The parts of a program in integers, each against exact numbers."""
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -17,8 +18,8 @@ from tailcut.export_c.integer.memory import plan
 from tailcut.export_c.integer.program import IntegerProgram
 from tailcut.export_c.integer.weights import integer_weight, made_dense
 from tailcut.export_c.integer.writing import write_program
-from tailcut.export_c.lowering.lowering import four
-from tailcut.export_c.program.program import Kind, Norm
+from tailcut.export_c.lowering.lowering import LARGEST, four
+from tailcut.export_c.program.program import Kind, Norm, Op, Operation
 from tailcut.export_c.program.weights import Weight
 
 
@@ -36,6 +37,28 @@ def test_sums_of_bounds_are_bounds() -> None:
     assert (found <= exact * (1 + 2.0**-28) + np.ldexp(1.0, total.exponent)).all()
     units = one.exponent_for(15)
     assert (np.ldexp(one.most, one.exponent - units) <= (1 << 15) - 16).all()
+
+
+@given(
+    most=st.integers(0, (1 << 31) - 1),
+    exponent=st.integers(-40, 20),
+    low=st.floats(-1e4, 1e4),
+    high=st.floats(-1e4, 1e4),
+)
+def test_a_bound_of_what_was_clamped(most: int, exponent: int, low: float, high: float) -> None:
+    bound = Bound(np.array([[most]]), np.array([[exponent]]))
+    found = bound.clamped(Op(Operation.CLAMP, low=low, high=high))
+    before = math.ldexp(most, exponent)
+    ends = [min(max(end, low), high) for end in (-before, before)]
+    made = math.ldexp(int(found.most[0, 0]), int(found.exponent[0, 0]))
+    assert max(map(abs, ends)) <= made * (1 + 2.0**-14) + 1e-30  # as bounds are rounded to 15 bits
+    assert made <= max(abs(low), abs(high)) * (1 + 2.0**-14)
+    assert made <= max(before, low, -high) * (1 + 2.0**-14)
+
+
+def test_a_relu_leaves_bounds_as_they_are() -> None:
+    bound = Bound(np.array([[5]]), np.array([[120]]))
+    assert bound.clamped(Op(Operation.CLAMP, low=0.0, high=LARGEST)) is bound
 
 
 def test_measured_channels_have_mean_0_and_deviation_1() -> None:

@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.export_c.compiling import C_FOLDER, SANITIZED, compile_c
 from tests.export_c.integers import check_same
+from tests.export_c.lowering.many import With
 from tests.export_c.networks import MADE, TRUNCATIONS, enliven, lively, truncated
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 import tailcut
 from tailcut.errors import ArgumentError, StructureError
@@ -388,6 +391,36 @@ def test_transposed_convolutions_alone(layers: tuple[nn.Module, ...], settings: 
     if settings:
         tailcut.regularize(model, **settings)
     check_same(model, tmp_path, example_input=torch.rand(1, 4, 5, 6))
+
+
+CLAMPS: dict[str, Callable[[Tensor, nn.Module], Tensor]] = {
+    "beside a map": lambda x, layer: layer(x).clamp(min=0.5) + x,
+    "below all": lambda x, layer: layer(x).clamp(max=-20.0) - x,
+    "far from all": lambda x, layer: functional.hardtanh(layer(x), 10.0, 20.0) + x,
+    "far below all": lambda x, layer: functional.hardtanh(layer(x), -20.0, -10.0),
+    "bounds exchanged": lambda x, layer: layer(x).clamp(3.0, -7.0) + x,
+    "beside a map before a layer": lambda x, layer: layer(layer(x).clamp(min=0.5) + x),
+    "a factor": lambda x, layer: layer(x).clamp(min=4.0) * x,
+    "a factor of a map": lambda x, layer: layer(x) * x.clamp(min=0.5),
+    "a function": lambda x, layer: torch.sigmoid(layer(x).clamp(min=2.0)) * x,
+    "pooled": lambda x, layer: functional.max_pool2d(layer(x), 2).clamp(min=0.5) + 1,
+    "zeros": lambda x, layer: functional.pad(layer(x), (1, 0, 0, 2)).clamp(min=0.25),
+}
+
+
+@pytest.mark.parametrize("name", CLAMPS)
+def test_clamps_beyond_all_numbers(name: str, tmp_path: Path) -> None:
+    """Rows have room for what a clamp makes of them, however small the input is."""
+    torch.manual_seed(2)
+    model = With(nn.Conv2d(3, 3, 1, bias=False), CLAMPS[name])
+    example = torch.randn(1, 3, 6, 7)
+    check_same(model, tmp_path, example_input=example)
+    numbers = np.stack([(example[0].numpy() * 4096 * scale).round() for scale in (1, 0.1, 0.01, 0)]).astype(np.int64)
+    (found,) = simulate(integer_program_of(model, example_input=example), numbers, -12)
+    with torch.no_grad():
+        wanted = model.double()(torch.from_numpy(numbers / 4096)).numpy()
+    for one, other in zip(found.to_float(), wanted, strict=True):
+        assert np.abs(one - other).max() <= 1e-3 * np.abs(other).max()
 
 
 def test_inputs_that_are_no_numbers_are_refused() -> None:

@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import torch
 from tests.export_c.integers import check_same
+from tests.export_c.lowering.many import With
 from tests.export_c.lowering.test_lowering import CLOSE, Of, Part, check_close
 from tests.export_c.running import compare
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tailcut.errors import StructureError
+from tailcut.export_c.export import export_c
 from tailcut.export_c.lowering import edges
 from tailcut.export_c.lowering.lowering import Lowering
 from tailcut.export_c.program.program import Leaf, Map, Resampling, of_leaf
@@ -37,6 +40,27 @@ def test_more_rows_than_a_window_has_are_left_out(tmp_path: Path) -> None:
     difference, _ = compare(model, tmp_path / "float32", example_input=example)
     assert difference < CLOSE
     check_same(model, tmp_path / "integer", example_input=example)
+
+
+@pytest.mark.parametrize("arithmetic", ["float32", "integer"])
+@pytest.mark.parametrize(
+    ("layer", "pads", "shape"),
+    [
+        (nn.Conv1d(2, 1, 3, stride=100), (32_768, 0), (1, 2, 50)),
+        (nn.Conv2d(1, 1, (3, 1), stride=(100, 1)), (0, 0, 33_000, 0), (1, 1, 50, 2)),
+    ],
+)
+def test_zeros_beyond_the_structures_are_refused(
+    layer: nn.Module, pads: tuple[int, ...], shape: tuple[int, ...], arithmetic: str, tmp_path: Path
+) -> None:
+    model = With(layer, lambda x, own: own(functional.pad(x, pads)))
+    with pytest.raises(StructureError, match=rf"{max(pads):,} rows or columns of zeros before a map, .* up to 32,767"):
+        export_c(model, tmp_path, example_input=torch.rand(shape), arithmetic=arithmetic)
+
+
+def test_as_many_zeros_as_the_structures_hold(tmp_path: Path) -> None:
+    model = With(nn.Conv1d(2, 1, 3, stride=100), lambda x, layer: layer(functional.pad(x, (32_767, 0))))
+    assert compare(model, tmp_path, example_input=torch.rand(1, 2, 350))[0] < CLOSE
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Shapes, types and changes in place that the C program would get wrong are refused by name."""
 
+import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from tests.export_c.running import compare
 from torch import Tensor, nn
 from torch.nn import functional
 
+import tailcut
 from tailcut.errors import StructureError
 from tailcut.export_c import IntegerNetwork, integer_program_of, simulate
 from tailcut.export_c.export import export_c
@@ -368,6 +370,17 @@ def test_numbers_that_are_not_finite_are_refused(
         model.layer.weight.data[1, 2] = math.inf
     with pytest.raises(StructureError, match="a weight or constant that is NaN, infinite or beyond float32"):
         export_c(model, tmp_path / "c", example_input=X, arithmetic=arithmetic)
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.ConvTranspose2d(3, 5, 2, 2, dilation=2), nn.ConvTranspose1d(3, 5, 2, 2, dilation=2)]
+)
+def test_kernels_with_gaps_are_not_side_by_side(layer: nn.Module, tmp_path: Path) -> None:
+    model = copy.deepcopy(layer).eval()
+    tailcut.regularize(model, keep_ratio=0.5)
+    example = X if isinstance(layer, nn.ConvTranspose2d) else X[:, :, 0]
+    assert compare(model, tmp_path / "floats", example_input=example)[0] < CLOSE
+    check_same(model, tmp_path / "integers", example_input=example)
 
 
 def test_bounds_may_be_infinite(tmp_path: Path) -> None:

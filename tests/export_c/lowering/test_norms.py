@@ -37,6 +37,20 @@ def test_norms_of_maps(tmp_path: Path) -> None:
     assert compare_all(tmp_path, nn.Conv2d(3, 6, 3), (3, 7, 6), functions) < 2e-5  # of 100 and more, less their mean
 
 
+def test_norms_of_a_map_of_one_channel(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    gamma, beta = torch.rand(1, 1) + 0.5, torch.rand(1, 1)
+    functions: list[Callable[[Any], Any]] = [
+        lambda x: functional.layer_norm(x, [5, 4], gamma.expand(5, 4).to(x), beta.expand(5, 4).to(x)),
+        lambda x: functional.layer_norm(x, [1, 5, 4], gamma.expand(1, 5, 4).to(x), beta.expand(1, 5, 4).to(x)),
+    ]
+    assert compare_all(tmp_path, nn.Conv2d(3, 1, 3), (3, 7, 6), functions) < 2e-5
+    layer = nn.LayerNorm([5, 4])
+    nn.init.uniform_(layer.weight)
+    with pytest.raises(StructureError, match="a weight for each place; C code knows one for each channel"):
+        export_c(nn.Sequential(nn.Conv2d(3, 1, 3), layer), tmp_path / "places", example_input=torch.rand(1, 3, 7, 6))
+
+
 def test_norms_of_sequences(tmp_path: Path) -> None:
     functions: list[Callable[[Any], Any]] = [
         lambda x: functional.layer_norm(x.mT, [6]).mT,

@@ -110,5 +110,17 @@ def test_parts_of_flattened_maps_are_refused_with_what_to_do(tmp_path: Path) -> 
         export_c(model, tmp_path, example_input=torch.rand(1, 3, 8, 7))
 
 
+def test_flattened_maps_of_other_orders_are_told_so(tmp_path: Path) -> None:
+    model = With(nn.Conv2d(3, 4, 1), lambda x, layer: layer(x).flatten(1) + layer(x).permute(0, 2, 3, 1).flatten(1))
+    with pytest.raises(StructureError, match=r"two maps of shape \(1, 64\) whose numbers lie in different orders; "):
+        export_c(model, tmp_path, example_input=torch.rand(1, 3, 4, 4))
+
+
+def test_a_quotient_that_is_rounded_is_refused(tmp_path: Path) -> None:
+    model = With(nn.Conv2d(3, 4, 1), lambda x, layer: torch.div(layer(x), 2, rounding_mode="floor"))
+    with pytest.raises(StructureError, match=r"div .*: a quotient with rounding_mode='floor'; C code divides without"):
+        export_c(model, tmp_path, example_input=torch.rand(1, 3, 4, 4))
+
+
 def test_each_has_its_name_in_place_too() -> None:
     assert {"add", "add_", "sub_", "mul_", "square_", "pow_", "maximum"} <= set(pointwise.HANDLERS)

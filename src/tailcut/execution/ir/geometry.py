@@ -110,7 +110,9 @@ class Geometry:
         return result
 
     def _transposed(self, source: Tensor, core: Tensor, bias: Tensor | None) -> Tensor:
-        if self.kernel == self.stride and not any(map(any, self.padding)) and not any(self.output_padding):
+        is_plain = not any(map(any, self.padding)) and not any(self.output_padding)
+        is_dense = all(step == 1 or size == 1 for step, size in zip(self.dilation, self.kernel, strict=True))
+        if self.kernel == self.stride and is_plain and is_dense:
             return self._side_by_side(source, core, bias)
         # Here the core is (out, in, ...) with the input whole; torch wants (in, out / groups, ...).
         result: Tensor = _TRANSPOSED[len(self.stride) - 1](

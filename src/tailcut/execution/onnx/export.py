@@ -131,8 +131,10 @@ def export_onnx(
             why.
     """
     _check_packages()
+    from onnx_ir.passes import PassError
+
     from tailcut.execution.onnx.call import Call
-    from tailcut.execution.onnx.trace import trace
+    from tailcut.execution.onnx.trace import refusal, trace
 
     check_output_path(path)  # the export takes up to minutes
     _check_opset(opset)
@@ -144,7 +146,10 @@ def export_onnx(
     with silenced() as loudly:
         program = trace(dense, call, opset=opset, dynamic=dynamic, tell=loudly(tell))
         loudly(tell)("making it small")
-        ways = _shrink(program, tensors, list(source.state_dict()))
+        try:
+            ways = _shrink(program, tensors, list(source.state_dict()))
+        except PassError as error:
+            raise refusal(source, error, "torch's exporter to ONNX made a graph that cannot be simplified") from error
         loudly(tell)("writing")
         program.metadata_props.update(as_metadata(source))
         content = _serialized(program)

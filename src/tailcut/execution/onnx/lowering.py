@@ -7,6 +7,7 @@ at: operations in place become the same out of place, and those without a form i
 
 import copy
 import functools
+import itertools
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
@@ -36,6 +37,8 @@ _FRESH = {
 }
 # Composite operations that torch's exporter knows as they are.
 _ENLARGEMENTS = {_ATEN.upsample_nearest2d.vec, _ATEN.upsample_bilinear2d.vec}
+_PARTS = (_ATEN.chunk.default, _ATEN.split.Tensor, _ATEN.tensor_split.sections)
+_TRANSPOSED = (_ATEN.conv_transpose1d.default, _ATEN.conv_transpose2d.input, _ATEN.conv_transpose3d.input)
 _ADAPTIVE = ("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d")
 
 
@@ -115,6 +118,8 @@ class _Lowering:
 
     def _call(self, node: fx.Node) -> Any:
         target = node.target
+        if target is operator.getitem and isinstance(self.values[node.args[0]], (list, tuple)):  # type: ignore[index]
+            return self.values[node.args[0]][node.args[1]]  # type: ignore[index]
         if not isinstance(target, OpOverload):
             if isinstance(target, torch._ops.HigherOrderOperator):
                 raise NotLocal(str(target))
@@ -130,6 +135,12 @@ class _Lowering:
             return self._batch_norm(node)
         if name in _ADAPTIVE and _is_open_mean(node):
             return self._inlined(node, _adaptive_means)
+        if target in _TRANSPOSED and _pads_beyond_stride(*node.args, **node.kwargs):
+            return self._inlined(node, functools.partial(_padded_behind, target))
+        if target is _ATEN.scaled_dot_product_attention.default and node.args[0].meta["val"].ndim != 4:  # type: ignore[union-attr]
+            return self._inlined(node, _attention)
+        if target in _PARTS and _has_open_size(node):
+            return self._inlined(node, functools.partial(_parts, target, len(node.meta["val"])))
         if target._schema.is_mutable:
             return self._out_of_place(node, name)
         return self._functional(node, target)
@@ -234,9 +245,89 @@ class _Lowering:
 
 def _is_open_mean(node: fx.Node) -> bool:
     """Return whether adaptive pooling divides a map of open size into several windows."""
-    x, sizes = node.args
-    is_open = any(isinstance(size, torch.SymInt) for size in x.meta["val"].shape)  # type: ignore[union-attr]
-    return is_open and any(size != 1 for size in sizes)  # type: ignore[union-attr]
+    sizes = node.args[1]
+    return _has_open_size(node) and any(size != 1 for size in sizes)  # type: ignore[union-attr]
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Attention of any number of axes in its parts: torch's exporter knows four."""
+    if dropout or enable_gqa:
+        raise NotLocal("attention with dropout or fewer keys than queries")
+    scores = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=query.device).tril()
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    return scores.softmax(-1) @ value
+
+
+def _pads_beyond_stride(
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    *_: Any,
+    **__: Any,
+) -> bool:
+    """Return whether a transposed convolution has an output padding that ONNX lacks: its stride or more."""
+    num = weight.meta["val"].ndim - 2
+    return any(more >= step for more, step in zip(_each(output_padding, num), _each(stride, num), strict=True))
+
+
+def _padded_behind(
+    target: OpOverload,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Tensor:
+    """Transposed convolution whose output is cut and padded by an operation of its own, before the bias."""
+    num = weight.ndim - 2
+    ends = zip(_each(padding, num), _each(output_padding, num), strict=True)
+    pads = [number for before, more in [*ends][::-1] for number in (-before, more - before)]
+    whole = target(x, weight, None, stride, [0] * num, [0] * num, groups, dilation)
+    made: Tensor = _ATEN.constant_pad_nd.default(whole, pads)
+    return made if bias is None else made + bias.reshape(-1, *(1,) * num)
+
+
+def _each(given: Any, num: int) -> list[int]:
+    """Return the numbers along each axis, of one for all or one for each."""
+    numbers = list(given) if isinstance(given, (list, tuple)) else [given]
+    return numbers * num if len(numbers) == 1 else numbers
+
+
+def _has_open_size(node: fx.Node) -> bool:
+    """Return whether a size of the node's first argument may vary."""
+    return any(isinstance(size, torch.SymInt) for size in node.args[0].meta["val"].shape)  # type: ignore[union-attr]
+
+
+def _parts(target: OpOverload, count: int, x: Tensor, number: int, axis: int = 0) -> list[Tensor]:
+    """Split x as torch does, by slices: of parts whose sizes are open, torch's exporter makes a graph that fails."""
+    full, inner = x.shape[axis], range(1, count)
+    if target is _ATEN.tensor_split.sections:  # the first parts have one more, as many as remain
+        rest = full % number
+        more = [(rest + number - place) // number for place in inner]
+        bounds = [place * (full // number) + sum(more[:place]) for place in inner]
+    else:
+        size = (full + number - 1) // number if target is _ATEN.chunk.default else number
+        bounds = [place * size for place in inner]
+    return [_ATEN.slice.Tensor(x, axis, *ends) for ends in itertools.pairwise([0, *bounds, full])]
 
 
 def _adaptive_means(x: Tensor, sizes: Sequence[int]) -> Tensor:

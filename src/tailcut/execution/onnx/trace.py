@@ -40,10 +40,8 @@ def trace(dense: nn.Module, call: Call, *, opset: int, dynamic: bool, tell: Tell
     except TailcutError:
         raise
     except Exception as error:
-        raise StructureError(
-            f"{type(dense).__name__} cannot be exported: {first_line(_cause(error))} (torch.export must be able to "
-            "trace the network, without branches on the values of tensors; try dynamic=False if sizes are the trouble)"
-        ) from error
+        why = "torch.export must be able to trace the network, without branches on the values of tensors"
+        raise refusal(dense, error, why) from error
     _rename(program.graph, call.names, outputs)
     return program
 
@@ -66,7 +64,10 @@ def _program(
         program = torch.onnx.export(traced, (), **options)  # type: ignore[arg-type]
     except Exception:  # noqa: BLE001 -- torch's own decomposition may succeed, or says why not
         traced = _exported(network, example, open_axes, strict=strict)
-        program = torch.onnx.export(traced, (), **options)  # type: ignore[arg-type]
+        try:
+            program = torch.onnx.export(traced, (), **options)  # type: ignore[arg-type]
+        except Exception as error:
+            raise refusal(network.network, error, "torch's exporter to ONNX has no form of this") from error
     if program is None:
         raise StructureError(f"{type(network.network).__name__} cannot be exported: torch's exporter returned nothing")
     return program.model
@@ -239,6 +240,14 @@ def _rename(graph: ir.Graph, inputs: Sequence[str], outputs: Sequence[str]) -> N
     for values, names in ((graph.inputs, inputs), (graph.outputs, outputs)):
         for value, name in zip(values, names, strict=True):
             value.name = name
+
+
+def refusal(network: nn.Module, error: BaseException, why: str) -> StructureError:
+    """Return the error of a network that cannot be exported, for the reason of another error."""
+    return StructureError(
+        f"{type(network).__name__} cannot be exported: {first_line(_cause(error))} ({why}; try dynamic=False if sizes "
+        "are the trouble)"
+    )
 
 
 def _cause(error: BaseException) -> BaseException:

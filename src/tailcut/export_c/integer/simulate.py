@@ -346,6 +346,8 @@ def _bound(op: Op, stack: list[Bound], unit: int) -> int:
         stack[-1] = stack[-1].through(op)
     elif op.kind in FUNCTIONS:
         stack[-1] = stack[-1].through_function(function_of(op))
+    elif op.kind == Operation.CLAMP:
+        stack[-1] = stack[-1].clamped(op)
     return unit
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from tailcut.export_c.integer.arithmetic import packed, scaled
+from tailcut.export_c.integer.bounds import changes_bound
 from tailcut.export_c.integer.functions import FUNCTIONS, function_of
 from tailcut.export_c.integer.memory import mix_numbers
 from tailcut.export_c.integer.program import IntegerProgram, IntegerStage
@@ -127,6 +128,8 @@ class IntegerTables:
             number = int(op.low)
         elif op.kind in FUNCTIONS:
             kind, number, second = Operation.FUNCTION, self._function(op), first
+        elif op.kind == Operation.CLAMP:
+            second = int(changes_bound(op))
         fields = {
             "scale": self._numbers(op.scale),
             "shift": self._numbers(op.shift),
@@ -195,6 +198,7 @@ def used_features(program: IntegerProgram) -> set[str]:
         found |= {"REFLECT"} if value.is_reflected else set()
         ops = [op for segment in value.segments for op in segment.ops] + [*value.ops]
         names = {"FUNCTION" if op.kind in FUNCTIONS else op.kind.name for op in ops if op.leaf is None}
+        names |= {"CLAMP_BOUND"} if any(map(changes_bound, ops)) else set()
         found |= names if item.weight is None else set()
         if item.weight is not None:
             kind = "TRUNCATED" if item.weight.weight.is_truncated else "DENSE"

@@ -62,7 +62,8 @@ def _conv_transpose2d(
         raise StructureError(f"groups={groups}; C code knows transposed convolutions with groups=1")
     value, found = low.value(x), low.weight(weight, is_swapped=True)
     by, (height, width) = window(found.sizes[2:], stride, padding, dilation), size_of(node)
-    is_side_by_side = by.kernel == by.stride and by.padding == (0, 0) and pair(output_padding) == (0, 0)
+    is_dense = all(step == 1 or size == 1 for step, size in zip(by.dilation, by.kernel, strict=True))
+    is_side_by_side = by.kernel == by.stride and {*by.padding, *pair(output_padding)} == {0} and is_dense
     if is_side_by_side and found.is_truncated:
         # Spread over its kernel where it is read: the larger map is never stored.
         narrow = Map(found.corner[1] if found.is_narrow_in else value.channels, *value.size)

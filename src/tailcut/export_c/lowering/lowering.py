@@ -48,6 +48,8 @@ MAX_SHARED_LEAVES = 4
 MAX_SHARED_OPS, MAX_REPEATED_OPS = 4, 16
 MAX_SIZE = 65_535
 MAX_WINDOW = 255
+# Rows or columns of zeros before a map: the structures in C have 16 bits for them, with a sign.
+MOST_BEFORE = 32_767
 # These read what they take twice, or one of two.
 _READ_TWICE = ("square", "square_", "pow", "pow_", "maximum", "minimum")
 LARGEST = float(np.finfo(np.float32).max)
@@ -206,6 +208,9 @@ class Lowering:
         sizes += [size for weight in stage.weights for size in weight.sizes]
         if max(sizes) > MAX_SIZE:
             raise StructureError(f"a size of {max(sizes)}, C code has sizes up to {MAX_SIZE}")
+        before = max((number for leaf in leaves for number in (leaf.top, leaf.left)), default=0)
+        if before > MOST_BEFORE:
+            raise StructureError(f"{before:,} rows or columns of zeros before a map, C code has up to {MOST_BEFORE:,}")
         numbers = [
             number
             for by in (stage.window, stage.value.window)

@@ -35,7 +35,7 @@ def _layer_norm(
     value = low.value(x)
     groups = 1 if "c" in letters else value.channels
     made = low.stored(value, Kind.GROUP_NORM, epsilon=epsilon, groups=groups)
-    return _affine(made, *(_same_in_all_places(part, x, shape, groups) for part in (gamma, beta)))
+    return _affine(made, *(_same_in_all_places(part, x, shape) for part in (gamma, beta)))
 
 
 @HANDLERS.register("rms_norm")
@@ -86,15 +86,15 @@ def _affine(value: Value, gamma: Floats | None, beta: Floats | None) -> Value:
     return value.then(Op(Operation.SCALE, scale=gamma, shift=beta))
 
 
-def _same_in_all_places(numbers: Floats | None, x: fx.Node, shape: Any, groups: int) -> Floats | None:
+def _same_in_all_places(numbers: Floats | None, x: fx.Node, shape: Any) -> Floats | None:
     """Return the number of each channel, where all places have the same."""
     if numbers is None:
         return None
     channels = x.meta["val"].shape[1]
-    if groups > 1:
+    order = given_order(x)[-len(shape) :]
+    if "c" not in order:  # each channel, one of a map of one included, has the same for its places
         rows = np.broadcast_to(numbers.reshape(1, -1), (channels, numbers.size))
     else:
-        order = given_order(x)[-len(shape) :]
         rows = np.moveaxis(numbers, order.index("c"), 0).reshape(channels, -1)
     if not (rows == rows[:, :1]).all():
         raise StructureError(

@@ -9,6 +9,7 @@ from torch import fx
 from tailcut.errors import StructureError
 from tailcut.export_c.lowering.edges import padded
 from tailcut.export_c.lowering.graph import op_name, rank
+from tailcut.export_c.lowering.lowering import MOST_BEFORE as MOST_BEFORE
 from tailcut.export_c.lowering.lowering import Lowering
 from tailcut.export_c.lowering.sequences import axis_of, given_constant, given_order
 from tailcut.export_c.program.program import (
@@ -26,8 +27,6 @@ from tailcut.export_c.program.program import (
 )
 from tailcut.export_c.program.weights import Floats, Weight
 
-# Rows or columns of zeros before a map: the structures in C have 16 bits for them, with a sign.
-MOST_BEFORE = 32_767
 _SAME = ("alias", "clone", "contiguous", "detach", "expand", "expand_as", "lift_fresh_copy", "slice", "to")
 
 

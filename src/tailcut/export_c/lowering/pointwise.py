@@ -32,6 +32,11 @@ def _of_one_shape(low: Lowering, one: Any, two: Any) -> list[Value]:
         values = [_as_many_as(low, *pair) for pair in (values, values[::-1])]
     if (values[0].channels, values[0].size) != (values[1].channels, values[1].size):
         shapes = [given_shape(part) for part in (one, two)]
+        if shapes[0] == shapes[1]:
+            raise StructureError(
+                f"two maps of shape {shapes[0]} whose numbers lie in different orders; C code knows them in the same "
+                "one: permute the axes of one before it is flattened"
+            )
         raise StructureError(
             f"two maps of different shapes, {shapes[0]} and {shapes[1]}; "
             "C code knows equal ones, or one row, one column, one channel or one number of each channel with a map"
@@ -182,7 +187,9 @@ def _glu(low: Lowering, node: fx.Node, x: fx.Node, axis: int = -1) -> Value:
 
 
 @HANDLERS.register("div", "div_")
-def _div(low: Lowering, node: fx.Node, one: Any, two: Any) -> Value:
+def _div(low: Lowering, node: fx.Node, one: Any, two: Any, rounding_mode: str | None = None) -> Value:
+    if rounding_mode is not None:
+        raise StructureError(f"a quotient with rounding_mode={rounding_mode!r}; C code divides without rounding")
     value = low.value(one)
     if _is_map(low, two):
         raise StructureError("a quotient of maps; C code divides by numbers, parameters and constants")

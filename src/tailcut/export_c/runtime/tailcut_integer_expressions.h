@@ -101,6 +101,9 @@ static bound bound_applied(const machine *m, const tailcut_integer_op *op, uint3
         return sum_of(product_of(found, bound_of(scale_of(op, channel))), bound_of(shift_of(op, channel)));
     }
     if (TAILCUT_HAS_FUNCTION && op->kind == TAILCUT_OP_FUNCTION) return bound_function(m, op, found);
+    if (TAILCUT_HAS_CLAMP_BOUND && op->kind == TAILCUT_OP_CLAMP && op->second) {
+        return bound_clamped(found, parts_of(op->low), parts_of(op->high));
+    }
     return found;
 }
 
@@ -153,7 +156,7 @@ static void choose_exponent(machine *m) {
         const tailcut_segment *segment = m->model->segments + stage->first_segment + n;
         for (own = 0; own < segment->channels; own++, channel++) {
             bound found = bound_channel(m, segment, own);
-            for (k = 0; (TAILCUT_HAS_SCALE || TAILCUT_HAS_FUNCTION) && k < stage->num_ops; k++) {
+            for (k = 0; HAS_BOUND_OPS && k < stage->num_ops; k++) {
                 const tailcut_integer_op *op = m->model->ops + stage->first_op + k;
                 if (TAILCUT_HAS_UNIT && op->kind == TAILCUT_OP_UNIT) {
                     enter_unit(m, op->number);

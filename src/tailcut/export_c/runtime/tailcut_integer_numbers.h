@@ -7,6 +7,7 @@
 #include "tailcut_walk.h"
 
 #define HAS_STAGE_OPS (TAILCUT_HAS_SCALE || TAILCUT_HAS_CLAMP || TAILCUT_HAS_LEAKY || TAILCUT_HAS_FUNCTION)
+#define HAS_BOUND_OPS (TAILCUT_HAS_SCALE || TAILCUT_HAS_CLAMP_BOUND || TAILCUT_HAS_FUNCTION) /* that change a bound */
 #define SLACK 16                  /* what rounding may add to the number of a row */
 #define ONE 16384                 /* cosine 1 */
 #define LARGEST (INT32_C(1) << 30) /* what a scaled number is limited to */
@@ -225,6 +226,22 @@ static bound bound_of(parts number) {
     found.most = (uint32_t)(number.mantissa < 0 ? -number.mantissa : number.mantissa);
     found.exponent = number.exponent;
     return found;
+}
+
+static int is_above(bound a, bound b) {
+    uint32_t bits = bits_of(a.most), other = bits_of(b.most);
+    int32_t more = a.exponent + (int32_t)bits - b.exponent - (int32_t)other;
+    if (a.most == 0 || b.most == 0) return a.most > 0;
+    return more > 0 || (more == 0 && a.most << (32 - bits) > b.most << (32 - other));
+}
+
+/* Numbers within a bound, limited to `low` and `high`: as large as these make them, and no larger than they allow. */
+static bound bound_clamped(bound found, parts low, parts high) {
+    bound least = bound_of(low), most = bound_of(high);
+    if (low.mantissa > 0 && is_above(least, found)) found = least;
+    if (high.mantissa < 0 && is_above(most, found)) found = most;
+    if (is_above(least, most)) most = least;
+    return is_above(found, most) ? most : found;
 }
 
 /* The least exponent in which a number within the bound has at most `bits` bits, with SLACK to spare. */

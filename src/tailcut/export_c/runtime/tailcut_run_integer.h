@@ -49,7 +49,8 @@ typedef struct {
     tailcut_scaled high;
     uint16_t number; /* of the leaf, the function or the unit; of MULTIPLY the unit of the first factor */
     uint8_t kind;
-    uint8_t second; /* of a leaf the shift of its cosines times scale, of FUNCTION and MULTIPLY the (second) unit */
+    uint8_t second; /* of a leaf the shift of its cosines times scale, of FUNCTION and MULTIPLY the (second) unit,
+                     * of CLAMP whether it changes what no number exceeds */
 } tailcut_integer_op;
 
 /* A function of one number: max(x, 0) or 0, plus lines between values[n] * 2^exponent at x = (first + n) * 2^spacing;
