@@ -1,4 +1,4 @@
-# All commands run from .venv, which `make setup` creates and every other target brings up to date.
+# Commands run from .venv, which `make setup` creates, and which the targets that use it bring up to date first.
 # Variables:
 #   PYTHON=/path/to/python3.11       the Python that .venv is made from (3.11 or newer)
 #   TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -121,5 +121,6 @@ build: setup  ## build the source distribution and the wheel into dist
 	@$(BIN)/python -m build --no-isolation --outdir dist
 
 clean:  ## remove what the other commands made, except .venv
-	@rm -rf build dist .coverage demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	@find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+	@rm -rf build dist .venvs .coverage demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf __pycache__
+	@find $(filter-out %.py,$(CODE)) -name __pycache__ -type d -prune -exec rm -rf {} +

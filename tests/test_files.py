@@ -1,18 +1,29 @@
 import errno
 import fcntl
+import gc
 import os
 import stat
 import subprocess
 import sys
-import tempfile
 import threading
+from itertools import count
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
 from tailcut import files
 from tailcut.errors import ArgumentError
-from tailcut.files import atomic_write, check_output_path, locked, sync_folder, write_atomically
+from tailcut.files import (
+    all_or_nothing,
+    atomic_write,
+    check_output_path,
+    locked,
+    make_folder,
+    sync_folder,
+    write_atomically,
+)
 
 
 def names_in(folder: Path) -> list[str]:
@@ -139,6 +150,79 @@ def test_an_unfinished_file_has_the_name_that_runs_clean_up(tmp_path: Path) -> N
     with atomic_write(tmp_path / "a"):
         (unfinished,) = tmp_path.glob(".*.part")
     assert not unfinished.exists()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a file that nobody closed
+def test_an_interruption_at_any_line_leaves_no_unfinished_file(tmp_path: Path) -> None:
+    """Ctrl-C comes between any two lines of this module, one after the other, until the writing ends before it."""
+
+    def interrupted_at(number: int) -> bool:
+        steps = 0
+
+        def trace(frame: FrameType, event: str, arg: object) -> Any:
+            nonlocal steps
+            if frame.f_code.co_filename != files.__file__:
+                return None
+            steps += event == "line"
+            if steps == number:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            write_atomically(tmp_path / "a", b"content")
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(before)
+        return False
+
+    for number in count(1):
+        went_on = interrupted_at(number)
+        gc.collect()
+        assert set(names_in(tmp_path)) <= {"a"}, number
+        if not went_on:
+            break
+    assert number > 30
+    assert (tmp_path / "a").read_bytes() == b"content"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_of_several_files_all_or_none_are_left(error: type[BaseException], tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "old").write_bytes(b"old")
+    (tmp_path / "kept" / "other").write_bytes(b"other")
+
+    def write() -> None:
+        with all_or_nothing():
+            write_atomically(make_folder(tmp_path / "new" / "inner") / "a", b"a")
+            write_atomically(make_folder(tmp_path / "kept") / "b", b"b")
+            write_atomically(tmp_path / "kept" / "old", b"new")
+            (make_folder(tmp_path / "shared") / "of somebody else").write_bytes(b"")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert names_in(tmp_path) == ["kept", "shared"]
+    assert names_in(tmp_path / "kept") == ["old", "other"]
+    assert (tmp_path / "kept" / "old").read_bytes() == b"new"
+    with all_or_nothing():
+        write_atomically(make_folder(tmp_path / "new") / "a", b"a")
+    with pytest.raises(ArgumentError):  # outside of the block everything stays
+        write_atomically(tmp_path / "nowhere" / "a", b"a")
+    assert names_in(tmp_path / "new") == ["a"]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 300 + "/a", "/".join(["x" * 200] * 30)])
+def test_a_name_that_is_too_long_is_refused(name: str, tmp_path: Path) -> None:
+    for write in (check_output_path, lambda path: write_atomically(path, b"content"), make_folder):
+        with pytest.raises(
+            ArgumentError, match=r"cannot write x+\.\.\.: the name is too long, with \d+ bytes in a path"
+        ):
+            write(tmp_path / name)
+    assert names_in(tmp_path) == []
 
 
 def test_a_pipe_stays_a_pipe(tmp_path: Path) -> None:
@@ -301,18 +385,18 @@ def test_what_is_no_name_is_refused(out: str) -> None:
 def test_a_folder_that_cannot_be_written_is_told_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(*_: object, **__: object) -> tuple[int, str]:
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(tmp_path / ".tailcut-x.part"))
+    def refused(path: Path) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
-    make = tempfile.mkstemp
-    monkeypatch.setattr(tempfile, "mkstemp", refused)
+    make = files._make
+    monkeypatch.setattr(files, "_make", refused)
     check_output_path(tmp_path / "a")  # nothing is tried where the folder seems writable
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(OSError, match="Read-only file system") as caught:
         check_output_path(tmp_path / "a")
     assert caught.value.filename == str(tmp_path / "a")
     check_output_path(os.devnull)
-    monkeypatch.setattr(tempfile, "mkstemp", make)
+    monkeypatch.setattr(files, "_make", make)
     check_output_path(tmp_path / "a")  # what the answer was wrong about
     assert not any(tmp_path.iterdir())
 

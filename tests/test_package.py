@@ -147,6 +147,10 @@ def _records() -> list[Path]:
     ]
 
 
+def _experiments() -> list[Path]:
+    return list(RESULTS.glob("experiments/*/*.json"))
+
+
 def test_wheel_holds_the_package_data(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     source = REPOSITORY / "src"
@@ -157,13 +161,15 @@ def test_wheel_holds_the_package_data(wheel: Path) -> None:
     assert {"tailcut/py.typed", "tailcut/format/SPEC.md"} <= wanted
     assert any(name.endswith(".tailcut") for name in wanted)
     assert recipes
-    wanted |= {f"tailcut/results/{path.relative_to(RESULTS)}" for path in _records()}
+    assert _experiments()
+    wanted |= {f"tailcut/results/{path.relative_to(RESULTS)}" for path in (*_records(), *_experiments())}
     assert wanted - names == set()
 
 
 def test_wheel_holds_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    assert [name for name in names if not re.match(r"tailcut(-[^/]+\.dist-info)?/", name)] == []
+    others = [name for name in names if not re.match(r"tailcut(-[^/]+\.dist-info)?/", name)]
+    assert others == ["tailcut_command.py"]
     assert [name for name in names if "__pycache__" in name or name.endswith(".part")] == []
 
 
@@ -172,7 +178,7 @@ def test_wheel_holds_the_licence_and_the_command(wheel: Path) -> None:
         (licence,) = [name for name in archive.namelist() if name.endswith(".dist-info/licenses/LICENSE")]
         assert archive.read(licence) == (REPOSITORY / "LICENSE").read_bytes()
         (entry_points,) = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
-        assert "tailcut = tailcut.cli:main" in archive.read(entry_points).decode()
+        assert "tailcut = tailcut_command:main" in archive.read(entry_points).decode()
 
 
 def test_no_extra_can_be_imported(environment: Path) -> None:
@@ -221,6 +227,16 @@ print(sorted(result.name for results in find_results("nowhere").values() for res
     folder, names = _run([environment / "bin" / "python", "-c", program], tmp_path).splitlines()
     assert Path(folder).is_relative_to(environment)
     assert names == str(sorted(json.loads(path.read_text())["name"] for path in _records()))
+
+
+def test_records_of_experiments_are_found_where_the_package_is_installed(environment: Path, tmp_path: Path) -> None:
+    program = """
+from tailcut.reports import experiment_records
+print(experiment_records("fr-corner"), *sorted(path.name for path in experiment_records("fr-corner").iterdir()))
+"""
+    folder, *names = _run([environment / "bin" / "python", "-c", program], tmp_path).split()
+    assert Path(folder).is_relative_to(environment)
+    assert names == sorted(path.name for path in _experiments() if path.parent.name == "fr-corner")
 
 
 def test_zoo_loads_with_no_extra(environment: Path, tmp_path: Path) -> None:

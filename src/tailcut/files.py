@@ -2,9 +2,10 @@
 
 import errno
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO
 
@@ -22,6 +23,9 @@ NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, e
 PREFIX = ".tailcut-"  # of unfinished files
 LOCK_FILE = ".lock"
 
+# What `all_or_nothing` would remove: the files and folders made within its block, in their order.
+_made: ContextVar[list[Path] | None] = ContextVar("_made", default=None)
+
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
@@ -35,7 +39,7 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
         The binary file to write to.
 
     Raises:
-        ArgumentError: the folder of `path`, or of what it links to, does not exist, or `path` is a folder.
+        ArgumentError: the folder of `path`, or of what it links to, does not exist, or `path` is a folder or too long.
         OSError: it cannot be written, for example because the disk is full; its `filename` is `path`.
     """
     check_output_path(path)
@@ -52,18 +56,55 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
 @contextmanager
 def _beside(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file in the folder of `path`; rename it to `path` at the end, or remove it after an error."""
-    # Not with the file's own name in it: that may be as long as the file system allows.
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=PREFIX, suffix=".part")
+    temporary = _unfinished_in(path.parent)  # named before it is made, so that no interruption leaves it behind
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with os.fdopen(_make(temporary), "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(_mode(path))
+        temporary.chmod(_mode(path))
+        _remember(path)
         rename(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def all_or_nothing() -> Iterator[None]:
+    """Within the block, new files of `atomic_write` and folders of `make_folder` stay if it ends without an error only.
+
+    For work that writes several files, of which some alone are of no use. What was there before stays, also where it
+    was replaced meanwhile; so does a folder in which somebody else has put something.
+    """
+    made: list[Path] = []
+    token = _made.set(made)
+    try:
+        yield
+    except BaseException:
+        for path in reversed(made):
+            with suppress(OSError):
+                path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+        raise
+    finally:
+        _made.reset(token)
+
+
+def _remember(path: Path) -> None:
+    """Note that `path` is about to be made, if it is not there yet."""
+    made = _made.get()
+    if made is not None and not os.path.lexists(path):
+        made.append(path)
+
+
+def _unfinished_in(folder: Path) -> Path:
+    """Return a new name for an unfinished file: without the file's own in it, which may have all letters allowed."""
+    return folder / f"{PREFIX}{secrets.token_hex(8)}.part"
+
+
+def _make(path: Path) -> int:
+    """Make a file that only its owner may read, and return its descriptor, open for writing."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
 
 
 def rename(path: str | Path, new: str | Path) -> None:
@@ -116,36 +157,62 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
         file.write(content)
 
 
-def check_output_path(out: str | Path) -> None:
+def check_output_path(out: str | Path, *suffixes: str) -> None:
     """Raise an error if no file can lie there; for what would notice only after hours of work.
 
+    Args:
+        out: the file to write.
+        suffixes: what its name may end in, such as ".png", if it is no device; anything when none is given.
+
     Raises:
-        ArgumentError: the folder of `out`, or of what it links to, does not exist, or `out` is a folder or no name.
+        ArgumentError: the folder of `out`, or of what it links to, does not exist, or `out` is a folder, no name, too
+            long, or has another suffix.
         OSError: no file can be made in that folder: it belongs to somebody else, or cannot be written at all.
     """
     if not str(out) or "\0" in str(out):
         raise ArgumentError(f"expected the name of a file to write, got {str(out)!r}")
     path, target = Path(out), Path(os.path.realpath(out))
+    check_length(path)
     if path.is_dir():
         raise ArgumentError(f"cannot write {path}: it is a folder; give a file name")
     for folder in (path.parent, target.parent):  # of a link, then of what it points to
         if not folder.is_dir():
             raise ArgumentError(f"cannot write {path}: the folder {folder} does not exist; create it first")
     is_device = target.exists() and not target.is_file()
+    if suffixes and not is_device and path.suffix.lower() not in suffixes:
+        raise ArgumentError(f"expected a name that ends in {' or '.join(suffixes)}, got {path}")
     if not is_device and not os.access(target.parent, os.W_OK | os.X_OK):
         with naming(path):  # tried, as file systems of other machines may allow what is denied here, and for the reason
-            descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=PREFIX, suffix=".part")
-            os.close(descriptor)
-            Path(temporary).unlink()
+            temporary = _unfinished_in(target.parent)
+            try:
+                os.close(_make(temporary))
+            finally:
+                temporary.unlink(missing_ok=True)
+
+
+def check_length(path: Path) -> None:
+    """Raise `ArgumentError` for a name that is longer than its file system, or the operating system, allows."""
+    try:
+        path.lstat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            long = max(path.parts, key=len)
+            raise ArgumentError(
+                f"cannot write {long[:40]}...: the name is too long, with {len(os.fsencode(long)):,} bytes in a path "
+                f"of {len(os.fsencode(path)):,}; give a shorter one"
+            ) from error
 
 
 def make_folder(path: str | Path) -> Path:
     """Make a folder and those above it, where they are not there yet.
 
     Raises:
-        ArgumentError: a file is in the way.
+        ArgumentError: a file is in the way, or the name is too long.
     """
+    check_length(Path(path))
     try:
+        for folder in (*reversed(Path(path).parents), Path(path)):
+            _remember(folder)
         Path(path).mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise ArgumentError(f"cannot make the folder {path}: there is a file of that name; give another one") from error

@@ -1,5 +1,7 @@
 """Networks whose channels are easily misread. The oracle: channels that are zero change nothing when they go."""
 
+import math
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tailcut.channels.pruning.prune import prune
+from tailcut.channels.pruning.prune import Rates, prune
 from tailcut.channels.pruning.report import PruneReport
 from tailcut.errors import ArgumentError
 
@@ -28,7 +30,7 @@ class Pair(nn.Module):
         return self.b(self.between(self.a(x)))
 
 
-def without(model: nn.Module, layer: str, dead: Sequence[int], rate: float) -> tuple[float, PruneReport]:
+def without(model: nn.Module, layer: str, dead: Sequence[int], rate: Rates) -> tuple[float, PruneReport]:
     """How far the output is off after the dead channels of a layer were to go; they are made zero first."""
     convolution = model.get_submodule(layer)
     scores = torch.arange(1.0, convolution.out_channels + 1)  # type: ignore[arg-type,operator]
@@ -121,6 +123,202 @@ def test_values_of_a_maximum_over_channels_number_none() -> None:
     off, report = without(Gated(functional.relu, width=8), "a", [2, 5], 0.25)
     assert off < 1e-5
     assert report.layers[0].removed == (2, 5)
+
+
+OF_WIDTH: dict[str, Callable[[Tensor], Tensor]] = {
+    "a root": lambda x: x * x.shape[1] ** -0.5,
+    "a root of a norm": lambda x: x / (x.norm(dim=1, keepdim=True) / x.shape[1] ** 0.5 + 1),
+    "a float": lambda x: x / float(x.shape[1]),
+    "a mean": lambda x: x * (x.sum(1, keepdim=True) * (1 / x.shape[1])),
+    "an integer": lambda x: x / x.shape[1],
+    "a mean by an integer": lambda x: x * (x.sum(1, keepdim=True) / x.shape[1]),
+    "a tensor": lambda x: x * torch.tensor(x.shape[1]),
+    "a full tensor": lambda x: x * torch.full((1, 1, 1, 1), float(x.shape[1])),
+    "a full map": lambda x: x * torch.full((1, 1, 6, 6), float(x.shape[1])),
+    "a new tensor": lambda x: x * x.new_full((1,), x.shape[1]),
+    "a slope": lambda x: functional.leaky_relu(x, 1 / x.shape[1]),
+    "an exponent": lambda x: x.abs() ** (x.shape[1] / 16),
+    "a factor": lambda x: torch.add(x, x, alpha=x.shape[1]),
+}
+
+
+@pytest.mark.parametrize("name", OF_WIDTH)
+@pytest.mark.parametrize("rates", [0.5, {"a": 0.5}])
+def test_numbers_made_of_the_width_are_noted(name: str, rates: float | dict[str, float]) -> None:
+    """They change what the network gives, although the channels that go are zero."""
+    off, report = without(Pair(OF_WIDTH[name]), "a", range(8), rates)
+    assert off > 1e-3
+    assert report.layers[0].removed == tuple(range(8))
+    ((layer, note),) = [(note.name, note.note) for note in report.notes]
+    assert layer == "a"
+    assert note.startswith("its code calculates with how many there are (aten.")
+    assert note.endswith("), in the network's forward: the number is that of those left")
+
+
+CONSTANT: dict[str, Callable[[Tensor], Tensor]] = {
+    "scalars": lambda x: functional.leaky_relu(0.5 * x, 0.1) ** 2.0,
+    "tensors": lambda x: x * torch.tensor(2.0) * torch.full((1, 1, 6, 6), 0.5) * torch.tensor(math.nan).nan_to_num(),
+    "a number that is read": lambda x: x * torch.tensor(3.0).item(),
+    "widths of no axis": lambda x: x.view(x.shape) * x.new_ones(x.shape) * (x.shape[2] ** -0.5),
+}
+
+
+@pytest.mark.parametrize("name", CONSTANT)
+def test_numbers_that_stay_have_no_note(name: str) -> None:
+    off, report = without(Pair(CONSTANT[name]), "a", range(8), 0.5)
+    assert off < 1e-5
+    assert report.layers[0].removed == tuple(range(8))
+    assert not report.notes
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda x: x * torch.rand(()) * torch.rand(1, 1, 1, 1),
+        lambda x: functional.dropout(x, 0.5) * torch.rand(()),  # the width tells how many were drawn before
+        lambda x: x * random.random(),
+    ],
+)
+def test_numbers_by_chance_have_no_note(between: Callable[[Tensor], Tensor]) -> None:
+    _, report = without(Pair(between), "a", range(8), 0.5)
+    assert report.layers[0].removed == tuple(range(8))
+    assert not report.notes
+
+
+def test_numbers_read_from_channels_are_noted_as_such() -> None:
+    off, report = without(Pair(lambda x: x * x.square().sum().item()), "a", range(8), 0.5)
+    assert off < 1e-4
+    assert not report.notes  # empty channels add nothing
+    model = Pair(lambda x: x * x.square().sum().item()).eval()
+    notes = [note.note for note in prune(model, X, {"a": torch.arange(16.0)}, 0.5).notes]
+    assert len(notes) == 1
+    assert notes[0].startswith("its code calculates with a number that depends on them (aten.mul.Tensor)")
+
+
+def test_numbers_of_the_width_are_noted_with_the_layer_that_has_it() -> None:
+    class Two(Pair):
+        def __init__(self) -> None:
+            super().__init__(functional.relu)
+            self.c = nn.Conv2d(6, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            y = self.b(x)
+            result: Tensor = self.c(y / float(x.shape[1]))
+            return result
+
+    scores = {"a": torch.arange(16.0), "b": torch.arange(6.0)}
+    assert [note.name for note in prune(Two().eval(), X, scores, 0.5).notes] == ["a"]
+    assert not prune(Two().eval(), X, scores, {"b": 0.5}).notes
+
+
+def squares(x: Tensor) -> Tensor:
+    return x.square().sum(1, keepdim=True)
+
+
+REDUCED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "amax": (lambda x: x.amax(1, keepdim=True), "amax"),
+    "amin": (lambda x: x.amin(1, keepdim=True), "amin"),
+    "max": (lambda x: x.max(1, keepdim=True).values, "max"),
+    "maximum of all": (lambda x: x.max(), "max"),
+    "aminmax": (lambda x: x.aminmax(dim=1, keepdim=True)[1], "aminmax"),
+    "prod": (lambda x: (1 + x).prod(1, keepdim=True), "prod"),
+    "logsumexp": (lambda x: x.logsumexp(1, keepdim=True), "logsumexp"),
+    "a mean without NaN": (lambda x: x.nanmean(1, keepdim=True), "sum"),
+    "a norm of negative order": (lambda x: x.norm(-math.inf, dim=1, keepdim=True), "linalg_vector_norm"),
+    "all": (lambda x: (x <= 0).all(1, keepdim=True), "all"),
+}
+
+
+@pytest.mark.parametrize("name", REDUCED)
+def test_reductions_that_zeros_change_are_noted(name: str) -> None:
+    reduce, operation = REDUCED[name]
+    _, report = without(Pair(lambda x: x * reduce(x)), "a", range(8), 0.5)
+    assert report.layers[0].removed == tuple(range(8))
+    assert [(note.name, note.note) for note in report.notes] == [
+        ("a", f"reduced over its channels by {operation}, in the network's forward: the result is that of those left")
+    ]
+
+
+@pytest.mark.parametrize(
+    "reduce",
+    [
+        squares,
+        lambda x: x.nansum(1, keepdim=True),
+        lambda x: x.norm(dim=1, keepdim=True),
+        lambda x: x.norm(1, dim=1, keepdim=True),
+        lambda x: x.norm(math.inf, dim=1, keepdim=True),
+        lambda x: (x > 0).any(1, keepdim=True),
+    ],
+)
+def test_reductions_that_zeros_do_not_change_have_no_note(reduce: Callable[[Tensor], Tensor]) -> None:
+    off, report = without(Pair(lambda x: x * reduce(x)), "a", range(8), 0.5)
+    assert off < 1e-5
+    assert report.layers[0].removed == tuple(range(8))
+    assert not report.notes
+
+
+@pytest.mark.parametrize(
+    "reduce",
+    [
+        lambda x: x.softmax(1),
+        lambda x: x.median(1, keepdim=True).values,
+        lambda x: x.mode(1, keepdim=True).values,
+        lambda x: x.kthvalue(2, 1, keepdim=True).values,
+        lambda x: x.quantile(0.5, 1, keepdim=True),
+        lambda x: x.cumsum(1),
+        lambda x: x.cummax(1).values,
+        lambda x: x.topk(2, 1).values.sum(1, keepdim=True),
+        lambda x: x.sort(1).values,
+        lambda x: x.logcumsumexp(1),
+    ],
+)
+def test_channels_in_an_order_or_a_distribution_stay(reduce: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(ArgumentError, match=r"nothing can be pruned: a: .*(along its|cannot be followed)"):
+        prune(Pair(lambda x: x + reduce(x)), X, {"a": torch.arange(16.0)}, rates=0.5)
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda x: functional.normalize(x, dim=1),
+        lambda x: x * squares(x).sigmoid().expand_as(x),
+        lambda x: squares(x).sigmoid().expand_as(x) * x,
+        lambda x: x / (x.flatten(2).norm(dim=1).view(-1, 1, 6, 6) + 1).expand(-1, x.shape[1], -1, -1),
+    ],
+)
+@pytest.mark.parametrize("rates", [0.5, {"a": 0.5}])
+def test_numbers_that_are_expanded_to_the_channels_lock_none(
+    between: Callable[[Tensor], Tensor], rates: float | dict[str, float]
+) -> None:
+    off, report = without(Pair(between), "a", range(8), rates)
+    assert off < 1e-5
+    assert report.layers[0].removed == tuple(range(8))
+    assert not report.notes
+
+
+def test_a_gate_of_one_channel_may_be_expanded() -> None:
+    class Gated(Pair):
+        def __init__(self) -> None:
+            super().__init__(functional.relu)
+            self.gate = nn.Conv2d(16, 1, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            result: Tensor = self.b(x * self.gate(x).sigmoid().expand_as(x))
+            return result
+
+    off, report = without(Gated(), "a", range(8), 0.5)
+    assert off < 1e-5
+    assert report.layers[0].removed == tuple(range(8))
+    assert {layer.name: layer.after for layer in report.layers}["gate"] == 1
+
+
+@pytest.mark.parametrize("rates", [0.5, {"a": 0.5}])
+def test_numbers_that_are_expanded_to_a_fixed_width_keep_it(rates: float | dict[str, float]) -> None:
+    model = Pair(lambda x: x * squares(x).expand(-1, 16, -1, -1))
+    with pytest.raises(ArgumentError, match=r"expanded to its channels, in the network's forward, and its code fixes"):
+        prune(model, X, {"a": torch.arange(16.0)}, rates)
 
 
 @dataclass

@@ -59,6 +59,20 @@ def packed(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def levels(tailcut: Tailcut, packed: Path, tmp_path: Path) -> Path:
+    """The same network in a progressive file of two levels."""
+    assert tailcut("pack", packed, "--levels", "0.25", "-o", tmp_path / "levels.tailcut").code == 0
+    return tmp_path / "levels.tailcut"
+
+
+@pytest.fixture
+def part(tailcut: Tailcut, levels: Path, tmp_path: Path) -> Path:
+    """The first of its levels, as a file of its own."""
+    assert tailcut("cut", levels, "--level", 1, "-o", tmp_path / "part.tailcut").code == 0
+    return tmp_path / "part.tailcut"
+
+
+@pytest.fixture
 def image(tmp_path: Path) -> Path:
     Image.new("L", (28, 28), 128).save(tmp_path / "digit.png")
     return tmp_path / "digit.png"

@@ -156,6 +156,11 @@ def test_options_go_by_their_names_in_python() -> None:
         ("a step of keep_ratio. More", "a step of --keep-ratio. More"),
         ("give levels=", "give --levels"),
         ("the network's layer 'keep_ratio' has keep_ratio", "the network's layer 'keep_ratio' has --keep-ratio"),
+        (
+            "Devices(dtype='foo', step=2): You selected an invalid name: `dtype='foo'`",
+            "Devices(dtype='foo', step=2): You selected an invalid name: `dtype='foo'`",
+        ),
+        ("give levels=, or levels=2", "give --levels, or --levels 2"),
         *(
             (text, text)
             for text in (

@@ -1,18 +1,22 @@
+import importlib
 import io
 import logging
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import tailcut as package
-from tailcut.cli import COMMANDS, main
+from tailcut.cli import COMMANDS, ended_by_sigterm, main
 from tailcut.errors import ArgumentError, TailcutError
 from tailcut.format.zoo import resolve
 
@@ -140,6 +144,76 @@ def test_a_defect_of_ours_keeps_its_traceback(tailcut: Tailcut, monkeypatch: pyt
         tailcut("models")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("tailcut.tasks.packets.write_atomically", ["split", "zoo:lenet5-776", "--packet", "100"]),
+        ("tailcut.export_c.export.write_atomically", ["export", "zoo:lenet5-776", "--to", "c"]),
+        ("tailcut.inputs.plots.draw_frequency_map", ["dct", "photo.png"]),
+    ],
+)
+def test_an_interrupted_command_leaves_nothing_behind(
+    place: str,
+    words: list[str],
+    number: signal.Signals,
+    tailcut: Tailcut,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The signal comes while its second file is written."""
+    module, name = place.rpartition(".")[::2]
+    write, calls = getattr(importlib.import_module(module), name), 0
+
+    def interrupting(*args: Any, **settings: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == (1 if words[0] == "dct" else 2):
+            os.kill(os.getpid(), number)
+        return write(*args, **settings)
+
+    monkeypatch.setattr(place, interrupting)
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 64), (90, 140, 200)).save("photo.png")
+    (tmp_path / "there").mkdir()
+    for folder in ("new/folder", "there"):
+        calls = 0
+        shown = tailcut(*words, "-o", folder, "--json")
+        assert (shown.code, shown.err) == (1, f"tailcut {words[0]}: error: interrupted\n")
+        assert shown.json["error"] == {"type": "KeyboardInterrupt", "message": "interrupted"}
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["photo.png", "there"]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_handler_of_sigterm_that_is_there_stays() -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with ended_by_sigterm():
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(("said", "shown"), [("", "interrupted"), ("interrupted; go on with --resume",) * 2])
+def test_an_interruption_may_say_how_to_go_on(
+    said: str, shown: str, tailcut: Tailcut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt(*filter(None, [said]))
+
+    monkeypatch.setattr("tailcut.tasks.list_models.list_models", stop)
+    told = tailcut("models")
+    assert (told.code, told.err) == (1, f"tailcut models: error: {shown}\n")
+
+
+def test_a_command_runs_in_any_thread() -> None:
+    found: list[int] = []
+    thread = threading.Thread(target=lambda: found.append(main(["inspect", "zoo:lenet5-776"])))
+    thread.start()
+    thread.join()
+    assert found == [0]
+
+
 def test_messages_go_to_standard_error_and_leave_no_handler(tailcut: Tailcut, packed: Path) -> None:
     before = list(logging.getLogger("tailcut").handlers)
     outcome = tailcut("pack", "nowhere.pt", "-o", packed)
@@ -265,6 +339,23 @@ def test_no_output_is_a_file_that_is_read_or_another_output(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tailcut", "s.json"]
 
 
+@pytest.mark.parametrize("name", ["model.tailcut", "result.json", "recipe.toml", "checkpoints/last.pt"])
+def test_no_file_of_a_run_is_written_over(
+    name: str, tailcut: Tailcut, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.toml").touch()  # one that lies beside is no run
+    assert tailcut("pack", packed, "-o", "model.tailcut").code == 0
+    assert tailcut("pack", packed, "-o", "model.tailcut").code == 0
+    Path("run/checkpoints").mkdir(parents=True)
+    Path("run/recipe.toml").touch()
+    refused = tailcut("pack", packed, "-o", f"run/{name}")
+    assert refused.code == 2
+    assert f"cannot write run/{name}: it is a file of the run" in refused.err
+    assert tailcut("pack", packed, "-o", "run/other.tailcut").code == 0
+    assert sorted(path.name for path in Path("run").iterdir()) == ["checkpoints", "other.tailcut", "recipe.toml"]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
@@ -273,6 +364,7 @@ def test_no_output_is_a_file_that_is_read_or_another_output(
         (["score", "zoo:lenet5-776", "--data", "digits", "--seed", "9" * 20], 2, "expected a whole number of 0 to"),
         (["evaluate", "zoo:lenet5-776", "--data", "digits", "--device", "meta"], 2, "the meta device holds no numbers"),
         (["sweep", ""], 2, "expected the name of a file or folder, got none"),
+        (["unpack", "zoo:lenet5-776", "-o", "x" * 300], 2, "the name is too long, with 300 bytes in a path of 300"),
     ],
 )
 def test_slips_get_a_line(

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageFilter, ImageOps
 from tests.inputs.jpegs import encode, photo, segment
 from torch.nn.functional import interpolate
 
@@ -67,15 +67,40 @@ def test_the_middle_is_resized(root: Path, decoder: loading.Decoder, size: int |
             image.draft(None, (whole[0] // divisor, whole[1] // divisor))
             decoded = image.convert("RGB")
         assert decoded.width == -(-whole[0] // divisor)
-        left, columns = (side * decoded.width // whole[0] for side in (left, columns))
-        top, rows = (side * decoded.height // whole[1] for side in (top, rows))
-        part = decoded.crop((left, top, left + columns, top + rows))
-        pixels = torch.from_numpy(np.array(part)).permute(2, 0, 1)[None]
-        expected = interpolate(pixels, (height, width), mode="bilinear", antialias=True)[0]
+        box = left / divisor, top / divisor, (left + columns) / divisor, (top + rows) / divisor
+        if all(side.is_integer() for side in box):
+            pixels = torch.from_numpy(np.array(decoded.crop(box))).permute(2, 0, 1)[None]
+            expected = interpolate(pixels, (height, width), mode="bilinear", antialias=True)[0]
+        else:
+            resized = decoded.resize((width, height), Image.Resampling.BILINEAR, box)
+            expected = torch.from_numpy(np.array(resized)).permute(2, 0, 1)
         found = dataset[index][0]
         assert (found.dtype, found.shape) == (torch.uint8, (3, height, width))
         assert found.is_contiguous()
         assert (found.int() - expected.int()).abs().max() <= (0 if decoder == "pillow" else 3)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("shape", [(643, 964), (397, 421), (229, 342), (235, 235)])  # 2 to 8 times as large, none whole
+def test_the_middle_is_not_shifted_by_the_decoder(root: Path, shape: tuple[int, int], orientation: int) -> None:
+    """The part of the whole image, resized by Pillow, is nearest where it lies: not a quarter of a pixel beside it."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    smooth = photo(235, 235).filter(ImageFilter.GaussianBlur(3)).resize(shape[::-1], Image.Resampling.BICUBIC)
+    folder = write(root, encode(smooth, quality=98, exif=exif))
+    whole = ImageOps.exif_transpose(Image.open(folder / "class" / "image.jpg")).convert("RGB")
+    found = JpegFolder(folder, None, size=64)[0][0].numpy().transpose(1, 2, 0)
+    scale = 7 / 8 * min(whole.size) / 64
+    side = round(scale * 64)
+    left, top = ((length - side) // 2 for length in whole.size)
+
+    def difference(right: float, down: float) -> float:
+        box = (left + right * scale, top + down * scale, left + right * scale + side, top + down * scale + side)
+        expected = np.asarray(whole.resize((64, 64), Image.Resampling.BILINEAR, box))
+        return float(np.abs(expected.astype(float) - found).mean())
+
+    beside = [difference(*shift) for shift in ((0.125, 0), (-0.125, 0), (0, 0.125), (0, -0.125))]
+    assert difference(0, 0) < min(beside)
 
 
 def test_large_files_are_decoded_smaller(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

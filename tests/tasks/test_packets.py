@@ -51,7 +51,7 @@ def test_only_sound_files_are_split(tmp_path: Path) -> None:
 def test_qr_codes_are_read_back(name: str, level: str, number: int, tmp_path: Path) -> None:
     pytest.importorskip("segno", reason="needs the extra qr")
     reader = pytest.importorskip("zxingcpp", reason="needs zxing-cpp, which reads QR codes")
-    report = draw_codes(f"zoo:{name}", tmp_path / "codes.png", level=level)
+    report = draw_codes(f"zoo:{name}", tmp_path / "codes.png", error_correction=level)
     assert report.num_codes == number
     with Image.open(tmp_path / "codes.png") as image:
         assert image.size == report.size
@@ -78,8 +78,8 @@ def test_folders_that_cannot_be_made_or_have_no_packets(tmp_path: Path) -> None:
 def test_what_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ArgumentError, match=r"\.png"):
         draw_codes(NAME, tmp_path / "code.svg")
-    with pytest.raises(ArgumentError, match="level"):
-        draw_codes(NAME, tmp_path / "code.png", level="high")
+    with pytest.raises(ArgumentError, match="error_correction must be one of low, medium, got 'high'"):
+        draw_codes(NAME, tmp_path / "code.png", error_correction="high")
     monkeypatch.setitem(__import__("sys").modules, "segno", None)
     with pytest.raises(MissingExtraError, match="qr"):
         draw_codes(NAME, tmp_path / "code.png")

@@ -1,7 +1,6 @@
 import errno
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
+from tailcut import files
 from tailcut.errors import ArgumentError, TrainingError
 from tailcut.format import load
 from tailcut.runs import Run
@@ -47,7 +47,7 @@ class Faults:
 
     def __init__(self, patch: pytest.MonkeyPatch, fail_at: int = -1) -> None:
         self.count, self.fail_at = 0, fail_at
-        for module, name in ((tempfile, "mkstemp"), (os, "replace"), (os, "fsync")):
+        for module, name in ((files, "_make"), (os, "replace"), (os, "fsync")):
             patch.setattr(module, name, self._counting(getattr(module, name)))
         fdopen = os.fdopen
         patch.setattr(os, "fdopen", lambda *args, **settings: self._watched(fdopen(*args, **settings)))

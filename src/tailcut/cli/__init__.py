@@ -8,9 +8,12 @@ import argparse
 import importlib
 import json
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tailcut.cli.advice import NO_OPTIONS, for_command_line, option_names
@@ -46,7 +49,9 @@ from tailcut.cli.completion import SHELLS, PrintCompletion
 from tailcut.cli.output import drop_stdout, is_first_process, messages_on_stderr, open_streams, say_error
 from tailcut.cli.parser import Parser, UsageError, reading_of
 from tailcut.errors import ArgumentError, MissingExtraError, RecipeError, TailcutError, first_line
+from tailcut.files import check_length
 from tailcut.limits import command_line_limit
+from tailcut.reports.html.output_paths import check_no_file_of_a_run
 from tailcut.runs import tailcut_version
 
 COMMANDS = (
@@ -130,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _check_paths(arguments)
         limits = command_line_limit(arguments.max_parameters, allow_non_finite=arguments.allow_non_finite)
-        with messages_on_stderr(options), limits:
+        with ended_by_sigterm(), messages_on_stderr(options), limits:
             import_all(arguments.imports)
             with reading_of(arguments):
                 report = arguments.run(arguments)
@@ -141,8 +146,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output closed the pipe
         drop_stdout()
         return FAILED
-    except KeyboardInterrupt:
-        return _fail(prog, KeyboardInterrupt("interrupted"), FAILED, as_json=as_json)
+    except KeyboardInterrupt as error:
+        return _fail(prog, KeyboardInterrupt(str(error) or "interrupted"), FAILED, as_json=as_json)
     except (ArgumentError, RecipeError) as error:
         return _fail(prog, error, BAD_USAGE, options, as_json=as_json)
     except (TailcutError, OSError) as error:
@@ -151,6 +156,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say_json(error, str(error), as_json=as_json)
         raise
     return OK
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Within the block, SIGTERM ends the work as Ctrl-C does, so that nothing unfinished stays behind.
+
+    Where somebody else handles or ignores it already, and in other threads than the main one, nothing is changed.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -175,11 +197,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check_paths(arguments: argparse.Namespace) -> None:
-    """Raise `ArgumentError` if a file or folder has no name, or what is read or written would be written over."""
+    """Raise `ArgumentError` for a file or folder without a name, a data root that is not there, and unfit outputs.
+
+    Such are those that are read, or written, by the same command, and the files of a run.
+    """
     given, outputs = _paths(arguments, INPUTS), _paths(arguments, OUTPUTS)
     if "" in (*outputs, *given):  # else the current folder
         raise ArgumentError("expected the name of a file or folder, got none: is a variable of the shell not set?")
+    for root in getattr(arguments, "roots", None) or ():
+        if not Path(root).expanduser().is_dir():
+            raise ArgumentError(f"--data-root {root}: there is no such folder")
     for place, out in enumerate(outputs):
+        check_length(Path(out))
+        check_no_file_of_a_run(out)
         if Path(out).is_file() and any(Path(path).exists() and Path(path).samefile(out) for path in given):
             raise ArgumentError(f"{out} is read, and would be written over: give the output another name")
         if Path(out).resolve() in [Path(other).resolve() for other in outputs[:place]]:

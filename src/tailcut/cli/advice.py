@@ -49,10 +49,11 @@ ADVICE = {
 }
 NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
 # What is left as it is: calls in Python, and quoted words, which may be the user's own. Else a name, with a value if it
-# has one, that is no part of a path, of a file's name, of a dotted key or of a longer word.
+# has one (ours never is in single quotes), that is no part of a path, of a file's name, of a dotted key or of a longer
+# word.
 NAMES = re.compile(
     r"""(?P<left>\w\([^()]*\)?|(?<!\w)'[^'\n]*'|(?<!\w)"[^"\n]*")"""
-    r"""|(?<![\w./=-])(?P<name>[a-z]\w*)(?P<value>=(?:"[^"\n]*"|\w*(?:\.\w+)*))?(?!\w|\.\w|[/(-])"""
+    r"""|(?<![\w./=-])(?P<name>[a-z]\w*)(?P<value>=(?:"[^"\n]*"|(?!')\w*(?:\.\w+)*))?(?!\w|\.\w|[/(-])"""
 )
 
 

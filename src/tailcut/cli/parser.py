@@ -264,6 +264,13 @@ def add_images(parser: Parser) -> None:
     parser.add_argument("--seed", type=seed, default=0, metavar="N", help="seed that chooses the images (default: 0)")
 
 
+def add_level(parser: argparse.ArgumentParser) -> None:
+    """Add --level, of the commands that read a network to run it or to write it."""
+    parser.add_argument(
+        "--level", type=int, metavar="N", help="of a progressive file: the network of this level, 1 is the smallest"
+    )
+
+
 def add_levels(parser: argparse.ArgumentParser) -> None:
     """Add `--levels`, for files of which a part is a network."""
     parser.add_argument(

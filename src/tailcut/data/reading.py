@@ -143,6 +143,28 @@ def leave_out(path: str | Path, error: DataError) -> None:
     settings.skipped[str(path)] = first_line(error)
 
 
+def warn_of_other_files(folder: Path, others: Sequence[str]) -> None:
+    """Log that a data set leaves out files whose names are not those of JPEG or PNG files, if there are any.
+
+    Args:
+        folder: of the data set.
+        others: paths of these files within it.
+    """
+    if not others:
+        return
+    files, are = ("file", "is") if len(others) == 1 else ("files", "are")
+    more = ", ..." if len(others) > NUM_NAMED else ""
+    logger.warning(
+        "left out %s %s of %s that %s not called .jpg, .jpeg or .png: %s%s",
+        f"{len(others):,}",
+        files,
+        folder,
+        are,
+        ", ".join(others[:NUM_NAMED]),
+        more,
+    )
+
+
 def readable(files: Sequence[Path], read: Callable[[int], object], what: str) -> tuple[list[int], dict[str, str]]:
     """Return the readable images: all of them, unchecked, unless the current settings skip broken ones.
 

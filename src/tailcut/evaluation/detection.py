@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tailcut.data import CocoDataset, Roots, open_dataset
 from tailcut.data.reading import read_ahead
 from tailcut.errors import ArgumentError, DataError, MissingExtraError
-from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, EvaluateReport, run_in_processes, runnable
+from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, EvaluateReport, file_at_level, run_in_processes, runnable
 from tailcut.format import load
 from tailcut.inputs.detection.detectors import Detector
 from tailcut.runtime.progress import Throughput, live_progress
@@ -45,6 +45,7 @@ def evaluate_detector_file(
     download: bool = False,
     progress: bool = False,
     workers: int | None = None,
+    level: int | None = None,
 ) -> EvaluateReport:
     """Evaluate a .tailcut file of a detector on a data set of objects; see `evaluation.evaluate_file`.
 
@@ -55,7 +56,7 @@ def evaluate_detector_file(
         raise ArgumentError(f"a detector is measured one image at a time; batch_size must be 1, got {batch_size}")
 
     def measure(share: Share) -> EvaluateReport:
-        model = load(file, device=str(share.device))
+        model = load(file, device=str(share.device), level=level)
         dataset = open_dataset(data, split, roots=roots, download=download)
         if not isinstance(model, Detector):
             raise ArgumentError(f"{data} has boxes of objects, which only a detector finds; {file} holds none")
@@ -67,7 +68,7 @@ def evaluate_detector_file(
         shown = progress and share.rank == 0
         metrics = evaluate_detector(model, dataset, share=share, progress=shown, workers=workers)
         seconds = time.perf_counter() - start
-        return EvaluateReport(str(file), dataset.name, dataset.split, len(dataset), metrics, seconds)
+        return EvaluateReport(file_at_level(file, level), dataset.name, dataset.split, len(dataset), metrics, seconds)
 
     return run_in_processes(measure, device, devices)
 

@@ -23,6 +23,8 @@ from tailcut.execution import fuse
 from tailcut.export_c import IntegerNetwork
 from tailcut.export_c.export import ARITHMETICS
 from tailcut.format import load
+from tailcut.format.container.contents import Contents, decode
+from tailcut.format.load import checked_level, naming, read_file
 from tailcut.inputs.transform.input_transform import input_transform_of
 from tailcut.printing import Report, figure_text, table
 from tailcut.runtime.progress import Throughput, live_progress
@@ -49,7 +51,8 @@ class EvaluateReport(Report):
     """The figures of one network on one split of a data set.
 
     Attributes:
-        model: the file (or `zoo:NAME`), as it was given; and the arithmetic, if that is not float32.
+        model: the file (or `zoo:NAME`), as it was given; then the level, if one was asked for, and the arithmetic, if
+            that is not float32.
         data: name of the data set.
         split: name of the split.
         num_samples: how many images it has.
@@ -88,6 +91,7 @@ def evaluate_file(
     workers: int | None = None,
     source: Source = "pixels",
     arithmetic: str = "float32",
+    level: int | None = None,
 ) -> EvaluateReport:
     """Evaluate a .tailcut file on a data set, by one process or by several that share the images.
 
@@ -107,16 +111,18 @@ def evaluate_file(
         source: "coefficients" reads those of JPEG files without decoding them, for networks on frequency channels; see
             `tailcut.evaluation.stored_inputs.StoredDataset`.
         arithmetic: "integer" runs the network as `tailcut export --to c --arithmetic integer` writes it, bit for bit.
+        level: of a progressive file, see `tailcut.load`.
 
     Raises:
         FormatError: the file cannot be loaded.
         LimitError: the network enlarges its images beyond that.
-        ArgumentError: unknown data set or split, the network does not fit the images, or there are no such devices.
+        ArgumentError: unknown data set, split or level, the network does not fit the images, or there are no such
+            devices.
         DataNotFoundError: the data set lies nowhere.
     """
 
     def measure(share: Share) -> EvaluateReport:
-        model = load(file, device=str(share.device))
+        model = load(file, device=str(share.device), level=level)
         dataset = open_dataset(data, split, roots=roots, download=download)
         dataset = read_as(source, dataset, input_transform_of(model))
         check_pixels(model, (0, 0), max_pixels)  # the data set's own images are the user's
@@ -135,10 +141,26 @@ def evaluate_file(
             workers=workers,
         )
         seconds = time.perf_counter() - start
-        name = str(file) if arithmetic == "float32" else f"{file}, {arithmetic}"
+        name = file_at_level(file, level)
+        name = name if arithmetic == "float32" else f"{name}, {arithmetic}"
         return EvaluateReport(name, dataset.name, dataset.split, len(dataset), metrics, seconds)
 
     return run_in_processes(measure, device, devices)
+
+
+def file_at_level(file: str | Path, level: int | None) -> str:
+    """Return what a report calls the network of this file, of this level if one was asked for."""
+    return str(file) if level is None else f"{file}, level {level}"
+
+
+def read_level(file: str | Path, level: int | None) -> Contents:
+    """Return the contents of a .tailcut file up to a level, all when None, without building its network.
+
+    Raises the errors of `load`.
+    """
+    content = read_file(file)
+    with naming(file):
+        return decode(content, checked_level(level))
 
 
 def run_in_processes(work: Callable[[Share], Found], device: str, devices: "Devices | None") -> Found:

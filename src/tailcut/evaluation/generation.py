@@ -15,12 +15,18 @@ from torch import Tensor, nn
 from tailcut.data import Dataset, Roots, open_dataset
 from tailcut.errors import ArgumentError
 from tailcut.evaluation.elbo import negative_elbo
-from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, EvaluateReport, run_in_processes, runnable
+from tailcut.evaluation.evaluate import (
+    PROGRESS_INTERVAL,
+    EvaluateReport,
+    file_at_level,
+    read_level,
+    run_in_processes,
+    runnable,
+)
 from tailcut.evaluation.fid import FeatureNetwork, Features, FeatureStatistics, frechet_distance, resized
 from tailcut.evaluation.inception import InceptionFeatures
 from tailcut.evaluation.metrics import StreamingMean
 from tailcut.format import load
-from tailcut.format.load import read_contents
 from tailcut.models import VAE, DCGANGenerator
 from tailcut.runtime.progress import live_progress
 from tailcut.runtime.share import ALONE, Share
@@ -216,6 +222,7 @@ def evaluate_generator_file(
     download: bool = False,
     dense: bool = False,
     progress: bool = False,
+    level: int | None = None,
 ) -> GenerationReport:
     """Evaluate the .tailcut file of a network that makes images; see `evaluate_generator` and `evaluate_file`.
 
@@ -226,7 +233,7 @@ def evaluate_generator_file(
 
     def measure(share: Share) -> GenerationReport:
         network: Features = FeatureNetwork() if features == FEATURES[0] else InceptionFeatures(download=download)
-        model = load(file, device=str(share.device))
+        model = load(file, device=str(share.device), level=level)
         dataset = open_dataset(data, split, roots=roots, download=download)
         begin = time.perf_counter()
         metrics = evaluate_generator(
@@ -241,18 +248,18 @@ def evaluate_generator_file(
             progress=progress and share.rank == 0,
         )
         seconds = time.perf_counter() - begin
-        facts = (str(file), dataset.name, dataset.split, len(dataset), metrics, seconds)
+        facts = (file_at_level(file, level), dataset.name, dataset.split, len(dataset), metrics, seconds)
         return GenerationReport(*facts, num_samples, seed, network.title)
 
     return run_in_processes(measure, device, devices)
 
 
-def holds_generator(file: str | Path) -> bool:
+def holds_generator(file: str | Path, level: int | None = None) -> bool:
     """Return whether a .tailcut file (or `zoo:NAME`) names a generative network. Raises the errors of `load`.
 
     A network that is not registered here is none: whoever loads the file says so.
     """
-    base = read_contents(file).base
+    base = read_level(file, level).base
     build = None if base is None or base.name not in model_names() else family(base.name).build
     return isinstance(build, type) and issubclass(build, GENERATORS)
 

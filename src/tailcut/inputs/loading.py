@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
@@ -49,7 +51,8 @@ class JpegFolder(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
     From "pixels" a file is decoded, turned upright, a part of it is resized to `size` (bilinear with antialiasing) and
     transformed. Where a file is at least twice as large as needed, the decoder makes it smaller by 2, 4 or 8 at once.
-    The part is the middle, of the form of `size` and 7/8 of what fits (the published evaluation: 448 of 512).
+    The part is the middle, of the form of `size` and 7/8 of what fits (the published evaluation: 448 of 512). Of what
+    the decoder made smaller it begins and ends within pixels.
 
     Channels are made by compiled loops (`CompiledTransform`) if numba is installed (extra `jpeg`) and `size` has
     multiples of 8, by `transform` itself otherwise: the same numbers but for rounding, in more time.
@@ -59,8 +62,8 @@ class JpegFolder(torch.utils.data.Dataset[tuple[Tensor, int]]):
     all of it is shown along its shorter side.
 
     To train, `augment` takes random parts instead, and flips every second one: from pixels parts of 8 % to 100 % of
-    the area with an aspect of 3/4 to 4/3; from coefficients parts of `size`. Random numbers are torch's: they follow
-    `torch.manual_seed`, or the generator of the `DataLoader` in its workers.
+    the area with an aspect of 3/4 to 4/3, of whole pixels; from coefficients parts of `size`. Random numbers are
+    torch's: they follow `torch.manual_seed`, or the generator of the `DataLoader` in its workers.
 
     Args:
         root: a folder with a folder of files (.jpg, .jpeg) for each class.
@@ -193,9 +196,11 @@ class JpegFolder(torch.utils.data.Dataset[tuple[Tensor, int]]):
         divisor = max(number for number in DECODER_DIVISORS if number <= max(spare, 1))
         decoded = torch.from_numpy(self._decode(data, stored, divisor))
         pixels = turned_upright(decoded.permute(2, 0, 1), orientation)
-        top, left, rows, columns = _scaled(region, pixels.shape[1] / height, pixels.shape[2] / width)
-        part = resized(pixels[None, :, top : top + rows, left : left + columns], *self.size)
-        image = part[0].flip(-1) if self.augment and _is_heads() else part[0]
+        if self.augment:
+            part = _whole_part(pixels, _scaled(region, pixels.shape[1] / height, pixels.shape[2] / width), self.size)
+        else:
+            part = _exact_part(pixels, region, divisor, _lead(height, width, divisor, orientation), self.size)
+        image = part.flip(-1) if self.augment and _is_heads() else part
         if self.transform is None:
             return image.contiguous()
         channels = self.transform(image) if self._compiled is None else self._compiled.from_pixels(image)
@@ -298,6 +303,46 @@ def _random_region(height: int, width: int) -> Region:
         if 0 < rows <= height and 0 < columns <= width:
             return _random_integer(height - rows + 1), _random_integer(width - columns + 1), rows, columns
     return 0, 0, height, width
+
+
+def _whole_part(pixels: Tensor, region: Region, size: tuple[int, int]) -> Tensor:
+    """Return a part of an image (3, height, width) of bytes at another size."""
+    top, left, rows, columns = region
+    return resized(pixels[None, :, top : top + rows, left : left + columns], *size)[0]
+
+
+def _exact_part(
+    pixels: Tensor, region: Region, divisor: int, lead: tuple[float, float], size: tuple[int, int]
+) -> Tensor:
+    """Return a part of an image at another size, as `_whole_part`.
+
+    Args:
+        pixels: (3, height, width), bytes, made smaller by the decoder.
+        region: in the file's pixels.
+        divisor: how much smaller the image is.
+        lead: where the file's first row and column lie in it.
+        size: of the result.
+    """
+    top, left = (start / divisor + first for start, first in zip(region[:2], lead, strict=True))
+    rows, columns = (side / divisor for side in region[2:])
+    if all(number.is_integer() for number in (top, left, rows, columns)):
+        return _whole_part(pixels, (int(top), int(left), int(rows), int(columns)), size)
+    # Torch cuts at whole pixels only, half a pixel of the result beside the part.
+    image = Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
+    box = (left, top, left + columns, top + rows)
+    return torch.from_numpy(np.array(image.resize(size[::-1], Image.Resampling.BILINEAR, box))).permute(2, 0, 1)
+
+
+def _lead(height: int, width: int, divisor: int, orientation: int) -> tuple[float, float]:
+    """Return where an upright image's first row and column lie in the smaller one.
+
+    Its last pixels stand for fewer of the file's where the divisor does not divide these; a flip brings them to the
+    front.
+    """
+    return (
+        -height % divisor / divisor if orientation in FLIPPED_ROWS else 0.0,
+        -width % divisor / divisor if orientation in FLIPPED_COLUMNS else 0.0,
+    )
 
 
 def _scaled(region: Region, vertical: float, horizontal: float) -> Region:

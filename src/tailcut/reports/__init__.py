@@ -8,6 +8,7 @@ from tailcut.reports.tables.paper_tables import start_is_older as start_is_older
 from tailcut.reports.tables.paper_tables import start_of as start_of
 from tailcut.reports.tables.paper_tables import table_of as table_of
 from tailcut.reports.tables.records import by_name as by_name
+from tailcut.reports.tables.records import experiment_records as experiment_records
 from tailcut.reports.tables.records import find_results as find_results
 from tailcut.reports.tables.records import read_records as read_records
 from tailcut.reports.tables.records import records_folder as records_folder

@@ -61,13 +61,19 @@ def open_networks(sources: Sequence[str | Path]) -> list[ReportedNetwork]:
         FormatError: a .tailcut file that is given by itself cannot be loaded.
         FileNotFoundError: there is no such file.
     """
+    check_named_once(sources)
+    texts = [str(source) for source in sources]
+    short = [_short_name(text) for text in texts]
+    names = [text if short.count(name) > 1 else name for text, name in zip(texts, short, strict=True)]
+    return [open_network(text, name) for text, name in zip(texts, names, strict=True)]
+
+
+def check_named_once(sources: Sequence[str | Path]) -> None:
+    """Raise `ArgumentError` if one of the files or folders is given twice: nothing would tell the two apart."""
     texts = [str(source) for source in sources]
     for text in texts:
         if texts.count(text) > 1:
             raise ArgumentError(f"{text} is given twice")
-    short = [_short_name(text) for text in texts]
-    names = [text if short.count(name) > 1 else name for text, name in zip(texts, short, strict=True)]
-    return [open_network(text, name) for text, name in zip(texts, names, strict=True)]
 
 
 def open_network(source: str | Path, name: str) -> ReportedNetwork:

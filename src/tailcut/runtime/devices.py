@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
@@ -119,7 +119,8 @@ def make_fabric(devices: Devices, precision: Precision = "fp32") -> Fabric:
             strategy.cluster_environment.validate_settings(devices.devices, devices.num_nodes)
         return fabric
     except (ValueError, RuntimeError, TypeError, ImportError) as error:  # what Fabric raises for what is not there
-        raise ArgumentError(f"cannot run on {devices}: {first_line(error)}") from error
+        asked = ", ".join(f"{name}={value}" for name, value in asdict(devices).items())
+        raise ArgumentError(f"cannot run on {asked}: {first_line(error)}") from error
 
 
 def is_first_process() -> bool:

@@ -19,33 +19,63 @@ _LOST_WORDS = ("gloo/transport", "connection closed by peer", "connection reset 
 
 
 class Interruption:
-    """Flag that is set when Ctrl-C asks the training to stop."""
+    """Flag that is set when Ctrl-C asks the training to stop.
 
-    def __init__(self) -> None:
+    Args:
+        at_once: the first signal raises `KeyboardInterrupt`, not only the second.
+    """
+
+    def __init__(self, *, at_once: bool = False) -> None:
         self.wanted = False
+        self._at_once = at_once
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.wanted:
-            raise KeyboardInterrupt  # asked twice: at once
-        self.wanted = True
+    def ask(self, number: int, frame: FrameType | None) -> None:
+        """Take a signal, as a handler of Python's `signal`."""
+        asked_before, self.wanted = self.wanted, True
+        if asked_before or self._at_once:
+            raise KeyboardInterrupt
 
 
 @contextmanager
-def listen_for_interruption() -> Iterator[Interruption]:
+def listen_for_interruption(*, at_once: bool = False) -> Iterator[Interruption]:
     """Within the block, SIGINT (Ctrl-C) and SIGTERM set `wanted`; a second one stops at once.
 
     Signals reach Python's main thread only; in another thread nothing is changed.
+
+    Args:
+        at_once: the first one does so already.
     """
-    interruption = Interruption()
+    interruption = Interruption(at_once=at_once)
     if threading.current_thread() is not threading.main_thread():
         yield interruption
         return
-    before = {number: signal.signal(number, interruption._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, interruption.ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield interruption
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def stopping_at_once(run: Run) -> Iterator[None]:
+    """Within the block, SIGINT (Ctrl-C) and SIGTERM end the training at once, with the message how to go on.
+
+    For what has no steps, so that it need not be asked twice. A block of `listen_for_interruption` may lie within.
+
+    Raises:
+        TrainingError: it was asked for.
+        KeyboardInterrupt: it was asked twice, of such a block; the message is the same.
+    """
+    try:
+        with listen_for_interruption(at_once=True) as interruption:
+            yield
+    except KeyboardInterrupt as error:
+        if interruption.wanted:
+            raise TrainingError(interrupted_at_once(run)) from error
+        raise KeyboardInterrupt(interrupted_at_once(run)) from error
+    if interruption.wanted:  # where no error can be raised, as in a destructor
+        raise TrainingError(interrupted_at_once(run))
 
 
 def is_lost_connection(error: BaseException) -> bool:
@@ -66,12 +96,33 @@ def lost_connection(error: BaseException) -> str:
 
 def interrupted(run: Run, epoch: int, step: int, num_saved: int) -> str:
     """Return the message after Ctrl-C at this step of this epoch, both counted from 0; a checkpoint has `num_saved`."""
+    return f"interrupted in {_stage(run)}epoch {epoch + 1}, step {step + 1}; {_saved(run, epoch, num_saved)}"
+
+
+def interrupted_after(run: Run, num_epochs: int, num_saved: int) -> str:
+    """Return the message after Ctrl-C while the last of so many finished epochs was validated or saved."""
+    return f"interrupted after {_stage(run)}epoch {num_epochs}; {_saved(run, num_epochs, num_saved)}"
+
+
+def interrupted_at_once(run: Run) -> str:
+    """Return the message after Ctrl-C outside of the steps: before the first, while packing, or between stages."""
+    whole = run.whole or run
+    stage = "" if run.whole is None else f" in stage {run.path.name}"
+    if not whole.has_finished_epochs():
+        return f"interrupted{stage}; nothing is saved yet: the same command with --resume begins again"
+    return f"interrupted{stage}; what is finished is saved in {whole.path}: the same command with --resume goes on"
+
+
+def _stage(run: Run) -> str:
+    return "" if run.whole is None else f"stage {run.path.name}, "
+
+
+def _saved(run: Run, num_epochs: int, num_saved: int) -> str:
+    """Say what a checkpoint has of the finished epochs, and how to go on."""
     epochs = "1 finished epoch is" if num_saved == 1 else f"{num_saved} finished epochs are"
-    saved = f"{epochs} saved in {run.path}" if num_saved else f"no epoch is {'saved' if epoch else 'finished'} yet"
-    stage = "" if run.whole is None else f"stage {run.path.name}, "
-    where = f"interrupted in {stage}epoch {epoch + 1}, step {step + 1}"
+    saved = f"{epochs} saved in {run.path}" if num_saved else f"no epoch is {'saved' if num_epochs else 'finished'} yet"
     goes_on = "goes on" if num_saved else _begins_again(run)
-    return f"{where}; {saved}: the same command with --resume {goes_on}"
+    return f"{saved}: the same command with --resume {goes_on}"
 
 
 def _begins_again(run: Run) -> str:

@@ -22,9 +22,11 @@ from tailcut.evaluation.class_check import check_class_names
 from tailcut.evaluation.evaluate import choose_device, run_forward, runnable, uses_batch_statistics
 from tailcut.evaluation.metrics import StreamingMean, accuracy
 from tailcut.evaluation.pixel_inputs import ImageReader
+from tailcut.files import check_output_path
 from tailcut.format import load
 from tailcut.plotting import new_figure, write_figure
 from tailcut.printing import Report, table
+from tailcut.reports.networks import check_named_once
 from tailcut.runtime.progress import Progress, live_progress
 
 Attack = Literal["fgsm", "pgd"]
@@ -279,11 +281,15 @@ def attack_files(
         device: see `choose_device`.
 
     Raises:
-        ArgumentError: a network does not fit the data set, or there are not so many images.
+        ArgumentError: a network does not fit the data set or is given twice, there are not so many images, or the PNG
+            cannot be written.
         DataNotFoundError: the data set lies nowhere.
         MissingExtraError: the curves cannot be drawn without matplotlib.
     """
     start, place = time.perf_counter(), choose_device(device)
+    if out is not None:
+        check_output_path(out, ".png")
+    check_named_once(files)
     dataset = open_dataset(data, split, roots=roots, download=download)
     if num_images is not None:
         dataset = dataset.part(0, num_images)

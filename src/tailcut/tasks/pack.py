@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from tailcut.errors import ArgumentError, DataError
-from tailcut.files import write_atomically
+from tailcut.files import check_output_path, write_atomically
 from tailcut.format import SaveReport, inspect, load, write
 from tailcut.format.container.numbers import QUANTIZED_DTYPE
 from tailcut.format.conversion.checkpoints import named_tensors, read_torch_file
@@ -27,6 +27,7 @@ from tailcut.weights import RegularizationReport, regularize, to_dense
 from tailcut.weights.parametrization.attach import meaning_of
 from tailcut.weights.regularization.energy import percent, worth_a_warning
 
+SUFFIXES = {"safetensors": (".safetensors",), "torch": (".pt", ".pth")}  # of dense weights
 VECTOR_PREFIX, VECTOR_SUFFIX = "parametrizations.", ".original"
 
 logger = logging.getLogger("tailcut.training")
@@ -204,7 +205,13 @@ def _warn_of_rounding(source: str | Path) -> None:
     )
 
 
-def unpack(file: str | Path, out: str | Path, *, to: Literal["safetensors", "torch"] = "safetensors") -> UnpackReport:
+def unpack(
+    file: str | Path,
+    out: str | Path,
+    *,
+    to: Literal["safetensors", "torch"] = "safetensors",
+    level: int | None = None,
+) -> UnpackReport:
     """Write the dense weights of a .tailcut file as safetensors or as a state_dict of torch, whole or not at all.
 
     Class names and image size of the network are in the metadata of safetensors as
@@ -214,12 +221,14 @@ def unpack(file: str | Path, out: str | Path, *, to: Literal["safetensors", "tor
         file: a .tailcut file of a registered model, or `zoo:NAME`.
         out: the file to write.
         to: "safetensors", or "torch" for a file of `torch.save` (tensors by name, nothing else).
+        level: of a progressive file, see `tailcut.load`.
 
     Raises:
         FormatError: the file cannot be loaded.
-        ArgumentError: `out` cannot be written.
+        ArgumentError: `out` cannot be written or its name says another kind of file, or there is no such level.
     """
-    network = load(file)
+    check_output_path(out, *(SUFFIXES[to] if Path(out).suffix else ()))
+    network = load(file, level=level)
     state = to_dense(network).state_dict()
     tensors = {name: value.detach().clone().contiguous() for name, value in state.items()}
     if to == "torch":

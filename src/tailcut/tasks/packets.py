@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from tailcut.errors import ArgumentError, MissingExtraError
-from tailcut.files import make_folder, write_atomically
+from tailcut.files import all_or_nothing, check_output_path, make_folder, write_atomically
 from tailcut.format.container.contents import decode
 from tailcut.format.load import naming, read_file
 from tailcut.format.packets import FRAME_BYTES, join, split
@@ -19,7 +19,7 @@ from tailcut.printing import Report
 SUFFIX = ".packet"
 MAX_CODES = 4
 # Bytes of the largest code, version 40, at the lowest and the second lowest level of error correction.
-LEVELS = {"low": ("L", 2953), "medium": ("M", 2331)}
+CORRECTIONS = {"low": ("L", 2953), "medium": ("M", 2331)}
 PIXELS_PER_MODULE = 6
 MODULES_OF_BORDER = 4
 
@@ -109,12 +109,13 @@ def split_file(path: str | Path, folder: str | Path, *, packet_bytes: int) -> Sp
     """
     content = _read(path)
     packets = split(content, packet_bytes)
-    folder = make_folder(folder)
     digits = max(3, len(str(len(packets) - 1)))
     stem = Path(str(path).removeprefix("zoo:")).stem
     names = tuple(f"{stem}-{number:0{digits}d}{SUFFIX}" for number in range(len(packets)))
-    for name, packet in zip(names, packets, strict=True):
-        write_atomically(folder / name, packet)
+    with all_or_nothing():
+        folder = make_folder(folder)
+        for name, packet in zip(names, packets, strict=True):
+            write_atomically(folder / name, packet)
     for left in folder.iterdir():  # beside the new ones they would be packets of another file to `join`
         if left.name not in names and re.fullmatch(rf"{re.escape(stem)}-\d{{3,}}{re.escape(SUFFIX)}", left.name):
             left.unlink()
@@ -141,31 +142,31 @@ def join_files(paths: list[str | Path], out: str | Path) -> JoinReport:
     return JoinReport(str(out), len(content), len(files))
 
 
-def draw_codes(path: str | Path, out: str | Path, *, level: str = "medium") -> QRReport:
+def draw_codes(path: str | Path, out: str | Path, *, error_correction: str = "medium") -> QRReport:
     """Draw a `.tailcut` file as one to four QR codes in one image: binary codes, of several each one packet.
 
     Args:
         path: the file, or "zoo:NAME".
         out: the image, a `.png`.
-        level: error correction, "low" or "medium": how much of a code may be spoilt, 7 % or 15 %.
+        error_correction: "low" or "medium": how much of a code may be spoilt, 7 % or 15 %.
 
     Raises:
-        ArgumentError: the file does not fit into four codes, or the name or level is another one.
+        ArgumentError: the file does not fit into four codes, or the name or the error correction is another
+            one.
         MissingExtraError: segno is not installed.
         FormatError: it is no sound `.tailcut` file.
     """
-    if level not in LEVELS:
-        raise ArgumentError(f"expected a level of {', '.join(LEVELS)}, got {level!r}")
-    if Path(out).suffix.lower() != ".png":
-        raise ArgumentError(f"expected a name that ends in .png, got {out}")
+    if error_correction not in CORRECTIONS:
+        raise ArgumentError(f"error_correction must be one of {', '.join(CORRECTIONS)}, got {error_correction!r}")
+    check_output_path(out, ".png")
     segno = _segno()
     content = _read(path)
-    letter, room = LEVELS[level]
+    letter, room = CORRECTIONS[error_correction]
     parts = [content] if len(content) <= room else split(content, room)
     if len(parts) > MAX_CODES:
         raise ArgumentError(
             f"{path} has {len(content):,} bytes, {MAX_CODES} QR codes hold about "
-            f"{MAX_CODES * (room - FRAME_BYTES):,} at the level {level}; make "
+            f"{MAX_CODES * (room - FRAME_BYTES):,} with the error correction {error_correction}; make "
             "the file smaller with tailcut compress, or use tailcut split"
         )
     if len(parts) > 1:  # of the same size, so that none has smaller squares than it needs

@@ -89,9 +89,9 @@ def score_file(
         ArgumentError: an argument is out of range, `data` is missing, or a file cannot be written.
         DataNotFoundError: the data set lies nowhere.
     """
-    for path in (out, plot):
-        if path is not None:
-            check_output_path(path)
+    check_output_path(out)
+    if plot is not None:
+        check_output_path(plot, ".png")
     place = choose_device(device)
     method, num_batches = settings.get("method", SPECTRAL), settings.get("num_batches", NUM_BATCHES)
     if needs_loader(method) and data is None:

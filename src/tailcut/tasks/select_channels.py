@@ -105,9 +105,9 @@ def select_channels(
     transform = transform_of(model)
     if gate is None or transform is None:
         raise ArgumentError(f"{source}: the network has no trained gate; train one with replace_stem(..., gate=True)")
-    for path in (out, heat_maps):
-        if path is not None:
-            check_output_path(path)
+    check_output_path(out)
+    if heat_maps is not None:
+        check_output_path(heat_maps, ".png")
     gate.check_num_channels(num_channels)
     dataset = open_dataset(data or _data_of(source), split, roots=roots, download=download)
     activity = gate.measure(_batches(dataset, batch_size), transform=transform)

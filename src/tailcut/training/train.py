@@ -7,6 +7,7 @@ from tailcut.data import Roots
 from tailcut.runs import Result
 from tailcut.runtime.devices import Devices
 from tailcut.training.recipe.schema import Recipe
+from tailcut.training.setup.build import check_settings
 from tailcut.training.setup.job import Job
 from tailcut.training.trainer.base import Trainer
 from tailcut.training.trainer.classification import ClassificationTrainer
@@ -54,6 +55,7 @@ def train(
             without checkpoints, or another training runs in it; or there are no such machines.
         DivergedError: the loss is no longer a number.
         TrainingError: somebody pressed Ctrl-C, or another process ended; the run can be resumed.
+        KeyboardInterrupt: somebody pressed Ctrl-C twice in the same epoch; the run can be resumed.
         DataNotFoundError: the data set lies nowhere.
     """
     settings = {"roots": roots, "download": download, "progress": progress, "command": command}
@@ -64,8 +66,15 @@ def trainer_of(recipe: Recipe) -> Callable[[Job], Trainer]:
     """Return the trainer class for a recipe.
 
     Raises:
-        RecipeError: it is for a detector or trains for bytes, and asks for what these have no use for.
+        RecipeError: it is for a detector or trains for bytes, and asks for what these have no use for; or one of its
+            settings has no effect, beside its others.
     """
+    found = _trainer_of(recipe)
+    check_settings(recipe)
+    return found
+
+
+def _trainer_of(recipe: Recipe) -> Callable[[Job], Trainer]:
     if recipe.compression is not None:
         check_compression(recipe)
         return CompressionTrainer

@@ -75,3 +75,26 @@ def test_tensors_are_found_in_nested_values() -> None:
     a, b, c = torch.ones(1), torch.ones(2), torch.ones(3)
     found = tensors_of((a, {"x": [b, 1, "text"]}, None, (c,)))
     assert [id(x) for x in found] == [id(a), id(b), id(c)]
+
+
+def test_numbers_that_are_calculated_with_are_told_from_axes_and_sizes() -> None:
+    class Net(FunctionalDropout):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x).mean(2, keepdim=True)
+            x = functional.leaky_relu(x, 0.25) + torch.full((1, 1, 1, 1), 7.0) + torch.rand(())
+            x = torch.add(x.reshape(1, 4, 2, 8).transpose(2, 3), 3, alpha=2).flatten(2)[..., None]
+            y: Tensor = self.b(x * torch.tensor([[5]]))
+            return y
+
+    model = Net().eval()
+    observer = Observer(Modules(model), shapes_only=True)
+    with torch.no_grad():
+        observer.observe(model, ModelInputs((X,)))
+    # Each with the scale 1 that an addition has where it is given.
+    assert [set(one.values) - {1} for one in observer.calculations if set(one.values) - {1}] == [
+        {0.25},
+        {7},
+        {3, 2},
+        {5},
+    ]
+    assert [step.numbers for step in observer.steps if str(step.what).startswith("aten.transpose")] == [(2, 3)]

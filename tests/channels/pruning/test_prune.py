@@ -255,7 +255,13 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"rates": -0.1}, "from 0 up to 1"),
     ({"rates": float("nan")}, "from 0 up to 1"),
     ({"rates": {"0": 1.5}}, "the rate of 0 must be"),
-    ({"rates": [0.5]}, "expected 3 rates, one for each of 0, 4, 7; got 1"),
+    ({"rates": [0.5]}, "expected 3 rates, one for each of 0, 4, 7; got 1. 7 has no scores: give it 0$"),
+    ({"rates": [0.5], "scores": {"0": torch.arange(8.0)}}, "got 1. 4, 7 have no scores: give each of them 0$"),
+    (
+        {"rates": [0.5], "scores": {name: torch.arange(size) for name, size in (("0", 8.0), ("4", 10.0), ("7", 12.0))}},
+        "got 1$",
+    ),
+    ({"rates": [0.5, 0.5, 0.5]}, "7 shall be pruned, but the scores name none of 7: give it the rate 0, or scores"),
     (
         {"rates": {"nowhere": 0.5}},
         "a rate is given for 'nowhere': expected a layer with prunable channels, found noth",

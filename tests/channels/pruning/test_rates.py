@@ -114,7 +114,7 @@ def test_channels_that_go_all_together_say_so() -> None:
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             x = self.a(x)
-            found: torch.Tensor = self.b(x * self.gate(x).sigmoid().expand_as(x))
+            found: torch.Tensor = self.b(x * self.gate(x).sigmoid().repeat(1, 16, 1, 1))
             return found
 
     model, image = Gated(), torch.rand(1, 3, 8, 8)

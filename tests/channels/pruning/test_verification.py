@@ -23,6 +23,7 @@ from tailcut.channels.pruning.verification import (
     failing_groups,
     lock_culprits,
     lock_rigid_groups,
+    note_changes,
     verify,
 )
 from tailcut.counting import count_macs
@@ -283,3 +284,54 @@ def test_a_network_that_changes_by_itself_is_told_from_one_that_was_cut() -> Non
         UnsteadyError, match=r"does not do the same \(other channels meet in the result of aten.sigmoid"
     ):
         check_steady(model, INPUTS, graph)
+
+
+class Scaled(nn.Module):
+    """Divides by a width, in the second of three layers that may be cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = (nn.Conv2d(n, m, 1) for n, m in ((3, 8), (8, 8), (8, 8), (8, 2)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.b(self.a(x))
+        y: Tensor = self.d(self.c(x / float(x.shape[1])))
+        return y
+
+
+def test_other_numbers_are_noted_with_the_group_that_they_come_from() -> None:
+    model = Scaled()
+    graph = find_groups(model, (X,))
+    removed = {graph.groups[name].units[0] for name in "abc"}
+    changed: set[int] = set()
+    undo = apply_cut(model, plan_cut(graph, removed))
+    verify(model, INPUTS, graph, removed, changed=changed)
+    undo()
+    (place,) = changed
+    assert graph.trace.calculations[place].values == (8.0,)
+    before = state_of(model)
+    note_changes(model, INPUTS, graph, removed, changed)
+    assert same_state(before, state_of(model))
+    noted = graph.coupling.noted_units()
+    assert set(noted) == {graph.groups["b"].units[0]}
+    assert set(noted.values()) == {
+        "its code calculates with how many there are (aten.div.Tensor), in the network's forward: the number is that "
+        "of those left"
+    }
+
+
+def test_other_numbers_of_groups_that_go_only_together_are_noted_with_both() -> None:
+    class Together(Scaled):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            y = self.b(x)
+            if x.shape[1] != y.shape[1]:
+                raise ValueError("as wide, please")
+            z: Tensor = self.d(self.c(y / float(x.shape[1])))
+            return z
+
+    model = Together()
+    graph = find_groups(model, (X,))
+    removed = {graph.groups[name].units[0] for name in "abc"}
+    note_changes(model, INPUTS, graph, removed, set(range(len(graph.trace.calculations))))
+    assert set(graph.coupling.noted_units()) == {graph.groups[name].units[0] for name in "ab"}

@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ from tailcut.tasks.attack import ATTACKS, EPSILONS
 Tailcut = Callable[..., Any]
 
 
-def test_json_has_exactly_the_promised_keys(tailcut: Tailcut, packed: Path) -> None:
+def test_json_has_exactly_the_promised_keys(tailcut: Tailcut, packed: Path, tmp_path: Path) -> None:
     words = ["--data", "digits", "--epsilon", "0,0.1", "--num-images", 20, "--json"]
-    outcome = tailcut("attack", packed, packed, *words)
+    outcome = tailcut("attack", packed, shutil.copy(packed, tmp_path / "other.tailcut"), *words)
     assert outcome.code == 0
     assert list(outcome.json) == [
         "data",
@@ -27,7 +28,14 @@ def test_json_has_exactly_the_promised_keys(tailcut: Tailcut, packed: Path) -> N
     ]
     assert outcome.json["epsilons"] == outcome.json["step_sizes"] == [0, 0.1]
     assert [list(curve) for curve in outcome.json["curves"]] == [["model", "accuracies"]] * 2
-    assert outcome.json["curves"][0] == outcome.json["curves"][1]
+    assert outcome.json["curves"][0]["accuracies"] == outcome.json["curves"][1]["accuracies"]
+
+
+def test_what_cannot_be_told_apart_or_drawn_is_refused(tailcut: Tailcut, packed: Path, tmp_path: Path) -> None:
+    refused = tailcut("attack", packed, packed, "--data", "digits")
+    assert (refused.code, f"{packed} is given twice" in refused.err) == (2, True)
+    refused = tailcut("attack", packed, "--data", "digits", "-o", tmp_path / "curves.jpg")
+    assert (refused.code, "expected a name that ends in .png, got" in refused.err) == (2, True)
 
 
 def test_pgd_and_its_image(tailcut: Tailcut, packed: Path, tmp_path: Path) -> None:

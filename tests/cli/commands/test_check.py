@@ -22,6 +22,10 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
+def test_one_image_is_taken_too(tailcut: Tailcut, photos: Path) -> None:
+    assert [tailcut("check", photos / name, "--json").code for name in ("1.jpg", "2.jpg")] == [0, 1]
+
+
 def test_exit_code_tells(tailcut: Tailcut, photos: Path) -> None:
     outcome = tailcut("check", photos)
     assert (outcome.code, "1 of 2 images are broken" in outcome.out) == (1, True)

@@ -49,6 +49,14 @@ def test_broken_images_may_be_left_out(tailcut: Tailcut, tmp_path: Path) -> None
     assert (tmp_path / "small.tailcut").stat().st_size <= 9_000
 
 
+@pytest.mark.parametrize("drop", ["200", "-0.5", "nan"])
+def test_a_drop_is_a_part_of_the_metric(drop: str, tailcut: Tailcut, file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "small.tailcut"
+    refused = tailcut("compress", file, "--data", "digits", f"--max-drop={drop}", "-o", out)
+    assert (refused.code, out.exists()) == (2, False)
+    assert f"--max-drop must be 0 to 100 percentage points, got {drop}" in refused.err
+
+
 def test_a_file_of_the_size_that_was_asked_for(tailcut: Tailcut, file: Path, tmp_path: Path) -> None:
     out = tmp_path / "small.tailcut"
     words = ["--data", "digits", "--max-bytes", "20KB", "--num-gradients", 3, "-o", out]

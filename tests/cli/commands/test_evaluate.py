@@ -42,10 +42,16 @@ def test_a_row_is_shown(tailcut: Tailcut, packed: Path) -> None:
         (["--data", "nothing"], 2, "unknown data set 'nothing'"),
         (["--data", "digits", "--split", "third"], 2, "no split 'third'"),
         (["--data", "digits", "--device", "toaster"], 2, "no device 'toaster'"),
-        (["--data", "digits", "--accelerator", "toaster"], 2, "cannot run on"),
+        (["--data", "digits", "--accelerator", "toaster"], 2, "cannot run on --accelerator toaster, --devices 1, "),
+        (
+            ["--data", "digits", "--arithmetic", "integer", "--dense"],
+            2,
+            "--dense has no meaning for --arithmetic integer",
+        ),
         (["--data", "digits", "--devices", "0"], 2, "--devices and --num-nodes must be at least 1"),
         (["--data", "digits", "--devices", "2", "--device", "cpu"], 2, "one device is named (cpu)"),
-        (["--data", "carvana", "--split", "published", "--data-root", "nowhere"], 1, "carvana/published"),
+        (["--data", "carvana", "--split", "published", "--data-root", "."], 1, "carvana/published"),
+        (["--data", "digits", "--data-root", "nodir"], 2, "--data-root nodir: there is no such folder"),
     ],
 )
 def test_failures_say_what_is_wrong(
@@ -55,6 +61,20 @@ def test_failures_say_what_is_wrong(
     outcome = tailcut("evaluate", packed, *words)
     assert outcome.code == code
     assert message in outcome.err
+
+
+def test_a_level_of_a_progressive_file_is_measured(tailcut: Tailcut, packed: Path, levels: Path, part: Path) -> None:
+    """As the beginning of the file is that `tailcut cut` writes; also where the rest of the file is missing."""
+    words = ["--data", "digits", "--device", "cpu", "--json"]
+    expected = tailcut("evaluate", part, *words).json["metrics"]
+    shown = tailcut("evaluate", levels, *words, "--level", 1)
+    assert (shown.code, shown.json["metrics"]) == (0, expected)
+    assert shown.json["model"] == f"{levels}, level 1"
+    levels.write_bytes(levels.read_bytes()[:-1])
+    assert tailcut("evaluate", levels, *words).code == 1
+    assert tailcut("evaluate", levels, *words, "--level", 1).json["metrics"] == expected
+    refused = tailcut("evaluate", packed, "--data", "digits", "--level", 2)
+    assert (refused.code, "no levels" in refused.err) == (2, True)
 
 
 def test_data_roots_are_tried_in_their_order(tailcut: Tailcut, packed: Path, mnist_root: Path, tmp_path: Path) -> None:

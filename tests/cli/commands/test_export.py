@@ -68,6 +68,7 @@ def test_only_a_program_has_an_input(tailcut: Tailcut, packed: Path, tmp_path: P
     outcome = tailcut("export", packed, "--to", "torch", "--input", "pixels", "-o", tmp_path / "a")
     assert outcome.code == 2
     assert "--input is for --to onnx" in outcome.err
+    assert "--to torch takes no --input" in outcome.err
 
 
 def test_c_in_integers(tailcut: Tailcut, packed: Path, tmp_path: Path) -> None:
@@ -78,6 +79,25 @@ def test_c_in_integers(tailcut: Tailcut, packed: Path, tmp_path: Path) -> None:
     outcome = tailcut("export", packed, "--to", "onnx", "--arithmetic", "integer", "-o", tmp_path / "a")
     assert outcome.code == 2
     assert "--arithmetic is for --to c" in outcome.err
+
+
+@pytest.mark.parametrize(("target", "name"), [("onnx", "a.onnx"), ("c", "c/model.c"), ("html", "a.html")])
+def test_a_level_of_a_progressive_file(
+    target: str, name: str, tailcut: Tailcut, levels: Path, part: Path, tmp_path: Path
+) -> None:
+    found = []
+    for source, words in ((part, ()), (levels, ("--level", 1)), (levels, ())):
+        out = tmp_path / (Path(name).parts[0])
+        assert tailcut("export", source, "--to", target, "-o", out, *words).code == 0
+        found.append((tmp_path / name).read_text(errors="replace").replace("part", "levels"))
+    assert found[0] == found[1] != found[2]
+
+
+def test_a_file_without_levels_is_its_first(tailcut: Tailcut, packed: Path, tmp_path: Path) -> None:
+    pages = [tmp_path / "a.html", tmp_path / "b.html"]
+    assert tailcut("export", packed, "--to", "html", "-o", pages[0]).code == 0
+    assert tailcut("export", packed, "--to", "html", "-o", pages[1], "--level", 1).code == 0
+    assert pages[0].read_text() == pages[1].read_text()
 
 
 @pytest.mark.parametrize("target", ["safetensors", "torch"])

@@ -32,6 +32,17 @@ def test_masks_are_images(tailcut: Tailcut, image: Path, tmp_path: Path) -> None
     assert "-o DIR" in outcome.err
 
 
+def test_a_level_of_a_progressive_file(tailcut: Tailcut, levels: Path, part: Path, image: Path, tmp_path: Path) -> None:
+    shown = tailcut("predict", levels, image, "--level", 1, "--json").json
+    assert shown["predictions"] == tailcut("predict", part, image, "--json").json["predictions"]
+    assert shown["predictions"] != tailcut("predict", levels, image, "--json").json["predictions"]
+    assert shown["model"] == f"{levels}, level 1"
+    torch.manual_seed(0)
+    save(create_model("vae", hidden=8), tmp_path / "vae.tailcut")
+    refused = tailcut("predict", tmp_path / "vae.tailcut", "-o", tmp_path / "out", "--level", 2)
+    assert (refused.code, "no levels" in refused.err) == (2, True)
+
+
 def test_a_missing_image_fails(tailcut: Tailcut, packed: Path, tmp_path: Path) -> None:
     outcome = tailcut("predict", packed, tmp_path / "none.png")
     assert outcome.code == 1

@@ -110,7 +110,8 @@ def test_bad_usage(tailcut: Tailcut, file: Path, tmp_path: Path) -> None:
     out = ["-o", tmp_path / "slim.tailcut", "--method", "l1"]
     assert tailcut("prune", file, *out).code == 2
     assert tailcut("prune", file, *out, "--rates", "0.5", "--macs-ratio", "0.5").code == 2
-    assert tailcut("prune", file, *out, "--rates", "0.5,x").code == 2
+    for slip in ("0.5,x", "0.5,,0.5"):
+        assert tailcut("prune", file, *out, "--rates", slip).code == 2
     outcome = tailcut("prune", file, *out, "--rates", "best")
     assert outcome.code == 2
     assert "one of paper, extended; got 'best'" in outcome.err

@@ -1,8 +1,11 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tailcut.reports import records_folder
 
 Tailcut = Callable[..., Any]
 
@@ -61,6 +64,23 @@ def test_every_row_of_an_experiment_of_ours_is_shown(tailcut: Tailcut, tmp_path:
     assert rows["all"] == (0.9410, 3)
     assert [rows[f"block-{side}"] for side in (1, 2, 8)] == [(0.9368, 3), (0.9363, 3), (0.9353, 3)]
     assert rows["block-8-untuned"] == (None, 3)
+
+
+def test_what_comes_with_tailcut_is_shown_and_may_be_left_out(tailcut: Tailcut, tmp_path: Path) -> None:
+    words = ("sweep", "fr-schedule", "--show", "--runs", tmp_path, "--json")
+    rows, without = tailcut(*words).json["rows"], tailcut(*words, "--no-records").json["rows"]
+    assert [row["variant"] for row in rows] == [row["variant"] for row in without]
+    assert all(row["seeds"] == [] for row in without)
+    assert all(len(row["seeds"]) == row["num_seeds"] for row in rows)
+    folder = records_folder() / "experiments" / "fr-schedule"
+    for row in rows:
+        values = [
+            json.loads((folder / f"{row['variant']}-{seed}.json").read_text())["metrics"][row["metric"]]
+            for seed in row["seeds"]
+        ]
+        assert row["values"] == values
+    assert tailcut(*words, "--records", folder).json["rows"] == rows
+    assert tailcut(*words, "--records", folder, "--no-records").code == 2
 
 
 @pytest.mark.parametrize(

@@ -115,12 +115,26 @@ def test_resizing_is_that_of_images(folder: Path) -> None:
     assert torch.equal(small * 255, (small * 255).round())
 
 
-def test_files_of_other_kinds_are_passed_over(folder: Path) -> None:
+def test_files_of_other_kinds_are_passed_over(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "n01440764" / "notes.txt").write_text("x")
     (folder / "n01440764" / "._x.png").write_text("x")
     (folder / "readme.md").write_text("x")
     (folder / ".cache").mkdir()
     assert len(FolderDataset(folder, name="mine")) == 6
+    [warning] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning == f"left out 1 file of {folder} that is not called .jpg, .jpeg or .png: n01440764/notes.txt"
+    for number in range(3):
+        (folder / "z" / f"{number}.webp").write_text("x")
+    (folder / "z" / "more").mkdir()
+    caplog.clear()
+    FolderDataset(folder, name="mine")
+    assert f"left out 4 files of {folder} that are not called" in caplog.text
+    assert caplog.text.rstrip().endswith(": n01440764/notes.txt, z/0.webp, z/1.webp, ...")
+
+
+def test_nothing_is_said_of_images_alone(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    FolderDataset(folder, name="mine")
+    assert not caplog.records
 
 
 def test_damaged_image(folder: Path) -> None:

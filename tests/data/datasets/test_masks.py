@@ -68,11 +68,16 @@ def test_items_are_images_and_masks(root: Path) -> None:
     assert np.array_equal(mask.numpy(), np.asarray(Image.open(folder / "masks" / "b.png")) > 0)
 
 
-def test_files_of_other_kinds_are_passed_over(root: Path) -> None:
+def test_files_of_other_kinds_are_passed_over(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = root / "carvana" / "mine" / "images"
     (folder / "notes.txt").write_text("x")
     (folder / "._a.jpg").write_text("x")
+    (folder.parent / "masks" / "a.tif").write_text("x")
     assert len(open_carvana("mine", roots=root)) == 4
+    assert (
+        f"left out 2 files of {folder.parent} that are not called .jpg, .jpeg or .png: images/notes.txt, masks/a.tif"
+        in (caplog.text)
+    )
 
 
 def test_image_without_mask(root: Path) -> None:

@@ -359,3 +359,11 @@ def test_every_forward_in_evaluation_takes_the_same_steps() -> None:
     assert runs[0] == runs[1] == runs[2] == runs[3]
     assert "aten.add.Tensor" in runs[0]
     assert gate.activity.num_images == 2
+
+
+@pytest.mark.parametrize("loader", [5, 3.5])
+def test_what_is_no_loader_is_told(loader: Any) -> None:
+    gate = FrequencyGate(24)
+    for measure in (gate.measure, lambda loader: gate.selection(loader=loader)):
+        with pytest.raises(ArgumentError, match=f"batches of inputs, got {type(loader).__name__}$"):
+            measure(loader)

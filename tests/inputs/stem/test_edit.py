@@ -293,7 +293,7 @@ def test_the_edit_follows_the_transform_and_the_gate() -> None:
 def test_the_kind_is_known_by_its_number() -> None:
     assert edit_kind(2) is ReplaceStemEdit
     assert issubclass(ReplaceStemEdit, Edit)
-    assert small().stored_tensors() == []
+    assert small().coefficient_layouts() == []
     assert small().coefficients(nn.Identity()) == []
     assert MAX_MODULES == 4096
 

@@ -227,6 +227,101 @@ def test_what_stands_in_the_way() -> None:
         transplant_stem(linear, fitted(24, batches), batches)
 
 
+@pytest.mark.parametrize("loader", [5, None, 3.5])
+def test_what_is_no_loader_is_told(loader: Any) -> None:
+    with pytest.raises(ArgumentError, match=f"batches of images, got {type(loader).__name__}$"):
+        transplant_stem(Patches(8), BlockDCT(24), loader)
+
+
+class CheckedPatches(nn.Module):
+    """A patch embedding that checks its input as timm's does, and reshapes by its counts as torchvision's does."""
+
+    def __init__(self, size: int, patch: int, *, in_pairs: bool, counts_patches: bool) -> None:
+        super().__init__()
+        self.img_size: Any = (size, size) if in_pairs else size
+        self.patch_size: Any = patch
+        self.num_channels = 3
+        self.counts_patches = counts_patches
+        self.proj = nn.Conv2d(3, 6, patch, patch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        side = self.img_size[0] if isinstance(self.img_size, tuple) else self.img_size
+        if x.shape[1:] != (self.num_channels, side, side):
+            raise ValueError(f"Input {tuple(x.shape[1:])} doesn't match model ({side})")
+        y: Tensor = self.proj(x).flatten(2)
+        if self.counts_patches and y.shape[2] != (side // self.patch_size) ** 2:
+            raise ValueError("Other patches")
+        return y
+
+
+class Checking(nn.Module):
+    def __init__(self, size: int, patch: int, **options: bool) -> None:
+        super().__init__()
+        self.image_size = size
+        self.patch_embed = CheckedPatches(size, patch, **options)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] != self.image_size:
+            raise ValueError("Another size")
+        y: Tensor = self.head(self.patch_embed(x).mean(2))
+        return y
+
+
+@pytest.mark.parametrize(
+    ("patch", "in_pairs", "counts_patches"), [(4, True, False), (16, True, True), (16, False, True), (8, False, True)]
+)
+def test_sizes_that_a_network_checks_become_those_of_the_channels(
+    patch: int, in_pairs: bool, counts_patches: bool, tmp_path: Path
+) -> None:
+    """Fitted to as many images as make it exact: 8 x 8 channels of 64 x 64 pixels."""
+    torch.manual_seed(0)
+    options = {"in_pairs": in_pairs, "counts_patches": counts_patches}
+    model = Checking(64, patch, **options).double().eval()
+    loader = [images(8, 64, seed).double() for seed in range(16)]
+    transform, x = fitted(192, loader).double(), images(4, 64, 99).double()
+    expected = model(x)
+    report = transplant_stem(model, transform, loader, kernel_size=1 if patch <= 8 else 3, ridge=1e-12)
+    assert report.relative_error < 1e-4
+    assert (model.image_size, model.patch_embed.img_size) == (8, (8, 8) if in_pairs else 8)
+    assert model.patch_embed.num_channels == 192
+    if patch <= 8:
+        torch.testing.assert_close(model(transform(x)), expected, atol=1e-4, rtol=1e-3)
+    save(model, tmp_path / "a.tailcut")
+    again = load(tmp_path / "a.tailcut", into=Checking(64, patch, **options)).double().eval()
+    torch.testing.assert_close(again(transform(x)), model(transform(x)), atol=1e-5, rtol=1e-4)
+
+
+def test_sizes_that_nothing_checks_stay() -> None:
+    """A network may enlarge its output to the size of the image."""
+
+    class Enlarging(Patches):
+        def __init__(self) -> None:
+            super().__init__(8)
+            self.image_size = 32
+
+    loader = [images(8, 32, seed) for seed in range(4)]
+    model = Enlarging()
+    transplant_stem(model, fitted(24, loader), loader)
+    assert model.image_size == 32
+
+
+def test_a_network_that_checks_otherwise_is_refused() -> None:
+    class Odd(Patches):
+        def __init__(self) -> None:
+            super().__init__(8)
+            self.image_size = 16  # of something else
+
+        def forward(self, x: Tensor) -> Tensor:
+            if x.shape[-1] != 32:
+                raise ValueError("32 pixels, please")
+            return super().forward(x)
+
+    loader = [images(8, 32, seed) for seed in range(4)]
+    with pytest.raises(StructureError, match="32 pixels, please"):
+        transplant_stem(Odd(), fitted(24, loader), loader)
+
+
 def test_a_trained_network_keeps_its_accuracy(cifar10_root: Path, weights_root: Path) -> None:
     """ResNet-20 reads half the numbers (24 channels of the image enlarged by 2), fitted to 100 images."""
     model = create_model("resnet20", normalize=True).eval()

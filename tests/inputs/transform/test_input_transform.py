@@ -58,6 +58,13 @@ def test_nothing_to_fit() -> None:
         Halves().fit([("photo.jpg", 1)])
 
 
+@pytest.mark.parametrize("loader", [5, None, 3.5])
+def test_what_is_no_loader_is_told(loader: Any) -> None:
+    for method in (Halves().fit, Halves().statistics, Halves().fit_channels):
+        with pytest.raises(ArgumentError, match=f"must be .*, got {type(loader).__name__}$"):
+            method(loader)
+
+
 def test_statistics_are_saved() -> None:
     assert set(Halves().state_dict()) == {"mean", "std"}
     assert (Halves().num_channels, BlockDCT(24).num_channels, YCbCrPixels().num_channels) == (2, 24, 3)

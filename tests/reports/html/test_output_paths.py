@@ -5,7 +5,7 @@ import pytest
 
 from tailcut.errors import ArgumentError
 from tailcut.format import load, resolve
-from tailcut.reports.html.output_paths import check_out
+from tailcut.reports.html.output_paths import check_no_file_of_a_run, check_out
 from tailcut.runs import Run
 
 RUN_FILES = [
@@ -36,6 +36,19 @@ def test_no_file_of_a_run_is_replaced(name: str, is_there: bool, tmp_path: Path)
             with pytest.raises(ArgumentError, match=r"the network itself|a file of the run"):
                 check_out(out, [str(source)])
     check_out(run.path / "report.html", [str(run.path)])
+
+
+@pytest.mark.parametrize("name", RUN_FILES)
+def test_no_other_command_replaces_it_either(name: str, tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run")
+    check_no_file_of_a_run(run.path / name)  # a folder that holds no run yet
+    run.recipe.write_text("")
+    (tmp_path / "link").symlink_to(run.path)
+    for out in (run.path / name, tmp_path / "link" / name):
+        with pytest.raises(ArgumentError, match=r"cannot write .*: it is a file of the run .*run; choose another file"):
+            check_no_file_of_a_run(out)
+    for out in (run.path / "report.html", tmp_path / Path(name).name, Path(Path(name).name)):
+        check_no_file_of_a_run(out)
 
 
 def test_no_network_and_no_record_is_replaced(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from tailcut.errors import ArgumentError, DataError
 from tailcut.format.zoo import zoo_folder
-from tailcut.reports.tables.records import find_results, read_records, read_runs, records_folder
+from tailcut.reports.tables.records import experiment_records, find_results, read_records, read_runs, records_folder
 from tailcut.runs import Result, Run, read_result
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -25,6 +25,12 @@ def record(path: Path, result: Result) -> None:
     run = Run(path.parent)
     run.write_result(result)
     run.result.rename(path)
+
+
+def test_an_experiment_has_the_records_of_the_repository() -> None:
+    folder = experiment_records("fr-corner")
+    assert folder == ROOT / "docs" / "results" / "experiments" / "fr-corner"
+    assert experiment_records("one-of-mine") is None
 
 
 def test_the_records_are_those_of_the_repository() -> None:

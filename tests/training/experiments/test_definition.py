@@ -16,8 +16,10 @@ from tailcut.training.experiments.definition import (
     shipped_experiments,
     trials_of,
 )
+from tailcut.training.recipe.stages import last_stage, stages_of
 from tailcut.training.recipe.toml_files import parse_recipe, shipped_recipes
 from tailcut.training.setup.build import build_model, build_schedule
+from tailcut.training.train import trainer_of
 from tailcut.weights import kept_counts
 
 EXPERIMENT = """
@@ -196,6 +198,9 @@ def test_every_shipped_experiment_is_valid_and_named_like_its_file(name: str) ->
     assert experiment.question.endswith("?")
     recipes = [trial.recipe.model_dump_json(exclude={"name"}) for trial in trials_of(experiment, "runs")]
     assert len(set(recipes)) == len(recipes), "two variants are the same training"
+    for trial in trials_of(experiment, "runs"):
+        for training in (*stages_of(trial.recipe).values(), last_stage(trial.recipe)):
+            trainer_of(training)  # refuses settings without effect
 
 
 @pytest.mark.parametrize("name", [name for name in shipped_experiments() if name.startswith("fr-")])

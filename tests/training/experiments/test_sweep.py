@@ -173,6 +173,21 @@ def test_an_interrupted_sweep_resumes(sweep: Sweep, tmp_path: Path, monkeypatch:
         assert Run(path).model.read_bytes() == Run(tmp_path / "parts" / "starts" / path.name).model.read_bytes()
 
 
+def test_ctrl_c_as_a_run_ends_begins_no_other(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    validate, calls = base.Trainer._validate, []
+
+    def interrupted(trainer: base.Trainer) -> Any:
+        calls.append(trainer.run.path.name)
+        if trainer.epoch == trainer.recipe.training.epochs:
+            signal.raise_signal(signal.SIGTERM)
+        return validate(trainer)
+
+    monkeypatch.setattr(base.Trainer, "_validate", interrupted)
+    with pytest.raises(TrainingError, match=r"dense, seed 0: interrupted after epoch 2; .*resumes by itself"):
+        sweep("runs")
+    assert set(calls) == {"dense-0"}
+
+
 def test_what_a_variant_needs_is_trained_first(experiment: Experiment, tmp_path: Path) -> None:
     trials = trials_of(experiment, tmp_path)
     assert names(missing_trials(trials, experiment, {})) == [

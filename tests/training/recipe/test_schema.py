@@ -68,6 +68,12 @@ def test_what_takes_no_batch_of_images_has_no_standardized_start(extra: dict[str
         Recipe.model_validate({**wanted, **extra})
 
 
+def test_more_epochs_than_anybody_means_are_refused() -> None:
+    assert Recipe.model_validate({**SMALLEST, "training": {"epochs": 1_000_000}}).training.epochs == 1_000_000
+    with pytest.raises(ValidationError, match="less than or equal to 1000000"):
+        Recipe.model_validate({**SMALLEST, "training": {"epochs": 10**20}})
+
+
 def test_a_regularization_has_one_start() -> None:
     with pytest.raises(ValidationError, match="not both"):
         RegularizationSection(keep_ratio=0.5, num_kept=5)

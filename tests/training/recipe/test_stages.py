@@ -89,6 +89,8 @@ def test_differences_name_the_stage() -> None:
         ("epochs = 3 }", "epochs = 'a' }", r"stage cut: training.epochs: must be an integer, got 'a'"),
         ('"data.coarse"', '"data.coarser"', r"stage wide: without: the recipe has no key 'data.coarser'"),
         ("epochs = 3 }", "precision = 'bf16' }", r"stage cut: training.precision: must be that of the recipe, fp32"),
+        ('name = "cut"', 'name = "a/b"', r"stage.1.name: must be letters A to Z, digits, - and _, .*, got 'a/b'$"),
+        ('name = "cut"', 'name = ""', r"stage.1.name: must be letters A to Z, .*, got ''$"),
         ('name = "cut"', 'name = "wide"', r"stage: 2 of them are named 'wide'; each has its own run folder"),
         ('[[stage]]\nname = "cut"', "[stage.cut]", r"stage wide: cut: is no key of a recipe"),
         ('name = "cut"', 'name = "cut"\nstage = []', r"stage cut: stage: is no key of a stage"),

@@ -17,11 +17,13 @@ from tailcut.training.setup.build import (
     build_optimizer,
     build_schedule,
     check_data,
+    check_settings,
     hold_out,
     load_teacher,
     lr_factor,
     note_image_size,
     set_precision,
+    warn_of_other_optimizers,
 )
 from tailcut.weights import kept_counts, norm_counts, to_dense, truncated_tensors
 
@@ -142,6 +144,72 @@ def test_batches_must_fit_the_data_and_the_processes(make_recipe: MakeRecipe) ->
         check_data(make_recipe(), train, 3)
     with pytest.raises(RecipeError, match=r"training.loss: dice_bce is for masks"):
         check_data(make_recipe("training.loss=dice_bce"), train, 1)
+
+
+def test_a_shift_leaves_a_pixel(make_recipe: MakeRecipe) -> None:
+    train = open_dataset("digits", "train")
+    assert check_data(make_recipe("data.augmentation.shift=27"), train, 1)
+    with pytest.raises(RecipeError, match=r"^data\.augmentation\.shift: must be less than 28, .* got 28$"):
+        check_data(make_recipe("data.augmentation.shift=28"), train, 1)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["optimizer.lr_schedule.name=constant"], r"optimizer\.lr_schedule\.warmup: has no meaning for .* 'constant'"),
+        (
+            ["optimizer.lr_schedule={ name = 'multistep' }"],
+            r"optimizer\.lr_schedule\.milestones: 'multistep' needs at least one, got none",
+        ),
+        (
+            ["optimizer.lr_schedule={ name = 'multistep', milestones = [0.5], warmup = 0.1 }"],
+            r"optimizer\.lr_schedule\.warmup: has no meaning for optimizer\.lr_schedule\.name 'multistep'",
+        ),
+        (
+            ["optimizer.lr_schedule={ name = 'cosine', milestones = [0.5] }"],
+            r"optimizer\.lr_schedule\.milestones: has no meaning for optimizer\.lr_schedule\.name 'cosine'",
+        ),
+        (["optimizer.lr_schedule.factor=0.5"], r"optimizer\.lr_schedule\.factor: has no meaning for .* 'one_cycle'"),
+        (["data.test_split=train"], r"data\.test_split: 'train' is data\.train_split, .* or no data\.holdout"),
+        (["paper={ source = 'a', metrics = { acc = 0.5 } }"], r"paper\.metrics\.acc: .*known are accuracy, "),
+        (["paper={ source = 'a', metrics = { fid = 9 } }"], r"paper\.metrics\.fid: .*known are accuracy, "),
+    ],
+)
+def test_settings_without_effect_are_refused(overrides: list[str], message: str, make_recipe: MakeRecipe) -> None:
+    check_settings(make_recipe())
+    recipe = make_recipe(*overrides)  # that of an older run can still be read
+    with pytest.raises(RecipeError, match=f"^{message}"):
+        check_settings(recipe)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["optimizer={ lr = 0.1, lr_schedule = { name = 'multistep', milestones = [0.5], factor = 1 } }"],
+        ["optimizer.lr_schedule.name=cosine", "paper={ source = 'a', metrics = { top5_accuracy = 0.5 } }"],
+        ["data.test_split=train", "data.holdout=0"],
+    ],
+)
+def test_settings_with_an_effect_are_taken(overrides: list[str], make_recipe: MakeRecipe) -> None:
+    check_settings(make_recipe(*overrides))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "unused"),
+    [
+        ([], []),
+        (["optimizer.name=adamw"], []),
+        (["optimizer.name=sgd", "optimizer.betas="], []),
+        (["optimizer={ name = 'sgd', lr = 0.1, momentum = 0.8, betas = [0.9, 0.999] }"], []),  # as `recipe.toml` has it
+        (["optimizer.name=sgd"], ["optimizer.betas has no effect: optimizer.name is sgd"]),
+        (["optimizer.momentum=0.8"], ["optimizer.momentum has no effect: optimizer.name is adam"]),
+    ],
+)
+def test_settings_of_another_optimiser_are_named(
+    overrides: list[str], unused: list[str], make_recipe: MakeRecipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_of_other_optimizers(make_recipe(*overrides).optimizer)
+    assert [record.getMessage() for record in caplog.records] == unused
 
 
 def test_images_are_held_out_as_the_recipe_says(make_recipe: MakeRecipe) -> None:

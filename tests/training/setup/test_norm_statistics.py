@@ -6,10 +6,11 @@ import pytest
 from PIL import Image
 from torch import nn
 
+from tailcut.errors import RecipeError
 from tailcut.training.recipe.schema import Recipe
 from tailcut.training.recipe.toml_files import parse_recipe
 from tailcut.training.setup import norm_statistics
-from tailcut.training.setup.norm_statistics import recalibration_batches
+from tailcut.training.setup.norm_statistics import check_statistics, recalibration_batches
 from tailcut.training.train import train
 
 MakeRecipe = Callable[..., Recipe]
@@ -35,6 +36,15 @@ def test_how_many_images_are_measured(
     recipe = make_recipe(*overrides)
     assert recalibration_batches(recipe, nn.Linear(1, 1), num_images)[1] == expected[1]
     assert expected[1] == 0 or recalibration_batches(recipe, nn.Linear(1, 1), num_images) == expected
+
+
+def test_statistics_are_for_networks_that_keep_some(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe("training.statistics_images=100")
+    check_statistics(recipe, nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
+    for model in (nn.Linear(2, 2), nn.BatchNorm1d(2, track_running_stats=False)):
+        check_statistics(make_recipe(), model)
+        with pytest.raises(RecipeError, match=r"^training\.statistics_images: has no meaning for a network without"):
+            check_statistics(recipe, model)
 
 
 SMALL = """

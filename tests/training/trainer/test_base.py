@@ -182,6 +182,67 @@ def test_a_run_stopped_in_its_first_epoch_begins_again(
     assert_same_numbers(tmp_path / "whole", tmp_path / "parts")
 
 
+def signal_in(patch: pytest.MonkeyPatch, owner: type, method: str, number: signal.Signals, *, call: int = 1) -> None:
+    """Let that signal come as a trainer begins the method for the n-th time."""
+    original, calls = getattr(owner, method), []
+
+    def interrupted(self: Trainer, *args: Any) -> Any:
+        calls.append(True)
+        if len(calls) == call:
+            signal.raise_signal(number)
+        return original(self, *args)
+
+    patch.setattr(owner, method, interrupted)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_in_the_last_validation_stops_before_packing(
+    number: signal.Signals, make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe("training.epochs=2")
+    train(recipe, tmp_path / "whole")
+    run = Run(tmp_path / "parts")
+    with monkeypatch.context() as patch:
+        signal_in(patch, Trainer, "_validate", number, call=2)
+        with pytest.raises(TrainingError) as caught:
+            train(recipe, run.path)
+    message = str(caught.value)
+    assert message.startswith("interrupted after epoch 2; 2 finished epochs are saved in ")
+    assert message.endswith(": the same command with --resume goes on")
+    assert message in run.log.read_text()
+    assert not run.model.exists()
+    train(recipe, run.path, resume=True)
+    assert_same_numbers(tmp_path / "whole", run.path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("_restore", "interrupted; nothing is saved yet: the same command with --resume begins again"),
+        ("_pack", "interrupted; what is finished is saved in {run}: the same command with --resume goes on"),
+    ],
+)
+def test_ctrl_c_before_and_after_the_steps_says_how_to_go_on(
+    method: str,
+    said: str,
+    number: signal.Signals,
+    make_recipe: MakeRecipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe, run = make_recipe("training.epochs=1"), Run(tmp_path / "run")
+    owner = ClassificationTrainer if method == "_pack" else Trainer
+    with monkeypatch.context() as patch:
+        signal_in(patch, owner, method, number)
+        with pytest.raises(TrainingError) as caught:
+            train(recipe, run.path)
+    assert str(caught.value) == said.format(run=run.path)
+    assert str(caught.value) in run.log.read_text()
+    assert not run.result.exists()
+    assert train(recipe, run.path, resume=True) == run.read_result()
+
+
 def test_a_second_ctrl_c_stops_at_once(
     make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,6 +348,27 @@ def test_splits_of_other_classes_are_refused(
     ):
         train(make_recipe(), tmp_path / "run")
     assert not Run(tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.lr_schedule.name=constant", r"^optimizer\.lr_schedule\.warmup: has no meaning for"),
+        ("training.statistics_images=64", r"^training\.statistics_images: has no meaning for a network without"),
+        ("data.augmentation.shift=28", r"^data\.augmentation\.shift: must be less than 28"),
+    ],
+)
+def test_settings_without_effect_begin_no_run(
+    override: str, message: str, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        train(make_recipe(override), tmp_path / "run")
+    assert not Run(tmp_path / "run").exists()
+
+
+def test_the_log_names_settings_of_another_optimiser(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    train(make_recipe("training.epochs=0", "optimizer.name=sgd"), tmp_path / "run")
+    assert "WARNING optimizer.betas has no effect: optimizer.name is sgd" in Run(tmp_path / "run").log.read_text()
 
 
 def test_a_finished_run_is_not_trained_again(make_recipe: MakeRecipe, tmp_path: Path) -> None:

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tests.training.trainer.test_base import assert_same_numbers, train_and_stop
 
+from tailcut.compression import RateLoss
 from tailcut.data import open_dataset
-from tailcut.errors import RecipeError
+from tailcut.errors import ArgumentError, DivergedError, RecipeError
 from tailcut.evaluation import evaluate
 from tailcut.format import inspect, load
 from tailcut.runs import Run
@@ -105,6 +107,41 @@ def test_numbers_of_a_checkpoint_are_those_behind_the_rounding(make_recipe: Make
     steps = 2 ** (state["compression"]["log_steps"][0] * 8).round().div(8)
     multiples = state["model"]["fc1.parametrizations.weight.original"] / steps
     assert float((multiples - multiples.round()).abs().max()) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("method", "call", "message"),
+    [
+        ("_round", 1, "^not trained on: no number is left. Nothing is saved; train anew"),
+        ("_round", 30, "^not trained on: no number is left. The checkpoint after epoch 1 is kept; train anew"),
+        ("_collect_gradients", 3, "^not trained on: no number is left. Nothing is saved; train anew"),
+        ("remeasure", 1, "^not trained on: no number is left. The checkpoint after epoch 1 is kept"),
+        ("save", 1, "^not packed: no number is left. The checkpoint after epoch 3 is kept; train anew in another"),
+    ],
+)
+def test_numbers_that_training_spoils_end_it_with_advice(
+    method: str,
+    call: int,
+    message: str,
+    make_recipe: MakeRecipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    original, calls = getattr(RateLoss, method), []
+
+    def lost(*args: Any, **settings: Any) -> Any:
+        calls.append(True)
+        if len(calls) == call:
+            raise ArgumentError("no number is left")
+        return original(*args, **settings)
+
+    monkeypatch.setattr(RateLoss, method, lost)
+    if method == "remeasure":  # else for networks with running statistics only
+        monkeypatch.setattr(RateLoss, "has_untrained", True)
+    with pytest.raises(DivergedError, match=message) as caught:
+        train(make_recipe("training.epochs=3", "compression.target_bytes=1500"), tmp_path / "run")
+    assert "in another folder with a lower optimizer.lr or a larger compression.target_bytes" in str(caught.value)
+    assert not Run(tmp_path / "run").result.exists()
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,28 @@ def test_stages_give_what_separate_recipes_give(by_hand: Run, tmp_path: Path) ->
     assert [[title in log for title in said] for log in logs] == [[title is own for title in said] for own in said]
 
 
+def test_ctrl_c_in_the_last_validation_of_a_stage_begins_no_other(
+    by_hand: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path / "run")
+    validate, calls = base.Trainer._validate, []
+
+    def interrupted(trainer: base.Trainer) -> Any:
+        calls.append(trainer.run.path.name)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return validate(trainer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(base.Trainer, "_validate", interrupted)
+        with pytest.raises(TrainingError, match=r"after stage cut, epoch 2; 2 finished .* with --resume goes on$"):
+            train(staged(), run.path)
+    assert calls == ["cut", "cut"]
+    assert not run.stage("cut").result.exists()
+    train(staged(), run.path, resume=True)
+    assert_same_numbers(run, by_hand)
+
+
 @pytest.mark.parametrize("epoch", [0, 1])
 @pytest.mark.parametrize(("seed", "where"), [(1, "stage cut, "), (2, "stage on, "), (3, "")])
 def test_resumed_in_any_stage_the_numbers_are_the_same(

@@ -15,7 +15,7 @@ FIXED = 0
 
 
 class Coupling:
-    """Channels' numbers, and which are coupled (a disjoint-set forest), locked, averaged, or rest on an assumption.
+    """Channels' numbers, and which are coupled (a disjoint-set forest), locked, noted, or rest on an assumption.
 
     Attributes:
         regrouped: whether an axis of channels was split somewhere: the code may have read the width of another tensor
@@ -26,7 +26,7 @@ class Coupling:
         self.regrouped = False
         self._parents = np.arange(1024, dtype=np.int64)  # of the numbers given away, and of some to come
         self._count = 1
-        self._locks, self._assumptions, self._averages = Notes(), Notes(), Notes()
+        self._locks, self._assumptions, self._remarks = Notes(), Notes(), Notes()
 
     def __len__(self) -> int:
         """Return the number of numbers, `FIXED` included."""
@@ -109,13 +109,13 @@ class Coupling:
         """Note that cutting these channels takes something for granted."""
         self._assumptions.add(_numbers(labels), what)
 
-    def note_average(self, labels: Tensor, what: str) -> None:
-        """Note that a number depends on how many these channels are: cutting empty ones changes it too."""
-        self._averages.add(_numbers(labels), what)
+    def note(self, labels: Tensor | Iterable[int], what: str) -> None:
+        """Note what depends on how many these channels are: cutting empty ones changes it too."""
+        self._remarks.add(_numbers(labels), what)
 
-    def averaged_units(self) -> dict[int, str]:
-        """Return what averages units, as `locked_units`."""
-        return self._averages.by_root(self._roots)
+    def noted_units(self) -> dict[int, str]:
+        """Return what depends on how many units there are, as `locked_units`."""
+        return self._remarks.by_root(self._roots)
 
     def _couple_pairs(self, first: np.ndarray, second: np.ndarray, reason: str) -> None:
         is_fixed = (first == FIXED) | (second == FIXED)

@@ -4,6 +4,7 @@ Two forwards that took the same steps treat channels alike; so training mode nee
 it does what evaluation mode does.
 """
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -33,6 +34,7 @@ _TOLD_BY_SHAPES = {
     *(aten.split.Tensor, aten.split_with_sizes.default),
     *(aten.convolution.default, aten.native_group_norm.default),
 }
+_CORNER = 4  # places along each axis of a constant tensor that are looked at
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
@@ -88,7 +90,7 @@ class Step(NamedTuple):
     Attributes:
         what: the layer's name, or the operation.
         tokens: which results of earlier steps, or which of the network's tensors went in; None for any other tensor.
-        numbers: the whole numbers among the operation's arguments, sizes of results apart.
+        numbers: the axes, sizes and counts among the operation's arguments, sizes of results apart.
         shapes: of the tensors that went in and came out.
         num_results: how many came out.
     """
@@ -106,6 +108,20 @@ class Step(NamedTuple):
             and len(self.shapes) == len(other.shapes)
             and (self.shapes == other.shapes or all(map(_is_batch_of, self.shapes, other.shapes)))
         )
+
+
+class Calculation(NamedTuple):
+    """Numbers that an operation calculates with, beside the channels.
+
+    Attributes:
+        what: the operation.
+        place: the module that was running, as far as it was followed.
+        values: its arguments that are factors, exponents and the like, and the first entries of constant tensors.
+    """
+
+    what: object
+    place: str
+    values: tuple[float, ...]
 
 
 def _is_batch_of(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
@@ -134,6 +150,7 @@ class Observer(TorchDispatchMode):
 
     Attributes:
         steps: so far.
+        calculations: so far, those of dropout among them.
         running: the modules that are running, the innermost last.
         reads_numbers: whether the code has read numbers of tensors.
         macs: multiply-accumulate operations so far.
@@ -143,6 +160,7 @@ class Observer(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.modules = modules
         self.steps: list[Step] = []
+        self.calculations: list[Calculation] = []
         self.running: list[str] = []
         self.reads_numbers = False
         self.macs = 0
@@ -150,6 +168,7 @@ class Observer(TorchDispatchMode):
         self._in_layers = 0
         # By identity: a tensor, its token, its labels.
         self._known: dict[int, tuple[Tensor, object, Tensor | None]] = {}
+        self._drawn: dict[int, Tensor] = {}  # by identity: what is made of random numbers alone
         self._free, self._owners = modules.free_tensors(), modules.owned()
         self._num_skipped = 0
         self._layout: Layout | None = None
@@ -166,11 +185,24 @@ class Observer(TorchDispatchMode):
             tokens = [self.token(x) for x in inputs]
             if any(token is not None for token in tokens):
                 results = tensors_of(result)
-                made = self._step(func, (*args, *kwargs.values()), inputs, tokens, results)
+                arguments, values = _sorted_arguments(func, args, kwargs)
+                self._note_calculation(func, values, inputs, tokens)
+                made = self._step(func, arguments, inputs, tokens, results)
                 labels = self._labels_of_operation(func, args, kwargs, inputs, results)
                 for x, token, own in zip(results, made, labels, strict=True):
                     self._know(x, token, own)
+            elif torch.Tag.nondeterministic_seeded in func.tags or any(id(x) in self._drawn for x in inputs):
+                self._drawn |= {id(x): x for x in tensors_of(result)}
         return result
+
+    def _note_calculation(
+        self, func: Any, values: list[float], inputs: Sequence[Tensor], tokens: Sequence[object]
+    ) -> None:
+        for x, token in zip(inputs, tokens, strict=True):
+            if token is None and id(x) not in self._drawn:
+                values += _corner(x)
+        if values:
+            self.calculations.append(Calculation(func, self.running[-1] if self.running else "", tuple(values)))
 
     def _know(self, x: Tensor, token: object, labels: Tensor | None) -> None:
         self._known[id(x)] = x, token, labels
@@ -285,6 +317,38 @@ def _are_sizes(given: Sequence[Any], shape: Sequence[int], what: object) -> bool
         shape = shape[-len(given) :]
     pairs = zip(given, shape, strict=False)
     return len(given) == len(shape) and all(type(one) is int and one in (-1, size) for one, size in pairs)
+
+
+@functools.cache
+def _of_layout(func: Any) -> frozenset[int | str]:
+    """Return the places and names of an operation's arguments that are axes, sizes or counts, by its schema."""
+    return frozenset(
+        key
+        for place, argument in enumerate(func._schema.arguments)
+        if "int" in str(argument.type)
+        for key in (place, argument.name)
+    )
+
+
+def _sorted_arguments(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[list[Any], list[float]]:
+    """Return the arguments of an operation that are axes, sizes or counts, and the numbers among the others."""
+    layout, values, keys = [], [], _of_layout(func)
+    for key, given in (*enumerate(args), *kwargs.items()) if kwargs else enumerate(args):
+        if key in keys:
+            layout.append(given)
+        elif type(given) in (int, float):
+            values.append(given)
+        elif isinstance(given, (list, tuple)):
+            values += [one for one in given if type(one) in (int, float)]
+    return layout, values
+
+
+def _corner(x: Tensor) -> list[float]:
+    """Return the first entries of a constant: enough to tell one that is made of a width."""
+    if x.is_meta or x.is_quantized or x.is_complex() or x.layout is not torch.strided:
+        return []
+    corner: list[float] = x.detach()[(slice(_CORNER),) * min(x.ndim, 4)].flatten()[: _CORNER**2].tolist()
+    return corner
 
 
 def tensors_of(value: Any) -> list[Tensor]:

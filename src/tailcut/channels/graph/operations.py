@@ -21,6 +21,7 @@ from tailcut.channels.graph.memory_layout import Layout, entries_at
 _INDEXING = {"argmax", "argmin", "max", "min", "median", "nanmedian", "mode", "kthvalue"}
 
 _AVERAGES = {"mean", "var", "std", "var_mean", "std_mean"}
+_SUMS = {"sum", "nansum", "linalg_vector_norm", "count_nonzero", "any"}
 
 
 @dataclass(frozen=True)
@@ -122,10 +123,11 @@ def entry_by_entry(call: OperationCall) -> list[Tensor]:
     """Couple the operands of an elementwise operation (addition, activation): they are kept or removed together.
 
     An operand that is stretched along the channels of another one (a gate of one channel, a number) does not
-    belong to any of them; it stays as it is.
+    belong to any of them; it stays as it is. So does one that was stretched before, by `expand_as`.
     """
     shape = call.results[0].shape if call.results else call.inputs[0].shape
     operands = [(_aligned(call.labels(x), len(shape)), _stretched(x, shape)) for x in call.inputs]
+    is_expanded = any(0 in x.stride() for x in call.inputs)
     varied = [set(call.coupling.varied(labels)) for labels, _ in operands]
     merged = None
     for place, (labels, stretched) in enumerate(operands):
@@ -137,6 +139,8 @@ def entry_by_entry(call: OperationCall) -> list[Tensor]:
         why = f"is combined with numbers that have no channels, {call.place}"
         merged = labels if merged is None else call.coupling.couple(merged, labels, why)
     merged = fixed(shape) if merged is None else merged
+    if is_expanded:
+        call.coupling.assume(merged, f"is combined with numbers that are expanded to its channels, {call.place}")
     return [merged for _ in call.results]
 
 
@@ -298,14 +302,18 @@ def channel_norm(call: OperationCall) -> list[Tensor]:
 def reduction(call: OperationCall) -> list[Tensor]:
     """Propagate labels through sums, means, norms: over the map channels stay, over channels they end.
 
-    Means over channels may be cut, as layer norms may, but they are noted: they divide by how many are left.
+    Means over channels may be cut, as layer norms may, but they are noted: they divide by how many are left. So are
+    other reductions that empty channels take part in, such as the largest of all.
     """
     labels, coupling = call.main, call.coupling
     reduced, varied = set(call.axes("dim")), set(coupling.varied(labels))
     if varied & reduced:
         if varied <= reduced:
             if call.name in _AVERAGES:
-                coupling.note_average(labels, f"averaged over its channels, {call.place}")
+                coupling.note(labels, f"averaged over its channels, {call.place}: the mean is that of those left")
+            elif not _is_sum(call):
+                what = f"reduced over its channels by {call.name}, {call.place}"
+                coupling.note(labels, f"{what}: the result is that of those left")
             return call.fixed_results()
         labels = coupling.couple_along(labels, sorted(reduced), f"reduced with fixed entries, {call.place}")
     for axis in sorted(reduced, reverse=True):
@@ -314,6 +322,12 @@ def reduction(call: OperationCall) -> list[Tensor]:
         for axis in sorted(reduced):
             labels = labels.unsqueeze(axis)
     return [labels for _ in call.results]
+
+
+def _is_sum(call: OperationCall) -> bool:
+    """Return whether channels of zeros do not change a reduction. A sum of conditions counts those that hold."""
+    is_count = call.name == "sum" and call.inputs[0].dtype == torch.bool
+    return call.name in _SUMS and not is_count and call.arguments.get("ord", 0) >= 0
 
 
 def spatial(call: OperationCall) -> list[Tensor]:
@@ -349,9 +363,9 @@ def _aligned(labels: Tensor, num_axes: int) -> Tensor:
 
 
 def _stretched(x: Tensor, shape: torch.Size) -> set[int]:
-    """Return the axes of `shape` along which `x` is broadcast."""
+    """Return the axes of `shape` along which `x` is broadcast, or was (stride 0)."""
     lead = len(shape) - x.ndim
-    own = (1,) * lead + tuple(x.shape)
+    own = (1,) * lead + tuple(size if stride else 1 for size, stride in zip(x.shape, x.stride(), strict=True))
     return {axis for axis, (size, full) in enumerate(zip(own, shape, strict=True)) if size == 1 and full != 1}
 
 

@@ -19,7 +19,7 @@ from tailcut.channels.graph.coupling import Coupling, along, fixed
 from tailcut.channels.graph.custom_forwards import WHY, own_labels, weight_call
 from tailcut.channels.graph.layer_kinds import channel_tensors, layer_kind, whole_layer
 from tailcut.channels.graph.layer_rules import Alignment, TracedLayer, couple_tied, pass_layer, write_norm
-from tailcut.channels.graph.observer import Modules, Observer, Step, are_alike, tensors_of
+from tailcut.channels.graph.observer import Calculation, Modules, Observer, Step, are_alike, tensors_of
 from tailcut.channels.graph.operations import OperationCall, bind_arguments, labels_of_results, numbered_channels
 from tailcut.channels.scoring.feature_maps import num_channels
 from tailcut.channels.scoring.forward import for_training, training, undisturbed
@@ -46,6 +46,7 @@ class Trace:
         reads_numbers: its code reads numbers of tensors (`.item()`), so that it must be computed in full.
         macs: multiply-accumulate operations of the forward in evaluation mode, those that compute weights included.
         is_alike: training mode did what evaluation mode does, dropout apart.
+        calculations: of evaluation mode.
         flows: the steps of evaluation mode, and the labels of what they gave by its token; where training mode did
             something else, also its.
     """
@@ -61,6 +62,7 @@ class Trace:
     reads_numbers: bool = False
     macs: int = 0
     is_alike: bool = False
+    calculations: list[Calculation] = field(default_factory=list)
     flows: list[Flow] = field(default_factory=list)
 
 
@@ -101,7 +103,7 @@ def trace(model: nn.Module, inputs: InputTensors) -> Trace:
             found.trains = found.is_alike = _trains_alike(model, given, tracer)
         if not found.is_alike:
             _follow_training(model, given, found)
-        found.macs = tracer.macs
+        found.macs, found.calculations = tracer.macs, tracer.calculations
         for name, layer in found.layers.items():
             layer.positions = positions.get(name, 0)
             for attribute in layer.axes:

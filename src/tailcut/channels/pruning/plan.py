@@ -53,7 +53,6 @@ class PruningPlan:
         cut: what is kept of each tensor then.
         layers: rows of the report, one for each layer.
         skipped: rows of the report: what could not be removed, and why.
-        notes: rows of the report: what changes beyond the channels that go.
         held: the groups that shall lose channels but lose none, and why.
     """
 
@@ -62,8 +61,19 @@ class PruningPlan:
     cut: Cut
     layers: tuple[PrunedLayer, ...]
     skipped: tuple[SkippedChannels, ...]
-    notes: tuple[PruneNote, ...]
     held: Mapping[str, str]
+
+    @property
+    def notes(self) -> tuple[PruneNote, ...]:
+        """Rows of the report: what changes beyond the channels that go. A cut may find more of them."""
+        noted = self.graph.coupling.noted_units()
+        found = {
+            (name, noted[unit]): None
+            for name, group in self.graph.groups.items()
+            for unit in group.units
+            if unit in self.removed and unit in noted
+        }
+        return tuple(PruneNote(name, what) for name, what in found)
 
 
 @dataclass(frozen=True)
@@ -104,7 +114,7 @@ class Planner:
             costs = CostModel(self.model, graph, macs=self.macs, parameters=self.parameters)
             removed, held = _select_by_ratio(graph, scores, amount, costs), {}
         layers, skipped = _rows(graph, removed, scores, held)
-        return PruningPlan(graph, removed, plan_cut(graph, removed), layers, skipped, _notes(graph, removed), held)
+        return PruningPlan(graph, removed, plan_cut(graph, removed), layers, skipped, held)
 
 
 def _check_something_free(graph: ChannelGraph, scores: Mapping[str, Tensor]) -> None:
@@ -131,7 +141,8 @@ def _rates_by_group(
         known = None if name is None else PAPER_RATES.get(name)
         if known is not None:
             return rates_for_list(graph, known.layers, given, as_published=True)
-        return rates_for_list(graph, [(group,) for group in listed], given)
+        unscored = [group for group in listed if group in graph.groups and not is_scored(graph.groups[group], scores)]
+        return rates_for_list(graph, [(group,) for group in listed], given, unscored=unscored)
     if number_of(given) is None:
         raise ArgumentError(
             f"rates must be one number, a list of numbers, a dict by layer or the name of a list; got {given!r}"
@@ -173,14 +184,3 @@ def _rows(
     idle = "it did not run, so nothing is known of its channels"
     skipped += [SkippedChannels(name, 0, idle) for name in graph.trace.idle]
     return tuple(layers), tuple(skipped)
-
-
-def _notes(graph: ChannelGraph, removed: set[int]) -> tuple[PruneNote, ...]:
-    averaged = graph.coupling.averaged_units()
-    found = {
-        (name, averaged[unit]): None
-        for name, group in graph.groups.items()
-        for unit in group.units
-        if unit in removed and unit in averaged
-    }
-    return tuple(PruneNote(name, f"{what}: the mean is that of those left") for name, what in found)

@@ -24,6 +24,7 @@ from tailcut.channels.pruning.verification import (
     go_backward,
     lock_culprits,
     lock_rigid_groups,
+    note_changes,
     verify,
 )
 from tailcut.channels.scoring.forward import run, undisturbed
@@ -274,8 +275,13 @@ def _try_cut(
         undo = apply_cut(model, plan.cut)
     except StructureError as error:
         return str(error), None
+    changed: set[int] = set()
     try:
-        after = verify(model, inputs, plan.graph, plan.removed, backward=backward)
+        after = verify(model, inputs, plan.graph, plan.removed, backward=backward, changed=changed)
+        if changed:
+            undo()
+            note_changes(model, inputs, plan.graph, plan.removed, changed)
+            undo = apply_cut(model, plan.cut)
     except StoppedError as error:
         undo()
         return str(error), None

@@ -65,7 +65,8 @@ class PruneNote(Report):
 
     Attributes:
         name: the first layer of the group that was cut.
-        note: what changes: a mean over its channels is one over those that are left.
+        note: what changes: a mean over its channels is one over those that are left, and a number that the code makes
+            of their count is that of those left.
     """
 
     name: str

@@ -178,7 +178,11 @@ def select_by_rates(
         importance = importance_of(graph, group, scores, rate.layer)
         if importance is None:
             if rate.value > 0:
-                raise ArgumentError(f"{name} shall be pruned, but the scores name none of {', '.join(group.layers)}")
+                names = ", ".join(group.layers)
+                raise ArgumentError(
+                    f"{name} shall be pruned, but the scores name none of {names}: give it the rate 0, or scores of "
+                    "its own"
+                )
             continue
         lowest = sorted(candidates(graph, group, removed), key=importance.__getitem__)
         removed |= take(graph, group, lowest, limits, rate)
@@ -279,16 +283,30 @@ def _least(counts: Mapping[int, int], limits: Limits, rate: Rate | None) -> int:
 
 
 def rates_for_list(
-    graph: ChannelGraph, layers: Sequence[Sequence[str]], rates: Sequence[float], *, as_published: bool = False
+    graph: ChannelGraph,
+    layers: Sequence[Sequence[str]],
+    rates: Sequence[float],
+    *,
+    as_published: bool = False,
+    unscored: Sequence[str] = (),
 ) -> dict[str, Rate]:
     """Rates by group, from one for each entry of `layers`; of two entries for one group the later one counts.
+
+    Args:
+        graph: of the network.
+        layers: the entries, each of layers that have one rate.
+        rates: one for each entry.
+        as_published: rounded as in the published code.
+        unscored: entries that only the rate 0 fits, for the message of the error.
 
     Raises:
         ArgumentError: the lengths differ, or a rate is no number from 0 up to 1.
     """
     if len(rates) != len(layers):
         names = ", ".join("+".join(entry) or "nothing" for entry in layers)
-        raise ArgumentError(f"expected {len(layers)} rates, one for each of {names}; got {len(rates)}")
+        what = "no scores: give it" if len(unscored) == 1 else "no scores: give each of them"
+        hint = f". {', '.join(unscored)} {'has' if len(unscored) == 1 else 'have'} {what} 0" if unscored else ""
+        raise ArgumentError(f"expected {len(layers)} rates, one for each of {names}; got {len(rates)}{hint}")
     chosen: dict[str, Rate] = {}
     for entry, rate in zip(layers, rates, strict=True):
         for name in entry:

@@ -1,5 +1,6 @@
 """Verification of a cut: the narrowed network runs forward and backward, and its channels meet as they did before."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.channels.graph.groups import ChannelGraph
-from tailcut.channels.graph.observer import Observer, Step, layers_of
+from tailcut.channels.graph.observer import Calculation, Observer, Step, layers_of
 from tailcut.channels.graph.shape_only import attempt
 from tailcut.channels.graph.tracing import Flow, StoppedError, Trace
 from tailcut.channels.pruning.surgery import apply_cut, plan_cut
@@ -18,11 +19,19 @@ from tailcut.model_inputs import ModelInputs
 
 Trial = Callable[[nn.Module, ModelInputs, ChannelGraph, set[int]], object]
 
+# Numbers that were read from maps come out a little different, in another order of summation, without being others.
+_TOLERANCE = 1e-5
 _OTHER_WIDTHS = "other channels are reshaped into groups by its width"
 
 
 def verify(
-    model: nn.Module, inputs: ModelInputs, graph: ChannelGraph, removed: set[int], *, backward: bool = True
+    model: nn.Module,
+    inputs: ModelInputs,
+    graph: ChannelGraph,
+    removed: set[int],
+    *,
+    backward: bool = True,
+    changed: set[int] | None = None,
 ) -> int:
     """Return the MACs of a network after a cut, if it passes every check. The model is not changed.
 
@@ -37,6 +46,8 @@ def verify(
         graph: of the network before the cut.
         removed: the units that were removed.
         backward: check the gradients too.
+        changed: to be filled with the places in `Trace.calculations` of those that have other numbers now; they
+            fail no check. `note_changes` finds out why.
 
     Raises:
         StoppedError: a check fails; it says which.
@@ -68,7 +79,84 @@ def verify(
             raise
         except ArgumentError as error:
             raise StoppedError(str(error), layers_of(observer.steps)) from error
+    if changed is not None:
+        changed |= _differing(before.calculations, observer.calculations)
     return observer.macs
+
+
+def note_changes(
+    model: nn.Module, inputs: ModelInputs, graph: ChannelGraph, removed: set[int], changed: set[int]
+) -> None:
+    """Note with which groups of a cut the numbers change that the network's code calculates with (changes the graph).
+
+    Code may divide by how many channels there are. The groups are added to the cut one after another. What also
+    changes without a cut, by chance, counts for nothing.
+
+    Args:
+        model: the network, not cut.
+        inputs: what its forward takes.
+        graph: of the network.
+        removed: the units of a cut with which it runs.
+        changed: as `verify` fills it.
+    """
+    before = graph.trace.calculations
+    width = "how many there are" if not graph.trace.reads_numbers else "a number that depends on them"
+    last = _calculations(model, inputs, graph, set())
+    changed = changed - _differing(before, last or ())
+    cut: set[int] = set()
+    suspects: list[str] = []
+    for name, group in graph.groups.items() if changed and last is not None else ():  # leaders come first
+        if not removed & set(group.units):
+            continue
+        cut |= removed & set(group.units)
+        suspects.append(name)
+        found = _calculations(model, inputs, graph, cut)
+        if found is None:  # it runs only with others cut as well, then they are told from each other no further
+            continue
+        places = sorted(changed & _differing(last or (), found))
+        if places:
+            what, place, _ = before[places[0]]
+            where = f"in {place}" if place else "in the network's forward"
+            note = f"its code calculates with {width} ({what}), {where}: the number is that of those left"
+            for suspect in suspects:
+                graph.coupling.note(removed & set(graph.groups[suspect].units), note)
+        last, suspects = found, []
+
+
+def _calculations(
+    model: nn.Module, inputs: ModelInputs, graph: ChannelGraph, removed: set[int]
+) -> Sequence[Calculation] | None:
+    """Return what a network calculates with after a cut, None if it does not run; the network is put back."""
+    before = graph.trace
+    observer = Observer(before.modules, shapes_only=not before.reads_numbers)
+
+    def observe(*_: object) -> None:
+        with torch.no_grad():
+            observer.observe(model, inputs)
+
+    with undisturbed(model):
+        try:
+            if removed:
+                return observer.calculations if _failure(model, inputs, graph, removed, observe) is None else None
+            observe()
+        except ArgumentError:
+            return None
+    return observer.calculations
+
+
+def _differing(before: Sequence[Calculation], after: Sequence[Calculation]) -> set[int]:
+    """Return the places of the operations that calculate with other numbers; where operations differ all from there."""
+    found: set[int] = set()
+    for place, (old, new) in enumerate(zip(before, after, strict=False)):
+        if old.what != new.what:
+            return found | set(range(place, len(before)))
+        if len(old.values) != len(new.values) or not all(map(_is_same, old.values, new.values)):
+            found.add(place)
+    return found | set(range(len(after), len(before)))
+
+
+def _is_same(one: float, two: float) -> bool:
+    return math.isclose(one, two, rel_tol=_TOLERANCE) or (math.isnan(one) and math.isnan(two))
 
 
 class UnsteadyError(StructureError):
@@ -278,7 +366,7 @@ def _check_steps(graph: ChannelGraph, gone: np.ndarray, before: Flow, after: Seq
         for place, shape in enumerate(shapes[len(tokens) :] if is_same else ()):
             if is_weight:
                 weights.add((number, place))
-            is_same &= _lacks_only(shape, made[number, place], graph, gone, is_weight)
+            is_same &= _lacks_only(shape, made[number, place], graph, gone, is_weight, _expanded(old))
         if not is_same:
             what = new.what if isinstance(new.what, str) else f"the result of {new.what}"
             raise StoppedError(f"narrower, other channels meet in {what}", layers_of(after[:number]))
@@ -287,11 +375,17 @@ def _check_steps(graph: ChannelGraph, gone: np.ndarray, before: Flow, after: Seq
 
 
 def _lacks_only(
-    shape: tuple[int, ...], labels: Tensor | None, graph: ChannelGraph, gone: np.ndarray, is_weight: bool
+    shape: tuple[int, ...],
+    labels: Tensor | None,
+    graph: ChannelGraph,
+    gone: np.ndarray,
+    is_weight: bool,
+    expanded: set[int],
 ) -> bool:
     """Return whether a shape is that of a tensor without the channels that went; False where it cannot be told.
 
-    The labels of a weight hold the channels that it makes, not those that it takes.
+    The labels of a weight hold the channels that it makes, not those that it takes. What is the same along an axis to
+    which it was `expanded` may be expanded to another width: what it meets next tells to which.
     """
     if labels is None or labels.ndim != len(shape):
         return False
@@ -301,6 +395,15 @@ def _lacks_only(
         return False
     for axis, (size, there) in enumerate(zip(labels.shape, shape, strict=True)):
         expected = int(np.count_nonzero(~gone[roots])) if axes == [axis] else size
-        if expected != there and (axis in axes or not is_weight):
+        if expected != there and (axis in axes or not (is_weight or axis in expanded)):
             return False
     return True
+
+
+def _expanded(step: Step) -> set[int]:
+    """Return the axes along which `expand` repeats one number, none for another operation."""
+    if step.what is not torch.ops.aten.expand.default:
+        return set()
+    before, after = step.shapes
+    own = (1,) * (len(after) - len(before)) + before
+    return {axis for axis, size in enumerate(own) if size == 1}

@@ -16,7 +16,9 @@ def add_parser(commands: Commands) -> None:
         example="  tailcut check ~/data/flowers\n  tailcut check ~/data/flowers --json",
         run=run,
     )
-    parser.add_argument("folder", metavar="FOLDER", help="a folder of images, or of folders of images")
+    parser.add_argument(
+        "folder", metavar="FOLDER|IMAGE", help="a folder of images, or of folders of images; or one image"
+    )
     add_reading(parser, skips=False)
 
 

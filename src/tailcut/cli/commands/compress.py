@@ -14,6 +14,7 @@ from tailcut.cli.parser import (
     num_bytes,
     seed,
 )
+from tailcut.errors import ArgumentError
 from tailcut.printing import Report
 
 
@@ -68,4 +69,6 @@ def run(arguments: argparse.Namespace) -> Report:
     from tailcut.tasks.compress import compress_file
 
     max_drop = None if arguments.max_drop is None else arguments.max_drop / 100
+    if max_drop is not None and not 0 <= max_drop <= 1:
+        raise ArgumentError(f"--max-drop must be 0 to 100 percentage points, got {arguments.max_drop:g}")
     return call(compress_file, arguments, max_drop=max_drop)

@@ -11,6 +11,7 @@ from tailcut.cli.parser import (
     add_dense,
     add_device,
     add_device_arguments,
+    add_level,
     add_max_pixels,
     add_reading,
     add_workers,
@@ -65,10 +66,8 @@ def add_parser(commands: Commands) -> None:
         metavar="NAME",
         help="generative networks: the network whose features are compared: lenet5 (default) or inception",
     )
-    add_device(parser)
-    add_device_arguments(parser)
-    add_dense(parser)
-    add_max_pixels(parser)
+    for add in (add_device, add_device_arguments, add_dense, add_max_pixels, add_level):
+        add(parser)
 
 
 def run(arguments: argparse.Namespace) -> Report | None:
@@ -89,14 +88,17 @@ def run(arguments: argparse.Namespace) -> Report | None:
         "device": arguments.device,
         "devices": devices,
         "progress": True,
+        "level": arguments.level,
     }
     report: Report
-    is_generator = holds_generator(arguments.file)
-    is_detector = not is_generator and (arguments.data == "coco" or holds_detector(arguments.file))
+    is_generator = holds_generator(arguments.file, arguments.level)
+    is_detector = not is_generator and (arguments.data == "coco" or holds_detector(arguments.file, arguments.level))
     if arguments.source != "pixels" and (is_generator or is_detector):
         raise ArgumentError("--source coefficients is for networks of classes on frequency channels")
     if arguments.arithmetic != "float32" and (is_generator or is_detector):
         raise ArgumentError("--arithmetic integer is for networks of classes or masks")
+    if arguments.arithmetic != "float32" and arguments.dense:
+        raise ArgumentError("--dense has no meaning for --arithmetic integer, which computes as exported C does")
     if is_generator:
         num_samples = NUM_SAMPLES if arguments.num_samples is None else arguments.num_samples
         settings |= {"download": arguments.download, "dense": arguments.dense}

@@ -3,8 +3,9 @@
 import argparse
 import sys
 
-from tailcut.cli.parser import Commands, add_command
+from tailcut.cli.parser import Commands, add_command, add_level
 from tailcut.errors import ArgumentError
+from tailcut.files import all_or_nothing
 from tailcut.printing import Report
 
 WEIGHTS = ("safetensors", "torch")
@@ -51,22 +52,23 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--size", type=_size, metavar="HxW", help="c, html: height and width of the input, such as 96x96"
     )
+    add_level(parser)
 
 
 def run(arguments: argparse.Namespace) -> Report:
     if arguments.size is not None and arguments.to not in SIZED:
-        raise ArgumentError(f"--size is for --to {' and '.join(SIZED)}; --to {arguments.to} takes no size")
+        raise ArgumentError(f"--size is for --to {' and '.join(SIZED)}; --to {arguments.to} takes no --size")
     if arguments.input is not None and arguments.to not in WITH_INPUT:
-        raise ArgumentError(f"--input is for --to {' and '.join(WITH_INPUT)}; --to {arguments.to} takes no input")
+        raise ArgumentError(f"--input is for --to {' and '.join(WITH_INPUT)}; --to {arguments.to} takes no --input")
     if arguments.arithmetic is not None and arguments.to != "c":
         raise ArgumentError(f"--arithmetic is for --to c; --to {arguments.to} has one arithmetic")
     if arguments.to in WEIGHTS:
         from tailcut.tasks.pack import unpack
 
-        return unpack(arguments.file, arguments.out, to=arguments.to)
+        return unpack(arguments.file, arguments.out, to=arguments.to, level=arguments.level)
     from tailcut.format import load, resolve
 
-    model, pixels = load(arguments.file), arguments.input == "pixels"
+    model, pixels = load(arguments.file, level=arguments.level), arguments.input == "pixels"
     if arguments.to == "onnx":
         from tailcut.execution.onnx.export import export_onnx
 
@@ -75,12 +77,16 @@ def run(arguments: argparse.Namespace) -> Report:
         from tailcut.export_c import export_c
 
         settings = {"size": arguments.size, "pixels": pixels, "arithmetic": arguments.arithmetic or "float32"}
-        return export_c(model, arguments.out, **settings)
+        with all_or_nothing():
+            return export_c(model, arguments.out, **settings)
+    from tailcut.evaluation.evaluate import read_level
     from tailcut.export_html import export_html
 
-    path = resolve(arguments.file)
+    path, level = resolve(arguments.file), arguments.level
     title = arguments.file if arguments.file.startswith("zoo:") else path.stem
-    return export_html(model, arguments.out, size=arguments.size, title=title, file_bytes=path.stat().st_size)
+    ends = () if level is None else read_level(path, level).level_ends  # of a file without levels none
+    file_bytes = ends[-1] if ends else path.stat().st_size
+    return export_html(model, arguments.out, size=arguments.size, title=title, file_bytes=file_bytes)
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -2,7 +2,15 @@
 
 import argparse
 
-from tailcut.cli.parser import Commands, add_command, add_dense, add_device, add_max_pixels, add_reading
+from tailcut.cli.parser import (
+    Commands,
+    add_command,
+    add_dense,
+    add_device,
+    add_level,
+    add_max_pixels,
+    add_reading,
+)
 from tailcut.errors import ArgumentError
 from tailcut.printing import Report
 
@@ -44,6 +52,7 @@ def add_parser(commands: Commands) -> None:
     add_device(parser)
     add_dense(parser)
     add_max_pixels(parser)
+    add_level(parser)
 
 
 def run(arguments: argparse.Namespace) -> Report:
@@ -51,13 +60,13 @@ def run(arguments: argparse.Namespace) -> Report:
     from tailcut.tasks.prediction.predict import predict_file
     from tailcut.tasks.prediction.predict_detection import LEAST_SCORE, holds_detector, predict_objects_file
 
-    if holds_generator(arguments.file):
+    if holds_generator(arguments.file, arguments.level):
         return _sample(arguments)
     if arguments.num_samples is not None or arguments.seed is not None:
         raise ArgumentError("--num-samples and --seed are for networks that make images; this network makes none")
     if not arguments.images:
         raise ArgumentError("name at least one image (PNG or JPEG)")
-    if holds_detector(arguments.file):
+    if holds_detector(arguments.file, arguments.level):
         if arguments.invert:
             raise ArgumentError("--invert is for digits; a detector takes photos as they are")
         return predict_objects_file(
@@ -66,6 +75,7 @@ def run(arguments: argparse.Namespace) -> Report:
             arguments.out,
             least_score=LEAST_SCORE if arguments.least_score is None else arguments.least_score,
             device=arguments.device,
+            level=arguments.level,
         )
     if arguments.least_score is not None:
         raise ArgumentError("--least-score is for detectors; this network finds no objects")
@@ -77,6 +87,7 @@ def run(arguments: argparse.Namespace) -> Report:
         invert=arguments.invert,
         dense=arguments.dense,
         max_pixels=arguments.max_pixels,
+        level=arguments.level,
     )
 
 
@@ -94,4 +105,5 @@ def _sample(arguments: argparse.Namespace) -> Report:
         seed=arguments.seed or 0,
         device=arguments.device,
         dense=arguments.dense,
+        level=arguments.level,
     )

@@ -76,9 +76,9 @@ def _add_limits(parser: Parser) -> None:
 
 
 def rates(text: str) -> float | str | tuple[float, ...]:
-    """Parse a number, comma-separated numbers, or a name."""
+    """Parse a number, comma-separated numbers ("0.3," is a list of one), or a name."""
     if "," in text:
-        return tuple(float(part) for part in text.split(",") if part.strip())
+        return tuple(map(float, text.strip().removesuffix(",").split(",")))
     try:
         return float(text)
     except ValueError:

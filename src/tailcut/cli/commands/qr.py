@@ -16,8 +16,8 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("path", metavar="FILE", help="a .tailcut file or zoo:NAME")
     parser.add_argument("-o", "--out", required=True, metavar="IMAGE", help="the .png to write")
     parser.add_argument(
-        "--level",
+        "--error-correction",
         default="medium",
         choices=("low", "medium"),
-        help="error correction: low restores 7 %% of a code, medium (default) 15 %%",
+        help="low restores 7 %% of a code, medium (default) 15 %%",
     )

@@ -1,6 +1,6 @@
 """`tailcut split`: a file as numbered packets for thin links."""
 
-from tailcut.cli.parser import Commands, add_command
+from tailcut.cli.parser import Commands, add_command, num_bytes
 
 
 def add_parser(commands: Commands) -> None:
@@ -17,9 +17,9 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--packet",
         dest="packet_bytes",
-        type=int,
+        type=num_bytes,
         required=True,
-        metavar="BYTES",
-        help="the largest packet, header included",
+        metavar="SIZE",
+        help="the largest packet, header included: 200, 1KB",
     )
     parser.add_argument("-o", "--out", dest="folder", required=True, metavar="DIR", help="the folder for the packets")

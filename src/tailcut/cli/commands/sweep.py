@@ -7,6 +7,7 @@ from tailcut.cli.output import check_processes
 from tailcut.cli.parser import Commands, add_command, add_data_roots, add_device_arguments, devices_of
 from tailcut.files import write_atomically
 from tailcut.printing import Report
+from tailcut.reports import experiment_records
 
 
 def add_parser(commands: Commands) -> None:
@@ -15,10 +16,10 @@ def add_parser(commands: Commands) -> None:
         "sweep",
         summary="train the variants of an experiment and show their mean and spread over seeds",
         description="Train each variant of an experiment with each of its seeds that has no result yet, resume what is "
-        "not finished, and show mean and spread of each variant. Variants whose data are missing, or whose loss "
-        "becomes NaN, say 'not run'.",
+        "not finished, and show mean and spread of each variant. What has no run of yours shows the result that comes "
+        "with Tailcut. Variants whose data are missing, or whose loss becomes NaN, say 'not run'.",
         example="  tailcut sweep cfdp-block-size --show\n"
-        "  tailcut sweep fr-schedule --runs runs --only geometric --data-root ~/data\n"
+        "  tailcut sweep fr-schedule --no-records --runs runs --only geometric --data-root ~/data\n"
         "  tailcut sweep my-experiment.toml --markdown table.md",
         run=run,
     )
@@ -33,8 +34,15 @@ def add_parser(commands: Commands) -> None:
         metavar="DIR",
         help="run folders are DIR/EXPERIMENT/VARIANT-SEED (default: runs)",
     )
-    parser.add_argument(
-        "--records", type=Path, metavar="DIR", help="results that count as finished runs, each as VARIANT-SEED.json"
+    records = parser.add_mutually_exclusive_group()
+    records.add_argument(
+        "--records",
+        type=Path,
+        metavar="DIR",
+        help="results that count as finished runs, each as VARIANT-SEED.json (default: those that come with Tailcut)",
+    )
+    records.add_argument(
+        "--no-records", action="store_true", help="ignore the results that come with Tailcut: train those runs too"
     )
     parser.add_argument("--only", action="append", metavar="VARIANT", help="this variant only; may be repeated")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table as Markdown as well")
@@ -62,7 +70,10 @@ def run(arguments: argparse.Namespace) -> Report | None:
     experiment = load_experiment(arguments.experiment)
     chosen = choose_variants(experiment, arguments.only)
     trials = trials_of(experiment, arguments.runs)
-    results = find_results(trials, arguments.records)
+    records = arguments.records
+    if records is None and not arguments.no_records:
+        records = experiment_records(experiment.name)
+    results = find_results(trials, records)
     if not arguments.show:
         train_trials(
             missing_trials(trials, chosen, results),
@@ -72,7 +83,7 @@ def run(arguments: argparse.Namespace) -> Report | None:
             download=arguments.download,
             progress=True,
         )
-        results = find_results(trials, arguments.records)
+        results = find_results(trials, records)
     if not is_first_process():
         return None
     report = make_report(chosen, trials, results)

@@ -1,6 +1,6 @@
 """`tailcut unpack`: the dense weights of a file, for anyone."""
 
-from tailcut.cli.parser import Commands, add_command
+from tailcut.cli.parser import Commands, add_command, add_level
 
 
 def add_parser(commands: Commands) -> None:
@@ -14,3 +14,4 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("file", metavar="FILE", help="a .tailcut file or zoo:NAME")
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="the .safetensors file to write")
+    add_level(parser)

@@ -12,7 +12,7 @@ from tailcut.data.dataset import Dataset, Indices, as_positions
 from tailcut.data.framing import Framing, check_framing, framed, named, random_part, side_of
 from tailcut.data.images import read_image
 from tailcut.data.kept import KeptTensors
-from tailcut.data.reading import current_reading, readable
+from tailcut.data.reading import current_reading, readable, warn_of_other_files
 from tailcut.data.roots import Roots, find_split, folders_of
 from tailcut.errors import DataError
 
@@ -83,7 +83,9 @@ class FolderDataset(Dataset):
         names = [path.name for path in there] if classes is None else list(classes)
         self.class_names = tuple((class_names or {}).get(name, name) for name in names)
         self.num_classes = len(names)
-        images = {path.name: _images_of(path) for path in there}
+        found = {path.name: _images_of(path) for path in there}
+        images = {name: files for name, (files, _) in found.items()}
+        warn_of_other_files(folder, [f"{name}/{other}" for name, (_, others) in found.items() for other in others])
         per_class = [images.get(name, []) for name in names]
         self.files = [path for files in per_class for path in files]
         self.labels = torch.tensor([label for label, files in enumerate(per_class) for _ in files])
@@ -183,12 +185,15 @@ def open_imagenet(split: str, *, size: Framing = 224, roots: Roots = None) -> Fo
     return FolderDataset(folder, name="imagenet", size=size)
 
 
-def _images_of(folder: Path) -> list[Path]:
+def _images_of(folder: Path) -> tuple[list[Path], list[str]]:
+    """Return the images of a folder, and the names of its other files, which are not hidden."""
     with os.scandir(folder) as entries:  # knows what regular files are without a look at each
-        found = [entry for entry in entries if Path(entry.name).suffix.lower() in SUFFIXES and entry.name[0] != "."]
+        visible = [entry for entry in entries if entry.name[0] != "."]
+    found = [entry for entry in visible if Path(entry.name).suffix.lower() in SUFFIXES]
+    others = [entry.name for entry in visible if Path(entry.name).suffix.lower() not in SUFFIXES and entry.is_file()]
     if not found:
         raise DataError(f"{folder} holds no images ({', '.join(SUFFIXES)})")
     for entry in found:
         if not entry.is_file() and not entry.is_dir() and Path(entry.path).exists():  # it might never end
             raise DataError(f"{entry.path} is no regular file, but a pipe, a socket or a device: take it out")
-    return sorted(Path(entry.path) for entry in found)
+    return sorted(Path(entry.path) for entry in found), sorted(others)

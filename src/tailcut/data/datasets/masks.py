@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tailcut.data.dataset import Dataset
 from tailcut.data.images import image_size, read_image, read_mask
-from tailcut.data.reading import current_reading, readable
+from tailcut.data.reading import current_reading, readable, warn_of_other_files
 from tailcut.data.roots import Roots, find_split
 from tailcut.errors import DataError
 
@@ -93,8 +93,7 @@ def open_carvana(split: str, *, roots: Roots = None) -> MaskDataset:
 
 
 def _matched_files(folder: Path) -> list[tuple[Path, Path]]:
-    images = _files_by_stem(folder / "images")
-    masks = _files_by_stem(folder / "masks")
+    (images, other_images), (masks, other_masks) = (_files_by_stem(folder / part) for part in PARTS)
     if not images:
         raise DataError(f"{folder / 'images'} holds no images ({', '.join(SUFFIXES)})")
     wanted = {stem: _mask_stem(stem, masks) for stem in images}
@@ -104,6 +103,7 @@ def _matched_files(folder: Path) -> list[tuple[Path, Path]]:
     spare = [masks[stem].name for stem in sorted(masks.keys() - wanted.values())]
     if spare:
         raise DataError(f"{folder / 'images'} lacks the images of the masks {_some(spare)}")
+    warn_of_other_files(folder, other_images + other_masks)
     return [(images[stem], masks[wanted[stem]]) for stem in sorted(images)]
 
 
@@ -112,15 +112,20 @@ def _mask_stem(stem: str, masks: Mapping[str, Path]) -> str:
     return published if stem.startswith("in") and stem not in masks and published in masks else stem
 
 
-def _files_by_stem(folder: Path) -> dict[str, Path]:
+def _files_by_stem(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """Return the images of a folder by their names, and its other files, which are not hidden, as within the split."""
     files: dict[str, Path] = {}
+    others = []
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+        if path.name.startswith("."):
+            continue
+        if path.suffix.lower() not in SUFFIXES:
+            others += [f"{folder.name}/{path.name}"] if path.is_file() else []
             continue
         if path.stem in files:
             raise DataError(f"{folder} holds both {files[path.stem].name} and {path.name}; remove one")
         files[path.stem] = path
-    return files
+    return files, others
 
 
 def _some(names: list[str]) -> str:

@@ -211,8 +211,10 @@ class FrequencyGate(nn.Module):
             transform: makes channels of a batch.
 
         Raises:
-            ArgumentError: the loader gives no batch, or batches of another shape.
+            ArgumentError: the loader is none, gives no batch, or batches of another shape.
         """
+        if not isinstance(loader, Iterable):
+            raise ArgumentError(f"loader must be a tensor or batches of inputs, got {type(loader).__name__}")
         self.reset_activity()
         device = self.mix.weight.device
         with evaluating(self), torch.no_grad():

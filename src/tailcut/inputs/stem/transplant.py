@@ -13,7 +13,8 @@ from torch.nn.functional import pixel_unshuffle, unfold
 
 from tailcut.errors import ArgumentError, DataError, StructureError
 from tailcut.inputs.stem import surgery
-from tailcut.inputs.stem.edit import MAX_MAP_SIZE, MAX_SIDE, LayerEntry, ReplaceStemEdit
+from tailcut.inputs.stem.edit import MAX_MAP_SIZE, MAX_SIDE, LayerEntry, ReplaceStemEdit, Setting, count_of
+from tailcut.inputs.stem.patch_embedding import IMAGE_SIZES
 from tailcut.inputs.stem.replace import check_unedited, make, submodule
 from tailcut.inputs.stem.trace import ModuleTrace, modules_before, run, trial_copy
 from tailcut.inputs.stem.trial import arrives, noise, runs_transform
@@ -78,7 +79,9 @@ def transplant_stem(
     beyond `kernel_size` blocks, and to the borders: where the network pads with zeros, the channels are padded with
     theirs, the mean image. So normalise them with the mean that the network's input had: no training can do better than
     the linear regression. It is computed in closed form (ridge regression, normal equations in float64), streamed over
-    the loader. Everything behind the target stays.
+    the loader. Everything behind the target stays. Sizes of the image by which a patch embedding checks its input
+    become those of the channels, where the network does not run otherwise; one of 8 n x 8 n pixels is converted exactly
+    by `convert_patch_embedding`.
 
     By default the target is the first convolution, which is linear: batch norm, ReLU and pooling behind it go on as
     they are. A later target, for example "maxpool" of a ResNet, saves these too; but the ReLU between is then fitted
@@ -140,7 +143,7 @@ def transplant_stem(
         entry=entry,
         map_size=fit.map_size,
     )
-    edit = _tried(edit, trial_copy(model), old.target)
+    edit = _that_runs(edit, model, old)
     make(model, edit, transform)
     _fill_in(model.get_submodule(edit.removed[0]), weight, bias)
     report = TransplantReport(old.target, edit.removed, kernel_size, entry.stride, entry.shuffle, fit.num_images, error)
@@ -167,6 +170,7 @@ class _OldStem:
         self._trial, self._preprocess = trial, preprocess
         pixels = self._pixels(image)
         trace = run(trial, pixels, what="an image (after preprocess)")
+        self.size = pixels.shape[2:]
         self.target = _first_convolution(trial, trace) if target is None else target
         self._module = submodule(trial, self.target, "target")
         if self.target not in trace.outputs or len(trace.outputs[self.target]) != 4:
@@ -260,6 +264,8 @@ def _warn_of_resizing(images: Tensor, resized: Tensor) -> None:
 
 
 def _images(loader: Iterable[Any]) -> Iterator[Tensor]:
+    if not isinstance(loader, Iterable):
+        raise ArgumentError(f"loader must be a tensor or batches of images, got {type(loader).__name__}")
     for item in [loader] if isinstance(loader, Tensor) else loader:
         images = item[0] if isinstance(item, (tuple, list)) and item else item
         if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3:
@@ -301,6 +307,17 @@ def _entry(features: torch.Size, channels: torch.Size, kernel_size: int) -> Laye
     return LayerEntry(width, kernel_size, stride, kernel_size // 2, shuffle)
 
 
+def _that_runs(edit: ReplaceStemEdit, model: nn.Module, old: _OldStem) -> ReplaceStemEdit:
+    """Return the edit after a trial; where the network counts pixels, with its counts changed."""
+    try:
+        return _tried(edit, trial_copy(model), old.target)
+    except StructureError:
+        settings = _counts(model, old, edit.map_size, edit.selection.num_channels)
+        if not settings:
+            raise
+        return _tried(replace(edit, settings=settings), trial_copy(model), old.target)
+
+
 def _tried(edit: ReplaceStemEdit, trial: nn.Module, target: str) -> ReplaceStemEdit:
     """Return the edit, after channels ran through `trial` (which is changed) and reached the target unchanged."""
     edit.check(trial)
@@ -319,6 +336,26 @@ def _tried(edit: ReplaceStemEdit, trial: nn.Module, target: str) -> ReplaceStemE
             "which would act on the fitted features again; make these steps modules, or name an earlier target"
         )
     return replace(edit, inside=inside)
+
+
+def _counts(model: nn.Module, old: _OldStem, map_size: tuple[int, int], num_channels: int) -> tuple[Setting, ...]:
+    """Return what the modules around the target count, as patch embeddings do to check their input, of channels.
+
+    Only where the network does not run on channels otherwise: others may resize their output by such a count.
+    """
+    (side, width), (high, wide) = old.size, map_size
+    owners = old.target.split(".")[:-1]
+    names = [".".join(owners[:end]) for end in range(len(owners) + 1)]
+    owner = model.get_submodule(names[-1])
+    found = [Setting(names[-1], "num_channels", num_channels)] if count_of(owner, "num_channels") == 3 else []
+    for name in names if (side, high) == (width, wide) else ():
+        module = model.get_submodule(name)
+        sizes = [Setting(name, one, high) for one in IMAGE_SIZES if count_of(module, one) == side]
+        patch = count_of(module, "patch_size")
+        if sizes and type(patch) is int and patch * high % side == 0:
+            sizes.append(Setting(name, "patch_size", patch * high // side))
+        found += sizes
+    return tuple(found)
 
 
 def _check_numbers(kernel_size: int, ridge: float) -> None:

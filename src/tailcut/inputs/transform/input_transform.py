@@ -97,6 +97,8 @@ class InputTransform(nn.Module, ABC):
             ArgumentError: other channels, or `over` is unknown.
             DataError: there are none, or they hold numbers that are not finite.
         """
+        if not isinstance(batches, Iterable):
+            raise ArgumentError(f"batches must be tensors of channels, got {type(batches).__name__}")
         return self._take(self._statistics_of(batches, over))
 
     def normalized(self, channels: Tensor) -> Tensor:
@@ -107,6 +109,8 @@ class InputTransform(nn.Module, ABC):
     @torch.no_grad()
     def statistics(self, loader: Iterable[Any], *, over: str = "pixels") -> ChannelStatistics:
         """Mean and spread of each channel without normalisation; arguments and errors as for `fit`."""
+        if not isinstance(loader, Iterable):
+            raise ArgumentError(f"loader must be a tensor or batches of images, got {type(loader).__name__}")
         return self._statistics_of((self.unnormalized(images) for item in loader for images in _images_of(item)), over)
 
     def _statistics_of(self, batches: Iterable[Tensor], over: str) -> ChannelStatistics:

@@ -29,6 +29,19 @@ def check_out(out: str | Path, sources: Sequence[str]) -> None:
                 raise ArgumentError(f"cannot write {path}: it is {what}; choose another file")
 
 
+def check_no_file_of_a_run(out: str | Path) -> None:
+    """Raise `ArgumentError` if `out` is a file that a training wrote, or writes, into its run folder.
+
+    Its result would tell of another network then.
+    """
+    path = Path(os.path.realpath(out))
+    for run in (Run(path.parent), Run(path.parent.parent)):
+        if run.exists() and run.checkpoints.is_dir():  # a recipe alone may lie anywhere
+            for file, _ in _run_files(run):
+                if _is_same(path, file) or _is_same(path.parent, file):
+                    raise ArgumentError(f"cannot write {out}: it is a file of the run {run.path}; choose another file")
+
+
 def _own_files(source: str) -> Iterator[tuple[Path, str]]:
     """Yield the files that belong to a source, with their descriptions; a folder stands for all files in it."""
     if Path(source).is_dir():

@@ -24,6 +24,12 @@ def records_folder() -> Path:
     return installed if installed.is_dir() else checkout
 
 
+def experiment_records(name: str) -> Path | None:
+    """Return the folder of the shipped records of an experiment, each VARIANT-SEED.json; None if there are none."""
+    folder = records_folder() / "experiments" / name
+    return folder if folder.is_dir() else None
+
+
 def read_records(folder: str | Path) -> list[Result]:
     """Return all records under a folder such as `records_folder()`, by name and seed; none if it does not exist.
 

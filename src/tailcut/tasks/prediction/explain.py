@@ -19,9 +19,11 @@ from tailcut.data import read_image
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.evaluation.evaluate import choose_device, fitting, runnable
 from tailcut.evaluation.pixel_inputs import image_shape, reader_of
+from tailcut.files import check_output_path
 from tailcut.format import load
 from tailcut.plotting import new_figure, write_figure
 from tailcut.printing import Report, table
+from tailcut.reports.networks import check_named_once
 from tailcut.structure import MAX_PIXELS, check_pixels, name_of
 from tailcut.structure.views import unwrapped
 from tailcut.tasks.prediction.predict import shown_class
@@ -168,12 +170,14 @@ def explain_files(
 
     Raises:
         LimitError: a network asks for larger images.
-        ArgumentError: a network takes no images, or as in `grad_cam`.
+        ArgumentError: a network takes no images or is given twice, `out` cannot be written, or as in `grad_cam`.
         DataError: the image cannot be read.
         MissingExtraError: matplotlib is not installed.
     """
     if not files:
         raise ArgumentError("give at least one file to explain")
+    check_output_path(out, ".png")
+    check_named_once(files)
     place = choose_device(device)
     panels: list[tuple[str, Tensor, HeatMap]] = []
     explanations = []

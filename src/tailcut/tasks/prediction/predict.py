@@ -15,7 +15,14 @@ from torch.nn.functional import interpolate
 from tailcut.data import leave_out, read_image, write_mask
 from tailcut.data.images import image_size
 from tailcut.errors import ArgumentError, DataError, first_line
-from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, choose_device, run_forward, runnable, within_memory
+from tailcut.evaluation.evaluate import (
+    PROGRESS_INTERVAL,
+    choose_device,
+    file_at_level,
+    run_forward,
+    runnable,
+    within_memory,
+)
 from tailcut.evaluation.metrics import foreground
 from tailcut.evaluation.pixel_inputs import image_shape, reader_of
 from tailcut.files import make_folder, write_atomically
@@ -160,10 +167,11 @@ def predict_file(
     invert: bool = False,
     dense: bool = False,
     max_pixels: int = MAX_PIXELS,
+    level: int | None = None,
 ) -> PredictReport:
     """Load a .tailcut file (or `zoo:NAME`) of a registered model and `predict` with it."""
     place = choose_device(device)
-    model = load(file, device=str(place))
+    model = load(file, device=str(place), level=level)
     return predict(
         model,
         images,
@@ -171,7 +179,7 @@ def predict_file(
         device=place,
         invert=invert,
         dense=dense,
-        name=str(file),
+        name=file_at_level(file, level),
         max_pixels=max_pixels,
     )
 

@@ -17,10 +17,9 @@ from tailcut.data import read_image
 from tailcut.data.datasets.coco_categories import CATEGORIES, NUM_CLASSES
 from tailcut.errors import ArgumentError
 from tailcut.evaluation.detection import MASK_THRESHOLD
-from tailcut.evaluation.evaluate import choose_device, runnable
+from tailcut.evaluation.evaluate import choose_device, file_at_level, read_level, runnable
 from tailcut.files import atomic_write, make_folder, write_atomically
 from tailcut.format import load
-from tailcut.format.load import read_contents
 from tailcut.inputs.detection.detectors import Detector
 from tailcut.printing import table
 from tailcut.tasks.prediction.predict import TABLE_FILE, PredictReport, paths_of_output, read_each
@@ -115,9 +114,9 @@ class PredictObjectsReport(PredictReport):
         return table(["image", "object", "probability", "left, top, right, bottom"], rows, align="<<><")
 
 
-def holds_detector(file: str | Path) -> bool:
+def holds_detector(file: str | Path, level: int | None = None) -> bool:
     """Return whether a .tailcut file (or `zoo:NAME`) names a registered detector. Raises the errors of `load`."""
-    base = read_contents(file).base
+    base = read_level(file, level).base
     return base is not None and base.name in FAMILIES
 
 
@@ -128,11 +127,12 @@ def predict_objects_file(
     *,
     least_score: float = LEAST_SCORE,
     device: str = "auto",
+    level: int | None = None,
 ) -> PredictObjectsReport:
     """Load the .tailcut file of a detector and `predict_objects` with it."""
     place = choose_device(device)
-    model = load(file, device=str(place))
-    return predict_objects(model, images, out, least_score=least_score, device=place, name=str(file))
+    model = load(file, device=str(place), level=level)
+    return predict_objects(model, images, out, least_score=least_score, device=place, name=file_at_level(file, level))
 
 
 def predict_objects(

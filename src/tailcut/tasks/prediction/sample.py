@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from tailcut.errors import ArgumentError
-from tailcut.evaluation.evaluate import choose_device
+from tailcut.evaluation.evaluate import choose_device, file_at_level
 from tailcut.evaluation.generation import BATCH_SIZE, Sampler, draw_codes
 from tailcut.files import atomic_write, make_folder
 from tailcut.format import load
@@ -92,11 +92,13 @@ def sample_file(
     seed: int = 0,
     device: str = "auto",
     dense: bool = False,
+    level: int | None = None,
 ) -> SampleReport:
     """Load a .tailcut file (or `zoo:NAME`) of a network that makes images and `sample` from it."""
     place = choose_device(device)
-    model = load(file, device=str(place))
-    return sample(model, out, num_samples=num_samples, seed=seed, device=place, dense=dense, name=str(file))
+    model = load(file, device=str(place), level=level)
+    name = file_at_level(file, level)
+    return sample(model, out, num_samples=num_samples, seed=seed, device=place, dense=dense, name=name)
 
 
 def sheet(images: Tensor) -> Tensor:

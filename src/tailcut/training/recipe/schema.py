@@ -19,6 +19,8 @@ from tailcut.training.recipe.sections import (
 )
 from tailcut.weights.nested_levels import parts_of
 
+MAX_EPOCHS = 1_000_000  # more is a typing error
+
 
 class OverrideSection(RecipeSection):
     """Other settings for the tensors whose name fits a pattern; see `tailcut.regularize`."""
@@ -272,7 +274,7 @@ class TrainingSection(RecipeSection):
             parameters are averaged or there is a gate.
     """
 
-    epochs: Annotated[int, Field(ge=0)]
+    epochs: Annotated[int, Field(ge=0, le=MAX_EPOCHS)]
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     execution: Literal["auto", "dense", "fused"] = "auto"

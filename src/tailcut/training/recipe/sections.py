@@ -1,8 +1,9 @@
 """Recipe sections for the training data, for training for bytes and for generative networks."""
 
+import re
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from tailcut.data import OnError, Source, default_split
 from tailcut.data.workers import MAX_WORKERS
@@ -139,8 +140,17 @@ class StageSection(RecipeSection):
     # The other keys are those of a recipe; `stages_of` checks them.
     model_config = ConfigDict(extra="allow")
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+    name: str
     without: tuple[str, ...] = ()
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]*", name):
+            raise ValueError(
+                f"must be letters A to Z, digits, - and _, and begin with a letter or a digit, got {name!r}"
+            )
+        return name
 
 
 def _stage_tables(value: Any) -> Any:

@@ -14,6 +14,7 @@ from tailcut.format import load
 from tailcut.runs import Run, packed_network
 from tailcut.structure import set_class_names, set_image_size
 from tailcut.training.batches import generator
+from tailcut.training.recipe.fields import check_unused
 from tailcut.training.recipe.schema import LrScheduleSection, OptimizerSection, Recipe
 from tailcut.training.recipe.sections import GENERATIVE
 from tailcut.training.setup.build_generation import build_gan, check_generative
@@ -26,6 +27,64 @@ logger = logging.getLogger("tailcut.training")
 ONE_CYCLE_START = 1 / 25
 PAPER_RATE = 0.01
 FEW_STEPS = 50  # in a whole run
+# What networks are measured by, for each training.loss; the figures of detectors are another matter.
+METRICS = {
+    "cross_entropy": ("accuracy", "top5_accuracy", "dice"),
+    "dice_bce": ("dice",),
+    "vae": ("fid", "elbo"),
+    "gan": ("fid",),
+}
+
+
+def check_settings(recipe: Recipe) -> None:
+    """Refuse settings that have no effect beside the others of the recipe.
+
+    Of a training that begins, not of the recipe of an older one, which may have them.
+
+    Raises:
+        RecipeError: names the key.
+    """
+    data = recipe.data
+    check_lr_schedule(recipe.optimizer.lr_schedule)
+    if data.holdout and data.test_split == data.train_split:
+        raise RecipeError(
+            f"data.test_split: {data.test_split!r} is data.train_split, so that the final figures would be of images "
+            "that the network learns; give another split, or no data.holdout to measure on the training images"
+        )
+    known = METRICS[recipe.training.loss]
+    for name in recipe.paper.metrics if recipe.paper is not None and recipe.detection is None else ():
+        if name not in known:
+            raise RecipeError(f"paper.metrics.{name}: is not measured in this training; known are {', '.join(known)}")
+
+
+def check_lr_schedule(section: LrScheduleSection) -> None:
+    """Refuse settings of a learning rate that have no effect.
+
+    Raises:
+        RecipeError: names the key.
+    """
+    name = section.name
+    if name == "multistep" and not section.milestones:
+        raise RecipeError("optimizer.lr_schedule.milestones: 'multistep' needs at least one, got none")
+    useless = {
+        "warmup": name not in ("cosine", "one_cycle") and section.warmup > 0,
+        "milestones": name != "multistep" and bool(section.milestones),
+        "factor": name != "multistep" and section.factor != LrScheduleSection().factor,
+    }
+    useless = {f"optimizer.lr_schedule.{key}": is_used for key, is_used in useless.items()}
+    check_unused(useless, of=f"optimizer.lr_schedule.name {name!r}")
+
+
+def warn_of_other_optimizers(section: OptimizerSection) -> None:
+    """Say which settings are another optimiser's: only the name may be changed, in an experiment or a stage."""
+    plain = OptimizerSection(lr=section.lr)
+    is_sgd = section.name == "sgd"
+    unused = {
+        "momentum": not is_sgd and section.momentum != plain.momentum,
+        "betas": is_sgd and section.betas != plain.betas,
+    }
+    for key in (key for key, is_given in unused.items() if is_given):
+        logger.warning("optimizer.%s has no effect: optimizer.name is %s", key, section.name)
 
 
 def build_model(recipe: Recipe, start: nn.Module | None = None) -> nn.Module:
@@ -167,13 +226,14 @@ def set_lr(optimizer: torch.optim.Optimizer, section: OptimizerSection, progress
 
 
 def check_data(recipe: Recipe, train: Dataset, num_processes: int) -> int:
-    """Check that the batches fit the data and the processes, and that coarse images have a pixel.
+    """Check that the batches fit the data and the processes, and that changed images have a pixel left.
 
     Returns:
         The number of steps per epoch.
 
     Raises:
-        RecipeError: not one full batch, a batch that cannot be shared evenly, or images below one coarse pixel.
+        RecipeError: not one full batch, a batch that cannot be shared evenly, images below one coarse pixel, or a shift
+            by a whole image.
     """
     size = recipe.data.batch_size
     if size > len(train):
@@ -185,6 +245,9 @@ def check_data(recipe: Recipe, train: Dataset, num_processes: int) -> int:
     coarse, side = recipe.data.coarse, min(train.image_shape[1:])
     if coarse is not None and coarse.factor > side:
         raise RecipeError(f"data.coarse.factor: must be at most {side}, a side of the images, got {coarse.factor}")
+    shift = recipe.data.augmentation.shift
+    if shift >= side:
+        raise RecipeError(f"data.augmentation.shift: must be less than {side}, a side of the images, got {shift}")
     masks = train.task == "segmentation"
     if masks != (recipe.training.loss == "dice_bce") and not masks:
         raise RecipeError(f"training.loss: {recipe.training.loss} is for masks; {recipe.data.name} has classes")

@@ -8,13 +8,26 @@ that have learnt their training images by heart then give every image the same c
 import math
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from tailcut.evaluation.pixel_inputs import has_gate
+from tailcut.training.recipe.fields import check_unused
 from tailcut.training.recipe.schema import Recipe
 
 NUM_BATCHES = 20  # of inputs, where a recipe does not say how many images
 # Running averages over fewer steps than that still contain old weights (0.9 ** 20 is 0.12).
 FEW_STEPS = 20
+
+
+def check_statistics(recipe: Recipe, model: nn.Module) -> None:
+    """Refuse `training.statistics_images` for a network that keeps no running statistics.
+
+    Raises:
+        RecipeError: it does not, and the recipe has the key.
+    """
+    keeps_some = any(isinstance(module, _BatchNorm) and module.track_running_stats for module in model.modules())
+    useless = {"training.statistics_images": recipe.training.statistics_images > 0 and not keeps_some}
+    check_unused(useless, of="a network without running statistics of batch norm")
 
 
 def recalibration_batches(recipe: Recipe, model: nn.Module, num_images: int) -> tuple[int, int]:

@@ -26,7 +26,13 @@ from tailcut.runs import Result
 from tailcut.runtime.distributed import agree, gather, share_buffers
 from tailcut.runtime.progress import Progress, Throughput, epoch_line, live_progress
 from tailcut.runtime.share import device_name
-from tailcut.runtime.signals import Interruption, interrupted, listen_for_interruption, not_a_number
+from tailcut.runtime.signals import (
+    Interruption,
+    interrupted,
+    interrupted_after,
+    listen_for_interruption,
+    not_a_number,
+)
 from tailcut.structure import class_names, image_size
 from tailcut.training.batches import batches, generator
 from tailcut.training.checkpoints import (
@@ -43,11 +49,11 @@ from tailcut.training.matrix_unit import fast_products
 from tailcut.training.plots import try_to_draw_curves
 from tailcut.training.recipe.toml_files import to_toml
 from tailcut.training.result import make_result, num_kept, trained_on, warn_of_late_cut, warn_of_worse_file
-from tailcut.training.setup.build import build_schedule, set_lr, set_precision
+from tailcut.training.setup.build import build_schedule, set_lr, set_precision, warn_of_other_optimizers
 from tailcut.training.setup.data import TrainingData
 from tailcut.training.setup.execution_mode import DENSE, Execution, refresh_fused
 from tailcut.training.setup.job import Job
-from tailcut.training.setup.norm_statistics import recalibration_batches
+from tailcut.training.setup.norm_statistics import check_statistics, recalibration_batches
 
 LINE_INTERVAL = 60.0  # seconds between two lines of progress where there is no terminal
 LOSS_MEMORY = 0.98  # of the smoothed loss that the live bar shows
@@ -89,6 +95,8 @@ class Trainer(ABC):
     ) -> None:
         self.job, self.recipe, self.run, self.fabric = job, job.recipe, job.run, job.fabric
         self.data, self.model, self.optimizer, self.stateful = data, model, optimizer, stateful or {}
+        check_statistics(self.recipe, model)
+        warn_of_other_optimizers(self.recipe.optimizer)
         self.schedule = build_schedule(self.recipe, model, optimizer, data.num_steps)
         decay = self.recipe.optimizer.ema_decay
         self.average = None if decay is None else MovingAverage(model, decay)
@@ -183,6 +191,11 @@ class Trainer(ABC):
                 self._save()
                 if self.fabric.is_global_zero:
                     logger.info(epoch_line(line, num_epochs))
+                _, stop = agree(self.fabric, torch.zeros((), device=self.fabric.device), interruption.wanted)
+                if stop:  # what follows has no steps, where it would be noticed: another stage, or another run
+                    raise TrainingError(interrupted_after(self.run, self.epoch, self.num_saved))
+        if interruption.wanted:
+            raise TrainingError(interrupted_after(self.run, self.epoch, self.num_saved))
 
     def _train_epoch(self, bar: Progress, interruption: Interruption, throughput: Throughput) -> float:
         """Train one epoch. Return its mean loss; `throughput` counts its images."""

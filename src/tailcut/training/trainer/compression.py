@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, final
 
 import torch
@@ -85,7 +85,7 @@ class CompressionTrainer(Trainer):
 
     def _step(self, images: Tensor, targets: Tensor, places: Tensor) -> Tensor:
         self.stepper.zero_grad()
-        with self.rate.rounded():
+        with self._rounded():
             cost: Tensor = self.rate()
             loss = self.network.loss(self.module, images, targets, places, self._coarse_factor()) + cost
             self.fabric.backward(loss)
@@ -93,11 +93,11 @@ class CompressionTrainer(Trainer):
         return loss.detach()
 
     def _recalibrate(self, size: int, count: int) -> None:
-        with self.rate.rounded():
+        with self._rounded():
             self.network.recalibrate(self.execution or DENSE, size, count)
 
     def _evaluate(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
-        with self.rate.rounded() if model is self.model else nullcontext():
+        with self._rounded() if model is self.model else nullcontext():
             return self.network.evaluate(model, dataset)
 
     def _epoch_figures(self) -> dict[str, Any]:
@@ -116,16 +116,44 @@ class CompressionTrainer(Trainer):
         ):
             share_buffers(self.fabric, self.model)
             count, seed = self.section.num_gradients, self.recipe.training.seed
-            self.rate.remeasure(gradient_inputs(self.network, count), num_gradients=count, seed=seed)
+            inputs = gradient_inputs(self.network, count)
+            with self._explaining_lost_numbers("not trained on"):
+                self.rate.remeasure(inputs, num_gradients=count, seed=seed)
 
     def _pack(self) -> None:
         count = self.section.num_gradients
+        inputs = gradient_inputs(self.network, count)
+        with self._explaining_lost_numbers("not packed"):
+            self.rate.save(self.run.model, inputs, num_gradients=count)
+
+    @contextmanager
+    def _rounded(self) -> Iterator[None]:
+        """Give the network its rounded numbers within the block, as `RateLoss.rounded`.
+
+        Raises:
+            DivergedError: they have become 0.
+        """
+        with ExitStack() as block:
+            with self._explaining_lost_numbers("not trained on"):
+                block.enter_context(self.rate.rounded())
+            yield
+            with self._explaining_lost_numbers("not trained on"):
+                block.close()
+
+    @contextmanager
+    def _explaining_lost_numbers(self, outcome: str) -> Iterator[None]:
+        """Convert errors of numbers that training has spoilt to one that says what is kept and what to do.
+
+        Raises:
+            DivergedError: in place of the error that came of them; it begins with `outcome`.
+        """
         try:
-            self.rate.save(self.run.model, gradient_inputs(self.network, count), num_gradients=count)
+            yield
         except ArgumentError as error:
+            kept = f"The checkpoint after epoch {self.num_saved} is kept" if self.num_saved else "Nothing is saved"
             raise DivergedError(
-                f"not packed: {error}. The checkpoint is kept; train anew in another folder with a lower optimizer.lr "
-                "or more bytes"
+                f"{outcome}: {error}. {kept}; train anew in another folder with a lower optimizer.lr or a larger "
+                "compression.target_bytes"
             ) from error
 
 

@@ -13,7 +13,7 @@ from tailcut.files import write_atomically
 from tailcut.runs import Result, Run
 from tailcut.runtime.devices import Devices, is_first_process, make_fabric
 from tailcut.runtime.progress import log_to_file
-from tailcut.runtime.signals import explaining_lost_places
+from tailcut.runtime.signals import explaining_lost_places, stopping_at_once
 from tailcut.training.checkpoints import remove_unfinished
 from tailcut.training.recipe.schema import Recipe
 from tailcut.training.recipe.stages import last_stage, stages_of
@@ -48,8 +48,8 @@ def run_trainers(
             raise RecipeError(f"stage {name}: {error}") from error
     trainer_of(last_stage(recipe))
     run = Run(Path(out))
-    fabric = make_fabric(devices or Devices(), recipe.training.precision)
-    with ExitStack() as held:
+    with stopping_at_once(run), ExitStack() as held:
+        fabric = make_fabric(devices or Devices(), recipe.training.precision)
         if is_first_process():
             held.enter_context(run.locked())
             _take_up(run, recipe, resume=resume)
@@ -125,7 +125,7 @@ def _run_trainer(
         workers=data.workers,
     )
     log = log_to_file(job.run) if is_first else nullcontext()
-    with log, explaining_lost_places(job.run), how as settings:
+    with log, explaining_lost_places(job.run), stopping_at_once(job.run), how as settings:
         if title and is_first:
             logger.info(title)
         trainer = trainer_of(job.recipe)(job)
