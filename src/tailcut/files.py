@@ -104,7 +104,8 @@ def _unfinished_in(folder: Path) -> Path:
 
 def _make(path: Path) -> int:
     """Make a file that only its owner may read, and return its descriptor, open for writing."""
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    binary = getattr(os, "O_BINARY", 0)  # without it Windows writes other ends of lines
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | binary, 0o600)
 
 
 def rename(path: str | Path, new: str | Path) -> None:

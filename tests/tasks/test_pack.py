@@ -319,7 +319,7 @@ def test_unpacked_weights_are_those_of_the_dense_network(tmp_path: Path) -> None
     inputs = torch.rand(2, 1, 28, 28)
     assert torch.equal(plain(inputs), to_dense(model)(inputs))
     assert json.loads(report.to_json()) == {
-        "file": str(tmp_path / "a.tailcut"),
+        "source": str(tmp_path / "a.tailcut"),
         "out": str(tmp_path / "dense.safetensors"),
         "num_tensors": 8,
         "num_parameters": 431_080,

@@ -38,14 +38,14 @@ class UnpackReport(Report):
     """Report of `unpack`.
 
     Attributes:
-        file: the .tailcut file, as it was given.
+        source: the .tailcut file, as it was given.
         out: the file that was written.
         num_tensors: how many tensors it holds.
         num_parameters: how many numbers.
         file_bytes: its size.
     """
 
-    file: str
+    source: str
     out: str
     num_tensors: int
     num_parameters: int
@@ -55,7 +55,7 @@ class UnpackReport(Report):
         """Return the report as one line."""
         return (
             f"{self.out}: {self.num_tensors} tensors, {self.num_parameters:,} numbers, {self.file_bytes:,} "
-            f"bytes, from {self.file}"
+            f"bytes, from {self.source}"
         )
 
 
