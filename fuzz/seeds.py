@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fuzz import quantized
+from fuzz import checkpoints, quantized
 from fuzz.targets import CORPORA
 from tailcut.format import codecs
 
@@ -70,7 +70,12 @@ def payloads() -> dict[str, bytes]:
 
 
 def main() -> None:
-    for folder, contents in (("jpeg", jpegs()), ("codecs", payloads()), ("quantized", dict(quantized.seeds()))):
+    for folder, contents in (
+        ("jpeg", jpegs()),
+        ("codecs", payloads()),
+        ("quantized", dict(quantized.seeds())),
+        ("checkpoints", dict(checkpoints.seeds())),
+    ):
         (CORPORA / folder).mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
             (CORPORA / folder / name).write_bytes(content)

@@ -22,7 +22,7 @@ from conformance.torch_networks import REGISTERED, build
 from torch import nn
 
 import tailcut
-from fuzz import mutators, quantized
+from fuzz import checkpoints, mutators, quantized
 from tailcut.errors import ArgumentError, CorruptFileError, DataError, FormatError, RecipeError
 from tailcut.format import codecs
 from tailcut.structure import registry
@@ -310,6 +310,7 @@ TARGETS = {
         Target("read_jpeg", run_read_jpeg, mutators.jpeg, "jpeg", (), 10, 64 * MB + 24 * MAX_PIXELS),
         Target("codecs", run_codecs, mutators.blindly, "codecs", (), 5, 64 * MB),
         Target("quantized", quantized.run, quantized.mutate, "quantized", (), 5, 64 * MB),
+        Target("checkpoints", checkpoints.run, checkpoints.mutate, "checkpoints", (), 5, 256 * MB),
         Target("recipes", run_recipes, mutators.toml, "recipes", ("recipes/**/*.toml",), 5, 64 * MB),
     )
 }

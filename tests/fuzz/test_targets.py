@@ -1,7 +1,10 @@
 """Fuzzing: the stored contents are answered rightly, some mutants of them too, and what is wrong is found."""
 
+import contextlib
+import io
 import random
 import time
+import zipfile
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +19,14 @@ from torch import nn
 
 import tailcut
 from fuzz import __main__ as runner
-from fuzz import engine, mutators, quantized, seeds, targets
+from fuzz import checkpoints, engine, mutators, quantized, seeds, targets
 from tailcut.errors import FormatError
 from tailcut.format.container.streams import padded
+from tailcut.format.conversion.checkpoints import load_plain
 from tailcut.format.quantized import Layout, coder, loops, values
 
 MUTANTS = {"inspect": 60, "load": 60, "recipes": 60} | dict.fromkeys(("agreement", "read_jpeg", "codecs"), 120)
-MUTANTS["quantized"] = 200
+MUTANTS |= {"quantized": 200, "checkpoints": 200}
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -47,6 +51,7 @@ def test_the_corpora_are_small_and_the_seeds_what_the_script_writes() -> None:
     for name, content in quantized.seeds():
         assert (CORPORA / "quantized" / name).read_bytes() == content
     assert {path.name for path in (CORPORA / "jpeg").iterdir()} >= set(seeds.jpegs())
+    assert {path.name for path in (CORPORA / "checkpoints").iterdir()} >= dict(checkpoints.seeds()).keys()
 
 
 def test_mutants_of_payloads_get_into_the_levels() -> None:
@@ -226,3 +231,19 @@ def test_disagreement_is_a_finding(wrong: str, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(tailcut, "load", load)
     with pytest.raises((FindingError, KeyError) if wrong != "MemoryError" else MemoryError):
         TARGETS["agreement"].run(content)
+
+
+def test_mutants_of_checkpoints_get_behind_the_archive() -> None:
+    """Nine of ten are archives without damage; torch reads some of them, and refuses others for their pickles."""
+    rng, found = random.Random(5), Counter[str]()
+    contents = [content for name, content in checkpoints.seeds() if name.endswith("zip")]
+    for _ in range(300):
+        content = checkpoints.mutate(rng.choice(contents), rng)
+        with contextlib.suppress(zipfile.BadZipFile, ValueError), zipfile.ZipFile(io.BytesIO(content)) as archive:
+            found["sound"] += archive.testzip() is None
+        try:
+            found["read"] += bool(load_plain(io.BytesIO(content)))
+        except Exception:  # noqa: BLE001 -- of any kind, by torch's readers
+            found["refused"] += 1
+    assert found["sound"] > 270
+    assert 60 < found["read"] < 200

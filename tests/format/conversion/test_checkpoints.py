@@ -1,6 +1,7 @@
 """Weights from checkpoints of other programs."""
 
 import functools
+import io
 import pickle
 import struct
 import tracemalloc
@@ -17,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from tailcut.errors import DataError, ModelMismatchError
 from tailcut.format.conversion import checkpoints
-from tailcut.format.conversion.checkpoints import load_checkpoint, read_tensors, read_torch_file
+from tailcut.format.conversion.checkpoints import load_checkpoint, load_plain, read_tensors, read_torch_file
 from tailcut.format.conversion.reading import read_checkpoint
 from tailcut.structure import create_model
 
@@ -275,3 +276,48 @@ def test_a_file_that_says_how_much_memory_to_take_takes_none(module: bytes, is_z
         assert tracemalloc.get_traced_memory()[1] < size // 16
     finally:
         tracemalloc.stop()
+
+
+def legacy(state: object) -> bytes:
+    made = io.BytesIO()
+    torch.save(state, made, _use_new_zipfile_serialization=False)
+    return made.getvalue()
+
+
+@pytest.mark.parametrize("as_number", [b"\x8a\x05\x00\x00\x00\x00\x01", b"\x8a\x05\x00\x00\x00\x00\x01q\xf0"])
+def test_an_old_file_has_no_more_numbers_than_bytes(as_number: bytes, tmp_path: Path) -> None:
+    """Torch takes as much memory as it says, 16 GiB here, and writes to all of it."""
+    path = tmp_path / "a.pt"
+    content = legacy({"w": torch.zeros(77)})
+    assert content.count(b"KMN") == 1  # the numbers of the storage, and no view of another
+    path.write_bytes(content)
+    assert read_checkpoint(path)["w"].shape == (77,)
+    path.write_bytes(content.replace(b"KMN", as_number + b"N"))
+    with pytest.raises(DataError, match=r"cannot read .*a\.pt: it is damaged"):
+        read_checkpoint(path)
+    with pytest.raises(DataError, match=r"its tensors have 4,294,967,296 numbers, but the file .* bytes"):
+        load_plain(path)
+
+
+def test_a_storage_hides_its_numbers_nowhere(tmp_path: Path) -> None:
+    """A number that was noted before is none that the reader sees."""
+    content = legacy({"w": torch.zeros(77)}).replace(b"KMN", b"h\xf0N").replace(b"\x80\x02}", b"\x80\x02KMq\xf00}", 3)
+    with pytest.raises(DataError, match="a storage does not tell how many numbers it has"):
+        load_plain(io.BytesIO(content))
+
+
+def test_storages_that_several_tensors_share_count_once() -> None:
+    weight = torch.rand(64, 64)
+    state = {str(number): weight[number:] for number in range(50)} | {"step": 10**15}
+    loaded = load_plain(io.BytesIO(legacy(state)))
+    assert torch.equal(loaded["7"], weight[7:])
+    assert loaded["step"] == 10**15
+
+
+def test_a_negative_size_is_refused(tmp_path: Path) -> None:
+    """Torch takes it where another size is 0."""
+    path, content = tmp_path / "a.pt", legacy({"w": torch.zeros(0, 77)})
+    assert content.count(b"KM\x86") == 1
+    path.write_bytes(content.replace(b"KM\x86", b"J\x00\x00\x00\x80\x86"))
+    with pytest.raises(DataError, match=r"is damaged: 'w' has the shape \(0, -2147483648\)"):
+        read_checkpoint(path)

@@ -1,6 +1,7 @@
 """Weights from checkpoints of other projects (`torch.save` or safetensors), read by name and without running code."""
 
 import io
+import os
 import pickletools
 import zipfile
 from collections import OrderedDict
@@ -30,6 +31,10 @@ _ZIP = b"PK\x03\x04"
 # What a file of torch.save from before version 1.6 has before its tensors: a number, a version, a system, content and
 # keys.
 _LEGACY_PICKLES = 5
+# Items of the tuple that stands for a storage, instructions that push a whole number, and those that push nothing.
+_KEY, _NUMBERS = 2, 4
+_INTEGERS = frozenset({"BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4"})
+_NOTING = frozenset({"BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE", "PROTO", "FRAME"})
 # It makes as many bytes as the file says, without having them.
 _REFUSED = "bytearray"
 # Counters that checkpoints from before torch 0.4.1 do not have; only batch norm without a momentum reads them.
@@ -113,6 +118,10 @@ def named_tensors(content: Any, path: str | Path) -> OrderedDict[str, Tensor]:
     strange = next((name for name, value in content.items() if not isinstance(value, Tensor)), None)
     if strange is not None:
         raise DataError(f"{path} is no checkpoint of weights: {strange!r} is {_described(content[strange])}")
+    # Torch's reader takes such a size where another is 0.
+    negative = next((name for name, value in content.items() if any(size < 0 for size in value.shape)), None)
+    if negative is not None:
+        raise DataError(f"{path} is damaged: {negative!r} has the shape {tuple(content[negative].shape)}")
     tensors = {str(name): value.detach() for name, value in content.items()}
     given = getattr(content, "_metadata", None)  # of a file: anything
     metadata = {str(name): entry for name, entry in given.items()} if isinstance(given, Mapping) else {}
@@ -164,25 +173,65 @@ def read_torch_file(path: str | Path) -> Any:
 def load_plain(file: str | Path | IO[bytes], device: str = "cpu") -> Any:
     """Return the content of a `torch.save` file: tensors and plain values, of no more bytes than the file expands to.
 
-    Torch takes `bytearray` for a plain value, and so 400 bytes of a file for as many GiB as they say.
+    Torch takes `bytearray` for a plain value, and so 400 bytes of a file for as many GiB as they say. In a file from
+    before version 1.6 it does so with the numbers of a storage.
 
     Args:
         file: a path, or a file that can be read again.
         device: of the tensors.
 
     Raises:
-        DataError: there is a `bytearray` in it.
+        DataError: there is a `bytearray` in it, or tensors of more numbers than the file has bytes.
         Exception: of any kind, by torch's readers of foreign bytes.
     """
-    for pickle in _pickles(file):
+    for pickle, num_bytes in _pickles(file):
+        stored = _StoredNumbers()
         for code, argument, _ in pickletools.genops(pickle):
             if code.name == "GLOBAL" and str(argument).split(" ")[-1] == _REFUSED:
                 raise DataError(f"a {_REFUSED} is no plain value: its size is not that of the file")
+            stored.follow(code.name, argument)
+        if num_bytes is not None and stored.total > num_bytes:
+            raise DataError(f"its tensors have {stored.total:,} numbers, but the file {num_bytes:,} bytes")
     return torch.load(file, map_location=device, weights_only=True)
 
 
-def _pickles(file: str | Path | IO[bytes]) -> Iterator[IO[bytes]]:
-    """Yield each pickle of a file, as torch reads it: to its end if the file is no zip archive."""
+class _StoredNumbers:
+    """How many numbers the storages of a pickle have, by its instructions, each of which follows on the one before.
+
+    A storage is the tuple ("storage", type, key, place, numbers, view), written item by item.
+    """
+
+    def __init__(self) -> None:
+        self._items: list[tuple[str, Any]] = []
+        self._storages: dict[tuple[str, Any], int] = {}
+
+    @property
+    def total(self) -> int:
+        """Numbers of all storages."""
+        return sum(self._storages.values())
+
+    def follow(self, name: str, argument: Any) -> None:
+        """Take the next instruction.
+
+        Raises:
+            DataError: a storage is not written as torch writes it.
+        """
+        if name == "MARK":
+            self._items = []
+        elif name == "BINPERSID":
+            if len(self._items) <= _NUMBERS or self._items[_NUMBERS][0] not in _INTEGERS:
+                raise DataError("a storage does not tell how many numbers it has")
+            key, count = self._items[_KEY], int(self._items[_NUMBERS][1])
+            self._storages[key] = max(count, self._storages.get(key, 0))
+        elif name not in _NOTING:
+            self._items.append((name, argument))
+
+
+def _pickles(file: str | Path | IO[bytes]) -> Iterator[tuple[IO[bytes], int | None]]:
+    """Yield each pickle of a file, as torch reads it: to its end if the file is no zip archive.
+
+    With it the bytes of the file, unless it is an archive: torch compares its tensors with their members.
+    """
     with ExitStack() as stack:
         stream = stack.enter_context(Path(file).open("rb")) if isinstance(file, (str, Path)) else file
         start = stream.tell()
@@ -191,12 +240,14 @@ def _pickles(file: str | Path | IO[bytes]) -> Iterator[IO[bytes]]:
         is_zip = stream.read(len(_ZIP)) == _ZIP
         stream.seek(start)
         if not is_zip:
-            yield from [stream] * _LEGACY_PICKLES
+            num_bytes = stream.seek(0, os.SEEK_END) - start
+            stream.seek(start)
+            yield from [(stream, num_bytes)] * _LEGACY_PICKLES
             return
         archive = stack.enter_context(zipfile.ZipFile(stream))
         for entry in archive.infolist():
             if entry.filename.lower().endswith("data.pkl"):  # torch's reader does not look at the case
-                yield io.BytesIO(archive.read(entry))
+                yield io.BytesIO(archive.read(entry)), None
 
 
 def expanded_bytes(file: str | Path | IO[bytes]) -> int:
