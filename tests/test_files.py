@@ -179,10 +179,14 @@ def test_an_interruption_at_any_line_leaves_no_unfinished_file(tmp_path: Path) -
             sys.settrace(before)
         return False
 
+    mask = os.umask(0o027)
+    os.umask(mask)
     for number in count(1):
         went_on = interrupted_at(number)
         gc.collect()
         assert set(names_in(tmp_path)) <= {"a"}, number
+        now = os.umask(mask)
+        assert now == mask, number
         if not went_on:
             break
     assert number > 30

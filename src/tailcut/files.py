@@ -57,12 +57,14 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
 def _beside(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file in the folder of `path`; rename it to `path` at the end, or remove it after an error."""
     temporary = _unfinished_in(path.parent)  # named before it is made, so that no interruption leaves it behind
+    before = _permissions(path)
     try:
-        with os.fdopen(_make(temporary), "wb") as file:
+        with os.fdopen(_make(temporary, before), "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(_mode(path))
+        if before is not None:
+            temporary.chmod(before)
         _remember(path)
         rename(temporary, path)
     except BaseException:
@@ -102,10 +104,16 @@ def _unfinished_in(folder: Path) -> Path:
     return folder / f"{PREFIX}{secrets.token_hex(8)}.part"
 
 
-def _make(path: Path) -> int:
-    """Make a file that only its owner may read, and return its descriptor, open for writing."""
+def _make(path: Path, replaced: int | None = None) -> int:
+    """Make a file, and return its descriptor, open for writing.
+
+    Args:
+        path: it must not be there.
+        replaced: permissions of the file that it is to replace: until it has them, only its owner may read it. Without
+            one it gets those of any new file; the system knows which, and asking it would change them for a moment.
+    """
     binary = getattr(os, "O_BINARY", 0)  # without it Windows writes other ends of lines
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | binary, 0o600)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | binary, 0o666 if replaced is None else 0o600)
 
 
 def rename(path: str | Path, new: str | Path) -> None:
@@ -263,15 +271,9 @@ def _is_unfinished(path: object) -> bool:
     return isinstance(path, str | os.PathLike) and Path(path).name.startswith(PREFIX)
 
 
-def _mode(path: Path) -> int:
-    """Return the permissions of the file that is replaced, or those of a new file if there is none."""
+def _permissions(path: Path) -> int | None:
+    """Return the permissions of a file, None if there is none."""
     try:
         return path.stat().st_mode & 0o777
     except FileNotFoundError:
-        return 0o666 & ~_umask()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        return None

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,15 @@ def test_a_defect_of_ours_keeps_its_traceback(tailcut: Tailcut, monkeypatch: pyt
         tailcut("models")
 
 
+@pytest.fixture
+def heeded_interruption() -> Iterator[None]:
+    """What a shell runs in the background ignores SIGINT, and these tests with it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded_interruption")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
     ("place", "words"),
