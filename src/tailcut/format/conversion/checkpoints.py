@@ -5,11 +5,12 @@ import os
 import pickletools
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -31,10 +32,6 @@ _ZIP = b"PK\x03\x04"
 # What a file of torch.save from before version 1.6 has before its tensors: a number, a version, a system, content and
 # keys.
 _LEGACY_PICKLES = 5
-# Items of the tuple that stands for a storage, instructions that push a whole number, and those that push nothing.
-_KEY, _NUMBERS = 2, 4
-_INTEGERS = frozenset({"BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4"})
-_NOTING = frozenset({"BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE", "PROTO", "FRAME"})
 # It makes as many bytes as the file says, without having them.
 _REFUSED = "bytearray"
 # Counters that checkpoints from before torch 0.4.1 do not have; only batch norm without a momentum reads them.
@@ -174,80 +171,79 @@ def load_plain(file: str | Path | IO[bytes], device: str = "cpu") -> Any:
     """Return the content of a `torch.save` file: tensors and plain values, of no more bytes than the file expands to.
 
     Torch takes `bytearray` for a plain value, and so 400 bytes of a file for as many GiB as they say. In a file from
-    before version 1.6 it does so with the numbers of a storage.
+    before version 1.6 it does so with the size of a storage, or of a tensor in it.
 
     Args:
         file: a path, or a file that can be read again.
         device: of the tensors.
 
     Raises:
-        DataError: there is a `bytearray` in it, or tensors of more numbers than the file has bytes.
+        DataError: there is a `bytearray` in it, or tensors of more bytes than the file.
         Exception: of any kind, by torch's readers of foreign bytes.
     """
-    for pickle, num_bytes in _pickles(file):
-        stored = _StoredNumbers()
+    for pickle in _pickles(file):
         for code, argument, _ in pickletools.genops(pickle):
             if code.name == "GLOBAL" and str(argument).split(" ")[-1] == _REFUSED:
                 raise DataError(f"a {_REFUSED} is no plain value: its size is not that of the file")
-            stored.follow(code.name, argument)
-        if num_bytes is not None and stored.total > num_bytes:
-            raise DataError(f"its tensors have {stored.total:,} numbers, but the file {num_bytes:,} bytes")
-    return torch.load(file, map_location=device, weights_only=True)
+    num_bytes = None if device != "cpu" else _legacy_bytes(file)
+    place: Any = device if num_bytes is None else _kept_sizes(num_bytes)
+    return torch.load(file, map_location=place, weights_only=True)
 
 
-class _StoredNumbers:
-    """How many numbers the storages of a pickle have, by its instructions, each of which follows on the one before.
+def _kept_sizes(num_bytes: int) -> Callable[[torch.UntypedStorage, str], torch.UntypedStorage]:
+    """Return a `map_location` for a file of so many bytes: storages on the CPU that keep their size.
 
-    A storage is the tuple ("storage", type, key, place, numbers, view), written item by item.
+    Torch has taken memory for a storage by then, but not written to it yet; and lets a tensor that goes beyond its
+    storage enlarge it.
+
+    Raises:
+        DataError: when called, of storages that are larger than the file.
     """
+    total = 0
 
-    def __init__(self) -> None:
-        self._items: list[tuple[str, Any]] = []
-        self._storages: dict[tuple[str, Any], int] = {}
+    def keep_size(storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage:
+        nonlocal total
+        total += storage.nbytes()
+        if total > num_bytes:
+            raise DataError(f"its tensors have {total:,} bytes, the file {num_bytes:,}")
+        return torch.from_numpy(np.empty(storage.nbytes(), np.uint8)).untyped_storage()
 
-    @property
-    def total(self) -> int:
-        """Numbers of all storages."""
-        return sum(self._storages.values())
-
-    def follow(self, name: str, argument: Any) -> None:
-        """Take the next instruction.
-
-        Raises:
-            DataError: a storage is not written as torch writes it.
-        """
-        if name == "MARK":
-            self._items = []
-        elif name == "BINPERSID":
-            if len(self._items) <= _NUMBERS or self._items[_NUMBERS][0] not in _INTEGERS:
-                raise DataError("a storage does not tell how many numbers it has")
-            key, count = self._items[_KEY], int(self._items[_NUMBERS][1])
-            self._storages[key] = max(count, self._storages.get(key, 0))
-        elif name not in _NOTING:
-            self._items.append((name, argument))
+    return keep_size
 
 
-def _pickles(file: str | Path | IO[bytes]) -> Iterator[tuple[IO[bytes], int | None]]:
-    """Yield each pickle of a file, as torch reads it: to its end if the file is no zip archive.
+@contextmanager
+def _opened(file: str | Path | IO[bytes]) -> Iterator[IO[bytes]]:
+    """Open a file; one that is open already is where it was after the block."""
+    if isinstance(file, (str, Path)):
+        with Path(file).open("rb") as stream:
+            yield stream
+        return
+    start = file.tell()
+    try:
+        yield file
+    finally:
+        file.seek(start)
 
-    With it the bytes of the file, unless it is an archive: torch compares its tensors with their members.
-    """
-    with ExitStack() as stack:
-        stream = stack.enter_context(Path(file).open("rb")) if isinstance(file, (str, Path)) else file
+
+def _legacy_bytes(file: str | Path | IO[bytes]) -> int | None:
+    """Return the bytes of a file that is no zip archive; None for an archive, whose members torch compares by size."""
+    with _opened(file) as stream:
         start = stream.tell()
-        if stream is file:
-            stack.callback(stream.seek, start)
-        is_zip = stream.read(len(_ZIP)) == _ZIP
-        stream.seek(start)
+        return None if stream.read(len(_ZIP)) == _ZIP else stream.seek(0, os.SEEK_END) - start
+
+
+def _pickles(file: str | Path | IO[bytes]) -> Iterator[IO[bytes]]:
+    """Yield each pickle of a file, as torch reads it: to its end if the file is no zip archive."""
+    is_zip = _legacy_bytes(file) is None
+    with ExitStack() as stack:
+        stream = stack.enter_context(_opened(file))
         if not is_zip:
-            num_bytes = stream.seek(0, os.SEEK_END) - start
-            stream.seek(start)
-            yield from [(stream, num_bytes)] * _LEGACY_PICKLES
+            yield from [stream] * _LEGACY_PICKLES
             return
         archive = stack.enter_context(zipfile.ZipFile(stream))
         for entry in archive.infolist():
             if entry.filename.lower().endswith("data.pkl"):  # torch's reader does not look at the case
-                yield io.BytesIO(archive.read(entry)), None
+                yield io.BytesIO(archive.read(entry))
 
 
 def expanded_bytes(file: str | Path | IO[bytes]) -> int:
