@@ -326,3 +326,14 @@ def test_a_negative_size_is_refused(tmp_path: Path) -> None:
     path.write_bytes(content.replace(b"KM\x86", b"J\x00\x00\x00\x80\x86"))
     with pytest.raises(DataError, match=r"is damaged: 'w' has the shape \(0, -2147483648\)"):
         read_checkpoint(path)
+
+
+def test_an_archive_with_a_name_in_no_alphabet_is_damaged(tmp_path: Path) -> None:
+    """Python's reader of archives tells so by an error of its own kind."""
+    path = tmp_path / "a.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/d\u00e4ta.pkl", b"")  # the letter makes the name one of UTF-8
+    path.write_bytes(path.read_bytes().replace("\u00e4".encode(), b"\xb7\xb7"))
+    for read in (read_torch_file, read_checkpoint):
+        with pytest.raises(DataError, match=r"a\.pt: it is damaged"):
+            read(path)

@@ -3,6 +3,7 @@
 import io
 import os
 import pickletools
+import struct
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -254,8 +255,11 @@ def expanded_bytes(file: str | Path | IO[bytes]) -> int:
     """
     if not zipfile.is_zipfile(file):
         return 0
-    with zipfile.ZipFile(file) as archive:
-        return sum(entry.file_size for entry in archive.infolist())
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return sum(entry.file_size for entry in archive.infolist())
+    except (ValueError, NotImplementedError, EOFError, struct.error) as error:  # of names, versions, and its end
+        raise zipfile.BadZipFile(str(error)) from error
 
 
 def check_is_file(path: Path) -> None:

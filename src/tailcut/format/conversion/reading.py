@@ -50,7 +50,7 @@ def read_checkpoint(path: str | Path) -> Tensors:
     check_is_file(path)
     try:
         _check_bytes(path, max(path.stat().st_size, expanded_bytes(path)))
-    except (zipfile.BadZipFile, NotImplementedError) as error:
+    except zipfile.BadZipFile as error:
         raise DataError(f"cannot read {path}: it is damaged: {error}") from error
     tensors = read_tensors(path)
     # A tensor may be one number seen many times: its shape says more than the file holds.
