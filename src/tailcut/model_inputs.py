@@ -101,8 +101,7 @@ def loader_inputs(loader: Loader, choose: Choose | None = None, *, allow_meta: b
     Raises:
         ArgumentError: a batch is something else, or has a sparse tensor.
     """
-    if not isinstance(loader, Iterable):
-        raise ArgumentError(f"loader must be a tensor or batches of inputs, got {type(loader).__name__}")
+    check_loader(loader)
     batches = [loader] if isinstance(loader, (Tensor, Mapping)) else loader
     for number, batch in enumerate(batches):
         chosen = without_targets(batch) if choose is None else choose(batch)
@@ -118,6 +117,12 @@ def loader_inputs(loader: Loader, choose: Choose | None = None, *, allow_meta: b
                 f"batch {number} of the loader has a sparse tensor among {found.shapes}: give it by .to_dense()"
             )
         yield found
+
+
+def check_loader(loader: object, what: str = "loader must be a tensor or batches of inputs") -> None:
+    """Raise `ArgumentError` unless `loader` can be iterated; the message begins with what it must be."""
+    if not isinstance(loader, Iterable):
+        raise ArgumentError(f"{what}, got {type(loader).__name__}")
 
 
 def first_inputs(loader: Loader, count: int) -> list[ModelInputs]:

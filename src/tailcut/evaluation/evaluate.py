@@ -23,8 +23,6 @@ from tailcut.execution import fuse
 from tailcut.export_c import IntegerNetwork
 from tailcut.export_c.export import ARITHMETICS
 from tailcut.format import load
-from tailcut.format.container.contents import Contents, decode
-from tailcut.format.load import checked_level, naming, read_file
 from tailcut.inputs.transform.input_transform import input_transform_of
 from tailcut.printing import Report, figure_text, table
 from tailcut.runtime.progress import Throughput, live_progress
@@ -151,16 +149,6 @@ def evaluate_file(
 def file_at_level(file: str | Path, level: int | None) -> str:
     """Return what a report calls the network of this file, of this level if one was asked for."""
     return str(file) if level is None else f"{file}, level {level}"
-
-
-def read_level(file: str | Path, level: int | None) -> Contents:
-    """Return the contents of a .tailcut file up to a level, all when None, without building its network.
-
-    Raises the errors of `load`.
-    """
-    content = read_file(file)
-    with naming(file):
-        return decode(content, checked_level(level))
 
 
 def run_in_processes(work: Callable[[Share], Found], device: str, devices: "Devices | None") -> Found:

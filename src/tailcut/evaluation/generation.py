@@ -19,7 +19,6 @@ from tailcut.evaluation.evaluate import (
     PROGRESS_INTERVAL,
     EvaluateReport,
     file_at_level,
-    read_level,
     run_in_processes,
     runnable,
 )
@@ -27,6 +26,7 @@ from tailcut.evaluation.fid import FeatureNetwork, Features, FeatureStatistics, 
 from tailcut.evaluation.inception import InceptionFeatures
 from tailcut.evaluation.metrics import StreamingMean
 from tailcut.format import load
+from tailcut.format.load import read_contents
 from tailcut.models import VAE, DCGANGenerator
 from tailcut.runtime.progress import live_progress
 from tailcut.runtime.share import ALONE, Share
@@ -259,7 +259,7 @@ def holds_generator(file: str | Path, level: int | None = None) -> bool:
 
     A network that is not registered here is none: whoever loads the file says so.
     """
-    base = read_level(file, level).base
+    base = read_contents(file, level).base
     build = None if base is None or base.name not in model_names() else family(base.name).build
     return isinstance(build, type) and issubclass(build, GENERATORS)
 

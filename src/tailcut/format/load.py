@@ -189,16 +189,17 @@ def read_file(path: str | Path, max_parameters: int | None = None) -> bytes:
         return file.read()
 
 
-def read_contents(path: str | Path) -> Contents:
-    """Return the contents of the file `path` or "zoo:NAME" without building its network.
+def read_contents(path: str | Path, level: int | None = None) -> Contents:
+    """Return the contents of the file `path` or "zoo:NAME", up to a level of it, without building its network.
 
     Raises:
         FormatError: as `load`, with the file's name.
+        ArgumentError: there is no such level.
         FileNotFoundError: there is no such file.
     """
     content = read_file(path)
     with naming(path):
-        return decode(content)
+        return decode(content, checked_level(level))
 
 
 def bare_network(contents: Contents, max_parameters: int) -> nn.Module:

@@ -12,8 +12,14 @@ from tailcut.structure import NetworkView
 from tailcut.structure.views import unwrapped
 
 
+def norms_with_statistics(network: nn.Module) -> list[_BatchNorm]:
+    """Return the batch norms that keep running statistics."""
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    return [norm for norm in norms if norm.track_running_stats and norm.running_mean is not None]
+
+
 def recalibrate(
-    model: nn.Module, loader: Loader, num_batches: int = NUM_BATCHES, *, inputs: Choose | None = None
+    model: nn.Module, loader: Loader, num_batches: int | None = NUM_BATCHES, *, inputs: Choose | None = None
 ) -> int:
     """Replace the running statistics of batch norm by the mean over some batches. Changes the module.
 
@@ -24,7 +30,7 @@ def recalibrate(
         model: any network; a fused view runs fused.
         loader: yields inputs, or tuples and lists that begin with them; inputs by name are dicts. A tensor or
             a dict is one batch.
-        num_batches: the most batches to take.
+        num_batches: the most batches to take; all when None.
         inputs: what the network takes of a batch, see `score`.
 
     Returns:
@@ -35,8 +41,7 @@ def recalibrate(
             finite. The model is unchanged.
     """
     network = unwrapped(model)
-    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
-    norms = [norm for norm in norms if norm.track_running_stats and norm.running_mean is not None]
+    norms = norms_with_statistics(network)
     if not norms:
         return 0
     before = [(norm.momentum, {name: x.clone() for name, x in norm.named_buffers(recurse=False)}) for norm in norms]

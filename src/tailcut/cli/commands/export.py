@@ -79,12 +79,12 @@ def run(arguments: argparse.Namespace) -> Report:
         settings = {"size": arguments.size, "pixels": pixels, "arithmetic": arguments.arithmetic or "float32"}
         with all_or_nothing():
             return export_c(model, arguments.out, **settings)
-    from tailcut.evaluation.evaluate import read_level
     from tailcut.export_html import export_html
+    from tailcut.format.load import read_contents
 
     path, level = resolve(arguments.file), arguments.level
     title = arguments.file if arguments.file.startswith("zoo:") else path.stem
-    ends = () if level is None else read_level(path, level).level_ends  # of a file without levels none
+    ends = () if level is None else read_contents(path, level).level_ends  # of a file without levels none
     file_bytes = ends[-1] if ends else path.stat().st_size
     return export_html(model, arguments.out, size=arguments.size, title=title, file_bytes=file_bytes)
 

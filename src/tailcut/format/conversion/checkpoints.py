@@ -7,7 +7,7 @@ import struct
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -182,12 +182,12 @@ def load_plain(file: str | Path | IO[bytes], device: str = "cpu") -> Any:
         DataError: there is a `bytearray` in it, or tensors of more bytes than the file.
         Exception: of any kind, by torch's readers of foreign bytes.
     """
-    for pickle in _pickles(file):
+    num_bytes = _legacy_bytes(file)
+    for pickle in _pickles(file, is_zip=num_bytes is None):
         for code, argument, _ in pickletools.genops(pickle):
             if code.name == "GLOBAL" and str(argument).split(" ")[-1] == _REFUSED:
                 raise DataError(f"a {_REFUSED} is no plain value: its size is not that of the file")
-    num_bytes = None if device != "cpu" else _legacy_bytes(file)
-    place: Any = device if num_bytes is None else _kept_sizes(num_bytes)
+    place: Any = device if num_bytes is None or device != "cpu" else _kept_sizes(num_bytes)
     return torch.load(file, map_location=place, weights_only=True)
 
 
@@ -233,18 +233,16 @@ def _legacy_bytes(file: str | Path | IO[bytes]) -> int | None:
         return None if stream.read(len(_ZIP)) == _ZIP else stream.seek(0, os.SEEK_END) - start
 
 
-def _pickles(file: str | Path | IO[bytes]) -> Iterator[IO[bytes]]:
+def _pickles(file: str | Path | IO[bytes], *, is_zip: bool) -> Iterator[IO[bytes]]:
     """Yield each pickle of a file, as torch reads it: to its end if the file is no zip archive."""
-    is_zip = _legacy_bytes(file) is None
-    with ExitStack() as stack:
-        stream = stack.enter_context(_opened(file))
+    with _opened(file) as stream:
         if not is_zip:
             yield from [stream] * _LEGACY_PICKLES
             return
-        archive = stack.enter_context(zipfile.ZipFile(stream))
-        for entry in archive.infolist():
-            if entry.filename.lower().endswith("data.pkl"):  # torch's reader does not look at the case
-                yield io.BytesIO(archive.read(entry))
+        with zipfile.ZipFile(stream) as archive:
+            for entry in archive.infolist():
+                if entry.filename.lower().endswith("data.pkl"):  # torch's reader does not look at the case
+                    yield io.BytesIO(archive.read(entry))
 
 
 def expanded_bytes(file: str | Path | IO[bytes]) -> int:

@@ -11,7 +11,7 @@ from tailcut.counting import evaluating
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.inputs.selection.patterns import NUM_FREQUENCIES
 from tailcut.inputs.selection.selection import Selection
-from tailcut.model_inputs import without_targets
+from tailcut.model_inputs import check_loader, without_targets
 from tailcut.printing import Report
 
 COMPONENT_NAMES = ("Y", "Cb", "Cr")
@@ -213,8 +213,7 @@ class FrequencyGate(nn.Module):
         Raises:
             ArgumentError: the loader is none, gives no batch, or batches of another shape.
         """
-        if not isinstance(loader, Iterable):
-            raise ArgumentError(f"loader must be a tensor or batches of inputs, got {type(loader).__name__}")
+        check_loader(loader)
         self.reset_activity()
         device = self.mix.weight.device
         with evaluating(self), torch.no_grad():

@@ -19,6 +19,7 @@ from tailcut.inputs.stem.replace import check_unedited, make, submodule
 from tailcut.inputs.stem.trace import ModuleTrace, modules_before, run, trial_copy
 from tailcut.inputs.stem.trial import arrives, noise, runs_transform
 from tailcut.inputs.transform.block_dct import BlockDCT, check_block_dct
+from tailcut.model_inputs import check_loader
 from tailcut.printing import Report
 
 _log = logging.getLogger(__name__)
@@ -264,8 +265,7 @@ def _warn_of_resizing(images: Tensor, resized: Tensor) -> None:
 
 
 def _images(loader: Iterable[Any]) -> Iterator[Tensor]:
-    if not isinstance(loader, Iterable):
-        raise ArgumentError(f"loader must be a tensor or batches of images, got {type(loader).__name__}")
+    check_loader(loader, "loader must be a tensor or batches of images")
     for item in [loader] if isinstance(loader, Tensor) else loader:
         images = item[0] if isinstance(item, (tuple, list)) and item else item
         if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tailcut.errors import ArgumentError, DataError, StructureError
 from tailcut.inputs.jpeg.coefficients import JpegCoefficients
 from tailcut.inputs.transform.statistics import ChannelStatistics
+from tailcut.model_inputs import check_loader
 
 TRANSFORM = "input_transform"  # the child of a network that its transform is
 # A channel that varies less than this (in grey levels times 8) is constant but for rounding; its spread counts as 1.
@@ -97,8 +98,7 @@ class InputTransform(nn.Module, ABC):
             ArgumentError: other channels, or `over` is unknown.
             DataError: there are none, or they hold numbers that are not finite.
         """
-        if not isinstance(batches, Iterable):
-            raise ArgumentError(f"batches must be tensors of channels, got {type(batches).__name__}")
+        check_loader(batches, "batches must be tensors of channels")
         return self._take(self._statistics_of(batches, over))
 
     def normalized(self, channels: Tensor) -> Tensor:
@@ -109,8 +109,7 @@ class InputTransform(nn.Module, ABC):
     @torch.no_grad()
     def statistics(self, loader: Iterable[Any], *, over: str = "pixels") -> ChannelStatistics:
         """Mean and spread of each channel without normalisation; arguments and errors as for `fit`."""
-        if not isinstance(loader, Iterable):
-            raise ArgumentError(f"loader must be a tensor or batches of images, got {type(loader).__name__}")
+        check_loader(loader, "loader must be a tensor or batches of images")
         return self._statistics_of((self.unnormalized(images) for item in loader for images in _images_of(item)), over)
 
     def _statistics_of(self, batches: Iterable[Tensor], over: str) -> ChannelStatistics:

@@ -17,9 +17,10 @@ from tailcut.data import read_image
 from tailcut.data.datasets.coco_categories import CATEGORIES, NUM_CLASSES
 from tailcut.errors import ArgumentError
 from tailcut.evaluation.detection import MASK_THRESHOLD
-from tailcut.evaluation.evaluate import choose_device, file_at_level, read_level, runnable
+from tailcut.evaluation.evaluate import choose_device, file_at_level, runnable
 from tailcut.files import atomic_write, make_folder, write_atomically
 from tailcut.format import load
+from tailcut.format.load import read_contents
 from tailcut.inputs.detection.detectors import Detector
 from tailcut.printing import table
 from tailcut.tasks.prediction.predict import TABLE_FILE, PredictReport, paths_of_output, read_each
@@ -116,7 +117,7 @@ class PredictObjectsReport(PredictReport):
 
 def holds_detector(file: str | Path, level: int | None = None) -> bool:
     """Return whether a .tailcut file (or `zoo:NAME`) names a registered detector. Raises the errors of `load`."""
-    base = read_level(file, level).base
+    base = read_contents(file, level).base
     return base is not None and base.name in FAMILIES
 
 

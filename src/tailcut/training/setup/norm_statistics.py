@@ -8,8 +8,8 @@ that have learnt their training images by heart then give every image the same c
 import math
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from tailcut.channels.scoring.recalibration import norms_with_statistics
 from tailcut.evaluation.pixel_inputs import has_gate
 from tailcut.training.recipe.fields import check_unused
 from tailcut.training.recipe.schema import Recipe
@@ -25,8 +25,8 @@ def check_statistics(recipe: Recipe, model: nn.Module) -> None:
     Raises:
         RecipeError: it does not, and the recipe has the key.
     """
-    keeps_some = any(isinstance(module, _BatchNorm) and module.track_running_stats for module in model.modules())
-    useless = {"training.statistics_images": recipe.training.statistics_images > 0 and not keeps_some}
+    is_useless = recipe.training.statistics_images > 0 and not norms_with_statistics(model)
+    useless = {"training.statistics_images": is_useless}
     check_unused(useless, of="a network without running statistics of batch norm")
 
 
