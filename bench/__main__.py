@@ -16,6 +16,7 @@ from bench import (
     coding,
     combined,
     cuda,
+    cuda_graph,
     execution,
     exporting,
     files,
@@ -57,6 +58,7 @@ TOPICS: dict[str, Callable[[Scale, Machine], list[Table]]] = {
     "c_speed": c_speed.run,
     "combined": combined.run,
     "cuda": cuda.run,
+    "cuda_graph": cuda_graph.run,
 }
 SCALES = {"full": FULL, "quick": QUICK, "tiny": TINY}
 

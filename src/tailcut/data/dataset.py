@@ -221,6 +221,10 @@ class InMemoryDataset(Dataset):
         positions = as_positions(indices).to(self.labels.device)
         return self.images[positions].float() / 255, self.labels[positions]
 
+    def to(self, device: torch.device) -> "InMemoryDataset":
+        """Return these images on another device, where batches of them are then made."""
+        return InMemoryDataset(self.name, self.split, self.images.to(device), self.labels.to(device), self.class_names)
+
     def batches(self, positions: Sequence[Indices], workers: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Dataset.batches`. Nothing is to be read, so that workers are not asked, which would copy everything."""
         return super().batches(positions, 0)

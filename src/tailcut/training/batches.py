@@ -122,7 +122,7 @@ def augment(
         images: (n, channels, height, width).
         targets: classes (n,) or masks (n, height, width).
         augmentation: what to do.
-        noise: gives the random numbers of the whole batch.
+        noise: gives the random numbers of the whole batch, on the CPU, so that they are the same on every device.
         batch_size: images in the whole batch.
         places: int64 (n,), the places of these images in the whole batch.
         mirrored: mirrors images left to right; `mirror` when None.
@@ -133,11 +133,11 @@ def augment(
     has_masks = targets.ndim == 3
     if augmentation.shift:
         reach = augmentation.shift
-        moves = torch.randint(-reach, reach + 1, (batch_size, 2), generator=noise)[places]
+        moves = torch.randint(-reach, reach + 1, (batch_size, 2), generator=noise)[places].to(images.device)
         images = shift(images, moves)
         targets = shift(targets[:, None], moves)[:, 0] if has_masks else targets
     if augmentation.flip:
-        flipped = (torch.rand(batch_size, generator=noise) < 0.5)[places]
+        flipped = (torch.rand(batch_size, generator=noise) < 0.5)[places].to(images.device)
         images = torch.where(flipped[:, None, None, None], (mirrored or mirror)(images), images)
         targets = torch.where(flipped[:, None, None], targets.flip(2), targets) if has_masks else targets
     return images, targets
@@ -173,14 +173,14 @@ def shift(images: Tensor, moves: Tensor) -> Tensor:
 
     Args:
         images: (n, channels, height, width).
-        moves: int64 (n, 2), pixels down and to the right.
+        moves: int64 (n, 2), pixels down and to the right, on the same device.
 
     Returns:
         (n, channels, height, width).
     """
     num, channels, height, width = images.shape
-    rows = torch.arange(height) - moves[:, :1]  # (n, height): the row that comes from there
-    columns = torch.arange(width) - moves[:, 1:]
+    rows = torch.arange(height, device=moves.device) - moves[:, :1]  # (n, height): the row that comes from there
+    columns = torch.arange(width, device=moves.device) - moves[:, 1:]
     inside_rows = (rows >= 0) & (rows < height)
     inside_columns = (columns >= 0) & (columns < width)
     index = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]

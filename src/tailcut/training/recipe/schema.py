@@ -261,6 +261,10 @@ class TrainingSection(RecipeSection):
         precision: `fp32`, or mixed precision `bf16` or `fp16`; the transform itself always runs in float32.
         execution: `fused` trains without dense weights (see `tailcut.fuse`), `dense` builds them in each step; `auto`
             decides by a cost model, at the start and wherever vectors are shortened.
+        cuda_graph: on a CUDA device, record the forward and backward of a step as a CUDA graph and replay it: faster
+            where a step is many short kernels. For networks whose steps differ by nothing but their numbers; the
+            choice of layers, or random numbers of the CPU, would stay those of the recorded step. Without effect on
+            other devices, and where several processes train.
         channels_last: train on images in channels-last memory order, often faster for convolutions.
         loss: `cross_entropy`; `dice_bce` (soft Dice plus cross entropy) for masks; `vae` and `gan` for generative
             networks.
@@ -278,6 +282,7 @@ class TrainingSection(RecipeSection):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     execution: Literal["auto", "dense", "fused"] = "auto"
+    cuda_graph: bool = False
     channels_last: bool = False
     loss: Literal["cross_entropy", "dice_bce", "vae", "gan"] = "cross_entropy"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -410,6 +415,8 @@ class Recipe(RecipeSection):
                 raise ValueError("training.execution 'fused' needs a [regularization] section")
             if self.training.precision != "fp32":
                 raise ValueError("training.execution 'fused' needs training.precision 'fp32'")
+            if self.training.cuda_graph:
+                raise ValueError("training.cuda_graph records steps with dense weights: choose execution 'dense'")
         if self.training.round_from is not None:
             if self.regularization is None:
                 raise ValueError("training.round_from needs a [regularization] section")

@@ -34,7 +34,8 @@ def choose_execution(recipe: Recipe, model: nn.Module, images: Tensor) -> Execut
     fused = COMPILED if images.device.type == "cpu" and is_installed() else FUSED
     if wanted != "auto":
         return fused if wanted == FUSED else wanted
-    if recipe.training.precision != "fp32" or not truncated_tensors(model):
+    recorded = recipe.training.cuda_graph and images.device.type == "cuda"
+    if recorded or recipe.training.precision != "fp32" or not truncated_tensors(model):
         return DENSE
     mode = model.training
     try:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from tailcut.data import Dataset
+from tailcut.data import Dataset, InMemoryDataset
 from tailcut.data.workers import Workers
 from tailcut.errors import DivergedError, TrainingError
 from tailcut.format import load
@@ -100,11 +100,13 @@ class Trainer(ABC):
         self.schedule = build_schedule(self.recipe, model, optimizer, data.num_steps)
         decay = self.recipe.optimizer.ema_decay
         self.average = None if decay is None else MovingAverage(model, decay)
-        self.workers = Workers(self.recipe.data.workers)  # over all epochs
+        self.source = images_beside(data.train, self.fabric.device)
+        self.workers = Workers(self.recipe.data.workers if self.source is data.train else 0)  # over all epochs
         self.epoch = 0  # how many are finished
         self.num_saved = 0  # how many the newest checkpoint has
         self.lines: list[dict[str, Any]] = []  # of the file of metrics
         self.execution: Execution | None = None
+        self.is_rounding = False
         self.loss_parts: defaultdict[str, float] = defaultdict(float)  # sums over the steps of this epoch
 
         torch.manual_seed(generator(self.recipe.training.seed, self.fabric.global_rank, 1).initial_seed())
@@ -233,7 +235,7 @@ class Trainer(ABC):
         """Return the augmented batches of this epoch, each with the places of its images, read ahead by workers."""
         recipe = self.recipe
         return batches(
-            self.data.train,
+            self.source,
             batch_size=recipe.data.batch_size,
             seed=recipe.training.seed,
             epoch=self.epoch,
@@ -261,7 +263,9 @@ class Trainer(ABC):
     def _round_if_due(self) -> None:
         """Start to round the coefficients in the forward (changes the model), if the recipe says so."""
         begin = self.recipe.training.round_from
-        if begin is not None and self.epoch >= begin * self.recipe.training.epochs:
+        is_due = begin is not None and self.epoch >= begin * self.recipe.training.epochs
+        if is_due and not self.is_rounding:
+            self.is_rounding = True
             set_precision(self.model, self.recipe.pack.dtype)
             refresh_fused(self.module)
 
@@ -390,3 +394,13 @@ class Trainer(ABC):
             try_to_draw_curves(self.lines, run.curves, title=recipe.name)
         fabric.barrier()
         return result
+
+
+def images_beside(dataset: Dataset, device: torch.device) -> Dataset:
+    """Return training images where their batches are made: on a GPU, if they are held in memory.
+
+    There a batch takes a fraction of a step. Its numbers are those of the CPU, to the last bit of a pixel.
+    """
+    if isinstance(dataset, InMemoryDataset) and device.type == "cuda":
+        return dataset.to(device)
+    return dataset

@@ -1,5 +1,6 @@
 """Trainer for networks with classes or masks as targets, and for a VAE."""
 
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -8,14 +9,18 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from tailcut.data import Dataset
+from tailcut.errors import RecipeError
 from tailcut.format.network.levels import LEVEL_INPUTS
 from tailcut.training.result import save_trained
 from tailcut.training.setup.build import build_optimizer
 from tailcut.training.setup.execution_mode import DENSE, Execution
 from tailcut.training.setup.job import Job
 from tailcut.training.trainer.base import Trainer
+from tailcut.training.trainer.cuda_graph import RecordedGradients
 from tailcut.training.trainer.image_network import ImageNetwork
 from tailcut.weights import NestedLevels
+
+logger = logging.getLogger("tailcut.training")
 
 
 @final
@@ -29,24 +34,56 @@ class ClassificationTrainer(Trainer):
         # Each process draws the same level, so that gradients are of the same network.
         self.nested = NestedLevels(model, levels, seed=seed) if levels else None
         stateful = {} if self.nested is None else {"levels": self.nested}
+        self.recorded = self._make_recorded(job)
         super().__init__(job, self.network.data, model, build_optimizer(optimizer, model), stateful)
 
     def _choose_execution(self) -> Execution:
         return self.network.choose_execution()
 
     def _wrap(self, execution: Execution) -> nn.Module:
+        if self.recorded is not None:
+            self.recorded.forget()  # what it recorded is of the network as it was
         return self.network.wrap(execution)
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         return self._image_batches()
 
     def _step(self, images: Tensor, targets: Tensor, places: Tensor) -> Tensor:
-        self.stepper.zero_grad()
-        with nullcontext() if self.nested is None else self.nested.drawn():
-            loss = self.network.loss(self.module, images, targets, places, self._coarse_factor())
-            self.fabric.backward(loss)
+        if self.recorded is None:
+            self.stepper.zero_grad()
+            with nullcontext() if self.nested is None else self.nested.drawn():
+                loss = self._gradients(images, targets, places)
+        else:
+            loss = self.recorded(images, targets, places, state=self.is_rounding)
         self._update()
+        return loss
+
+    def _gradients(self, images: Tensor, targets: Tensor, places: Tensor) -> Tensor:
+        """Add the gradients of a batch to those of the parameters. Return its loss, a scalar."""
+        loss = self.network.loss(self.module, images, targets, places, self._coarse_factor())
+        self.fabric.backward(loss)
         return loss.detach()
+
+    def _make_recorded(self, job: Job) -> RecordedGradients | None:
+        """Return what replays steps as a CUDA graph, if the recipe asks for it and the device can.
+
+        Raises:
+            RecipeError: the steps of this recipe differ by more than their numbers.
+        """
+        device = job.fabric.device
+        if not job.recipe.training.cuda_graph:
+            return None
+        if self.nested is not None:
+            raise RecipeError("training.cuda_graph: each step of pack.levels trains another network; set it to false")
+        if job.recipe.training.precision == "fp16":
+            raise RecipeError("training.cuda_graph: fp16 scales its loss step by step; choose training.precision bf16")
+        if device.type != "cuda":
+            return None
+        if job.fabric.world_size > 1:
+            logger.warning("training.cuda_graph has no effect where several processes train")
+            return None
+        parameters = [parameter for parameter in self.network.model.parameters() if parameter.requires_grad]
+        return RecordedGradients(self._gradients, parameters, device)
 
     def _recalibrate(self, size: int, count: int) -> None:
         self.network.recalibrate(self.execution or DENSE, size, count)
