@@ -92,7 +92,7 @@ def test_large_corners_take_the_fft(corner: tuple[int, ...], shape: tuple[int, .
 def test_where_matrices_are_preferred_large_corners_take_them() -> None:
     for corner, shape in (((250, 3), (FFT_MIN_SIZE, 4)), ((300, 280), (301, 300)), ((3, 290, 8), (40, 300, 8))):
         assert not any(stage.by_fft for stage in check(corner, shape, tuple(range(len(shape))), prefer_matrices=True))
-    (stage,) = check((3000,), (4000,), (0,), prefer_matrices=True)  # its basis would have 3,000 times as many numbers
+    (stage,) = check((5000,), (6000,), (0,), prefer_matrices=True)  # its basis would take 120 MB
     assert stage.by_fft
 
 

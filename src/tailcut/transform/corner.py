@@ -33,6 +33,8 @@ FFT_COST = 20
 # A basis of more numbers than this, and than the tensor itself has, is never made: along a long axis it would take many
 # times the memory of the tensor. An FFT needs none.
 MAX_BASIS_SIZE = 1 << 16
+# The same where products are preferred: 64 MiB, once for all tensors of that side.
+MAX_PREFERRED_SIZE = 1 << 24
 # Writing a number, and copying it to where a product or an FFT can take it, in the same unit.
 WRITE_COST = 10
 COPY_COST = 40
@@ -115,7 +117,8 @@ def _stage(group: list[int], corner: Sequence[int], shape: Sequence[int], prefer
     sizes = tuple(shape[axis] for axis in group)
     alone = len(group) == 1 and sizes[0] >= FFT_MIN_SIZE
     is_cheaper = not prefer_matrices and kept[0] > FFT_COST * math.log2(sizes[0])
-    by_fft = alone and (is_cheaper or kept[0] * sizes[0] > max(MAX_BASIS_SIZE, math.prod(shape)))
+    largest = max(MAX_PREFERRED_SIZE if prefer_matrices else MAX_BASIS_SIZE, math.prod(shape))
+    by_fft = alone and (is_cheaper or kept[0] * sizes[0] > largest)
     return Stage(group[0], group[-1] + 1, kept, sizes, by_fft)
 
 

@@ -171,7 +171,9 @@ def _along_axes(x: torch.Tensor, axes: Sequence[int] | None, *, inverse: bool) -
 
 def _rotation(size: int, x: torch.Tensor) -> torch.Tensor:
     """exp(-i pi k / (2 size)) for k = 0 ... size // 2, times the orthonormal scale."""
-    angle = torch.arange(size // 2 + 1, dtype=torch.float64, device="cpu") * (math.pi / (2 * size))
+    # A CUDA graph cannot copy from the CPU; other devices may lack float64.
+    device = x.device if x.is_cuda else torch.device("cpu")
+    angle = torch.arange(size // 2 + 1, dtype=torch.float64, device=device) * (math.pi / (2 * size))
     scale = torch.full_like(angle, math.sqrt(2 / size))
     scale[0] = math.sqrt(1 / size)
     kind = torch.complex128 if x.dtype == torch.float64 else torch.complex64
