@@ -40,6 +40,7 @@ RECIPES = (
     "googlenet-scratch",
 )
 IMAGES = 50_000  # of CIFAR-10
+SIDES = (3, 32, 32)  # of an image
 SHARE = 0.05  # of the scale's seconds, for each network
 COLUMNS = {
     "recipe": "",
@@ -130,7 +131,7 @@ class Steps:
 
 
 def _row(name: str, scale: Scale, device: torch.device) -> Row:
-    steps = _steps(name, device)
+    steps = steps_of(name, device, SIDES)
     candidates = {"launched": steps.stepping(steps.launched)}
     apart = None
     if device.type == "cuda":
@@ -153,14 +154,15 @@ def _row(name: str, scale: Scale, device: torch.device) -> Row:
     }
 
 
-def _steps(name: str, device: torch.device) -> Steps:
+def steps_of(name: str, device: torch.device, sides: tuple[int, int, int]) -> Steps:
+    """Return the steps of a recipe's network on random images with these sides: channels, height, width."""
     recipe = load_recipe(name)
     if recipe.regularization is not None and recipe.regularization.initialization == "lsuv":
         initialization = recipe.regularization.model_copy(update={"initialization": "he"})  # without images
         recipe = recipe.model_copy(update={"regularization": initialization})
     model = build_model(recipe).to(device).train()
     size = recipe.data.batch_size
-    images = torch.rand(size, 3, 32, 32, device=device)
+    images = torch.rand(size, *sides, device=device)
     if recipe.training.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
     targets = torch.randint(10, (size,), device=device)

@@ -38,6 +38,7 @@ TABLES_PER_TOPIC = {
     "c_speed": 1,
     "combined": 1,
     "cuda": 3,
+    "cuda_graph": 1,
 }
 RATIOS = {
     "transform": "torch-dct / tailcut",
@@ -59,6 +60,7 @@ RATIOS = {
     "c_speed": "C / fused",
     "combined": "times faster",
     "cuda": "times faster",
+    "cuda_graph": "times faster",
 }
 
 
@@ -74,7 +76,7 @@ def outcome(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """One topic, run on one thread without any data."""
     if request.param in ("microcontroller", "integers", "layers_in_c") and microcontroller.missing_tools():
         pytest.skip(f"needs {' and '.join(microcontroller.missing_tools())}")
-    if request.param == "cuda" and not torch.cuda.is_available():
+    if request.param in ("cuda", "cuda_graph") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     folder = tmp_path_factory.mktemp("bench")
     arguments = ["--scale", "tiny", "--threads", "1", "--machine", "a machine", "--json", str(folder / "bench.json")]

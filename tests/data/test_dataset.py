@@ -177,3 +177,11 @@ LABELS = torch.tensor([0, 1])
 def test_tensors_that_do_not_fit(images: Tensor, labels: Tensor, message: str) -> None:
     with pytest.raises(DataError, match=message):
         InMemoryDataset("noise", "train", images, labels, ("a", "b"))
+
+
+def test_images_on_a_device() -> None:
+    dataset = make_in_memory()
+    moved = dataset.to(torch.device("cpu"))
+    for one, other in zip(moved.batch([2, 5]), dataset.batch([2, 5]), strict=True):
+        assert torch.equal(one, other)
+    assert (moved.name, moved.split, moved.class_names) == (dataset.name, dataset.split, dataset.class_names)

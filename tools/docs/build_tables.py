@@ -56,6 +56,7 @@ BENCH_OF = {
     for topic in (
         "execution",
         "cuda",
+        "cuda_graph",
         "inputs",
         "loading",
         "channels",
@@ -175,6 +176,7 @@ def build(root: Path) -> dict[Path, str]:
             "bench": lambda: bench_tables(root / BENCH_OF["execution"], headings=False),
             "cuda": lambda: bench_tables(root / BENCH_OF["cuda"], headings=False),
         },
+        "docs/cluster.md": {"steps": lambda: bench_tables(root / BENCH_OF["cuda_graph"], headings=False)},
         "docs/export.md": {
             "bench": lambda: bench_tables(root / BENCH_OF["widths"], headings=False),
             "exporting": lambda: bench_tables(root / BENCH_OF["exporting"], headings=False),

@@ -415,8 +415,6 @@ class Recipe(RecipeSection):
                 raise ValueError("training.execution 'fused' needs a [regularization] section")
             if self.training.precision != "fp32":
                 raise ValueError("training.execution 'fused' needs training.precision 'fp32'")
-            if self.training.cuda_graph:
-                raise ValueError("training.cuda_graph records steps with dense weights: choose execution 'dense'")
         if self.training.round_from is not None:
             if self.regularization is None:
                 raise ValueError("training.round_from needs a [regularization] section")
@@ -431,6 +429,7 @@ class Recipe(RecipeSection):
         check_generation(self.generation, self.training.loss)
         self._check_source()
         self._check_lsuv()
+        self._check_recorded()
         return self
 
     def _goes_on(self) -> bool:
@@ -445,6 +444,19 @@ class Recipe(RecipeSection):
         reads_pixels = self.inputs is None and not self._goes_on()
         if reads_pixels or (self.inputs is not None and self.inputs.pixels is not None):
             raise ValueError("data.source 'coefficients' needs a network on frequency channels: [inputs] says which")
+
+    def _check_recorded(self) -> None:
+        training = self.training
+        if not training.cuda_graph:
+            return
+        if training.execution == "fused":
+            raise ValueError("training.cuda_graph records steps with dense weights: choose training.execution 'dense'")
+        if training.precision == "fp16":
+            raise ValueError("training.cuda_graph: fp16 scales the loss step by step; choose training.precision 'bf16'")
+        if training.loss == "gan":
+            raise ValueError("training.cuda_graph: has no meaning for training.loss 'gan', leave it out")
+        if self.pack.levels:
+            raise ValueError("training.cuda_graph: each step of pack.levels trains another network; leave it out")
 
     def _check_lsuv(self) -> None:
         measured = self.regularization is not None and self.regularization.initialization == "lsuv"

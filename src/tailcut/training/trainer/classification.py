@@ -9,7 +9,6 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from tailcut.data import Dataset
-from tailcut.errors import RecipeError
 from tailcut.format.network.levels import LEVEL_INPUTS
 from tailcut.training.result import save_trained
 from tailcut.training.setup.build import build_optimizer
@@ -65,19 +64,9 @@ class ClassificationTrainer(Trainer):
         return loss.detach()
 
     def _make_recorded(self, job: Job) -> RecordedGradients | None:
-        """Return what replays steps as a CUDA graph, if the recipe asks for it and the device can.
-
-        Raises:
-            RecipeError: the steps of this recipe differ by more than their numbers.
-        """
+        """Return what replays steps as a CUDA graph, if the recipe asks for it and the device can."""
         device = job.fabric.device
-        if not job.recipe.training.cuda_graph:
-            return None
-        if self.nested is not None:
-            raise RecipeError("training.cuda_graph: each step of pack.levels trains another network; set it to false")
-        if job.recipe.training.precision == "fp16":
-            raise RecipeError("training.cuda_graph: fp16 scales its loss step by step; choose training.precision bf16")
-        if device.type != "cuda":
+        if not job.recipe.training.cuda_graph or device.type != "cuda":
             return None
         if job.fabric.world_size > 1:
             logger.warning("training.cuda_graph has no effect where several processes train")

@@ -43,6 +43,7 @@ def check_compression(recipe: Recipe) -> CompressionSection:
         "detection": recipe.detection is not None,
         "training.loss": recipe.training.loss in GENERATIVE,
         "training.round_from": recipe.training.round_from is not None,
+        "training.cuda_graph": recipe.training.cuda_graph,
         "regularization.num_drawn": recipe.regularization is not None and recipe.regularization.num_drawn is not None,
         "optimizer.ema_decay": recipe.optimizer.ema_decay is not None,
         "pack": recipe.pack != PackSection(),

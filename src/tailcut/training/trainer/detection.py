@@ -74,6 +74,7 @@ def check_recipe(recipe: Recipe) -> DetectionSection:
         "training.loss": training.loss != "cross_entropy",
         "training.label_smoothing": training.label_smoothing != 0,
         "training.channels_last": training.channels_last,
+        "training.cuda_graph": training.cuda_graph,
     }
     instead = {
         "start": "; its backbone starts from detection.backbone",
