@@ -160,6 +160,19 @@ def test_it_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert "a.tailcut" in caplog.text
 
 
+def test_coefficients_of_float64_stay_as_they_are(tmp_path: Path) -> None:
+    model = regularized("lenet5", num_kept=20).double()
+    with torch.no_grad():
+        for tensor in truncated_tensors(model):
+            tensor.vector.div_(3)  # float32 does not hold these
+    tailcut.save(model, tmp_path / "a.tailcut")
+    loaded = vectors(tailcut.load(tmp_path / "a.tailcut", into=tailcut.create_model("lenet5").double()))
+    for name, vector in vectors(model).items():
+        assert torch.equal(loaded[name], vector)
+    tailcut.save(model, tmp_path / "b.tailcut", dtype="float32")
+    assert (tmp_path / "b.tailcut").stat().st_size < (tmp_path / "a.tailcut").stat().st_size
+
+
 def test_the_model_is_not_changed(tmp_path: Path) -> None:
     model = regularized("lenet5", num_kept=20).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}

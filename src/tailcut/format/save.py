@@ -54,6 +54,7 @@ from tailcut.structure import (
     user_metadata,
     without_views,
 )
+from tailcut.weights import truncated_tensors
 from tailcut.weights.nested_levels import parts_of
 
 _log = logging.getLogger(__name__)
@@ -112,7 +113,8 @@ def save(
         path: the file; one of that name is replaced.
         dtype: of the coefficients: "float32", "float16", "bfloat16" (or "float64"), or the same as `torch.float16`; or
             "quantized": rounded to steps and coded in a few bits each, with parameters and running statistics too.
-            None: "quantized" where `step`, `max_bytes` or `sensitivity` is given, else "float32".
+            None: "quantized" where `step`, `max_bytes` or `sensitivity` is given; else "float32", or "float64" where
+            some are float64 in the network.
         other_dtype: of all other floating-point tensors (biases, batch norm), or "quantized"; None: their own,
             and quantised with `dtype="quantized"`.
         step: of quantised numbers, one for the whole network: a tensor's own is `step` over the root of its
@@ -143,7 +145,8 @@ def save(
             made on (`DataParallel`, `DistributedDataParallel`, `torch.compile`, a class around a pruned backbone).
     """
     if dtype is None:
-        dtype = "float32" if (step, max_bytes, sensitivity) == (None, None, None) else QUANTIZED_DTYPE
+        is_quantized = (step, max_bytes, sensitivity) != (None, None, None)
+        dtype = QUANTIZED_DTYPE if is_quantized else _type_of_coefficients(model)
     report = write(
         model,
         path,
@@ -160,6 +163,12 @@ def save(
     )
     _log.info("saved %s", report)
     return report
+
+
+def _type_of_coefficients(model: object) -> str:
+    """Return the type that holds the coefficients of a network as they are; of anything else "float32"."""
+    tensors = truncated_tensors(model) if isinstance(model, nn.Module) else []
+    return "float64" if any(tensor.vector.dtype == torch.float64 for tensor in tensors) else "float32"
 
 
 def write(model: nn.Module, path: str | Path, **settings: Any) -> SaveReport:
