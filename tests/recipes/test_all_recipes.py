@@ -143,6 +143,12 @@ def untrained(recipe: Recipe) -> nn.Module:
     return model
 
 
+def write_run(name: str, root: Path) -> None:
+    """The run of a recipe, untrained, as far as another run reads it."""
+    (root / name).mkdir()
+    save(untrained(load_recipe(name)), Run(root / name).model)
+
+
 def write_start(recipe: Recipe, root: Path) -> None:
     """The network that the recipe starts from, untrained: a checkpoint under a data root, or a run under it.
 
@@ -152,9 +158,7 @@ def write_start(recipe: Recipe, root: Path) -> None:
     if recipe.start.file.startswith(ZOO_PREFIX):
         return
     if recipe.start.file.startswith(RUN_PREFIX):
-        name = recipe.start.file.removeprefix(RUN_PREFIX)
-        (root / name).mkdir()
-        save(untrained(load_recipe(name)), Run(root / name).model)
+        write_run(recipe.start.file.removeprefix(RUN_PREFIX), root)
         return
     network = create_model(recipe.model.name, **recipe.model.arguments)
     assert recipe.start.file.startswith(DATA_PREFIX)
@@ -173,6 +177,8 @@ def test_a_step_of_the_training_is_taken(name: str, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(fisher, "MAX_BLOCK", 1000)  # one of 7,668 numbers takes ten seconds, and goes the same way
     if recipe.start is not None:
         write_start(recipe, tmp_path)
+    if recipe.distillation is not None and recipe.distillation.teacher.startswith(RUN_PREFIX):
+        write_run(recipe.distillation.teacher.removeprefix(RUN_PREFIX), tmp_path)
     if recipe.data.name == "coco":
         write_coco(tmp_path, *filter(None, (recipe.data.train_split, recipe.data.test_split)))
     if recipe.data.name.startswith("imagenet@"):
