@@ -8,7 +8,6 @@ need: a machine with a GPU may have little else than torch.
 
 import copy
 import functools
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,12 +20,11 @@ from torch import Tensor, nn
 
 from bench.machine import Machine
 from bench.scale import FULL, QUICK, TINY, Scale
-from bench.tables import Row, Table
+from bench.tables import Row, Table, write_topic
 from bench.timing import compare, forward_of
 from tailcut.errors import TailcutError, first_line
 from tailcut.execution import FusedNetwork, fuse
 from tailcut.execution.ir.cost import NUMBER_BYTES
-from tailcut.files import write_atomically
 from tailcut.runtime.share import device_name
 from tailcut.structure import create_model
 from tailcut.weights import regularize, to_dense, truncated_tensors
@@ -413,8 +411,7 @@ def main(arguments: list[str]) -> int:
     tables = device_tables({"full": FULL, "quick": QUICK, "tiny": TINY}[name], torch.device("cuda"))
     print("\n\n".join(map(str, tables)))
     if len(arguments) > 1:
-        content = {"scale": name, "topics": {"cuda": [table.to_dict() for table in tables]}}
-        write_atomically(arguments[1], json.dumps(content, indent=1) + "\n")
+        write_topic(arguments[1], name, "cuda", tables)
     return 0
 
 

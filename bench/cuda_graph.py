@@ -4,7 +4,6 @@
 need: a machine with a GPU may have little else than torch.
 """
 
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -17,10 +16,9 @@ from torch.nn.utils import clip_grad_norm_
 
 from bench.machine import Machine
 from bench.scale import FULL, Scale
-from bench.tables import Row, Table
+from bench.tables import Row, Table, write_topic
 from bench.timing import compare
 from tailcut.errors import TailcutError, first_line
-from tailcut.files import write_atomically
 from tailcut.runtime.share import device_name
 from tailcut.training.recipe.schema import Recipe
 from tailcut.training.recipe.toml_files import load_recipe
@@ -191,8 +189,7 @@ def main(arguments: list[str]) -> int:
     table = steps_table(FULL, torch.device("cuda"))
     print(table, f"\n{time.perf_counter() - start:.0f} s")
     if arguments:
-        content = {"scale": "full", "topics": {"cuda_graph": [table.to_dict()]}}
-        write_atomically(arguments[0], json.dumps(content, indent=1) + "\n")
+        write_topic(arguments[0], "full", "cuda_graph", [table])
     return 0
 
 

@@ -1,9 +1,12 @@
 """Tables of measured values: aligned text for people, plain rows for JSON."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from tailcut.files import write_atomically
 from tailcut.printing import table
 
 Row = Mapping[str, str | int | float | None]
@@ -41,3 +44,9 @@ def _cell(value: str | int | float | None, form: str) -> str:
     if value is None:
         return "-"
     return value if isinstance(value, str) else format(value, form)
+
+
+def write_topic(path: str | Path, scale: str, topic: str, tables: Sequence[Table]) -> None:
+    """Write the tables of one topic as JSON, as far as `python -m bench TOPIC --json` does without its machine."""
+    content = {"scale": scale, "topics": {topic: [table.to_dict() for table in tables]}}
+    write_atomically(path, json.dumps(content, indent=1) + "\n")
