@@ -1,4 +1,4 @@
-"""The page on the architecture tells of the house as it is: its layers, and files that exist."""
+"""The pages on the architecture tell of the house as it is: its layers, and files that exist."""
 
 import re
 import tomllib
@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "tailcut"
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+MAP = (ROOT / "docs" / "package-map.md").read_text(encoding="utf-8")
 CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
 
 
@@ -48,15 +49,16 @@ INSIDE = [one["containers"][0].removeprefix("tailcut.") for one in CONTRACTS if 
 
 @pytest.mark.parametrize("package", INSIDE)
 def test_maps_name_every_part_of_a_package(package: str) -> None:
-    found = re.search(rf"^\| in [^\n]*\[`{package}`\].*?(?=^$)", PAGE, re.MULTILINE | re.DOTALL)
+    found = re.search(rf"^\| in [^\n]*\[`{package}`\].*?(?=^$)", MAP, re.MULTILINE | re.DOTALL)
     assert found is not None
     for name in set().union(*layers(f"tailcut.{package}")):
         assert re.search(rf"[`/]{name}(/|\.py)`", found[0]), name
 
 
-def test_named_files_exist() -> None:
+@pytest.mark.parametrize("page", [PAGE, MAP], ids=["architecture", "map"])
+def test_named_files_exist(page: str) -> None:
     paths = [path.relative_to(ROOT).as_posix() for path in SOURCE.rglob("*")]
-    named = set(re.findall(r"`([\w/]+(?:\.py|/))`", PAGE))
+    named = set(re.findall(r"`([\w/]+(?:\.py|/))`", page))
     assert len(named) > 30
     missing = [
         name
