@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch.nn import functional
 
 from tailcut.structure import create_model
 from tailcut.training import matrix_unit
-from tailcut.training.matrix_unit import OnMatrixUnit, fast_products
+from tailcut.training.matrix_unit import OnMatrixUnit, computes_bfloat16, fast_products, warn_of_emulation
 
 CPU = torch.device("cpu")
 # Two roundings to bfloat16 of a result, each at most 2 ** -9 of it, and those of the factors.
@@ -237,3 +238,33 @@ def test_only_trainings_in_bfloat16_on_cpus_with_the_unit(
 ) -> None:
     monkeypatch.setattr(matrix_unit, "has_matrix_unit", lambda: has_unit)
     assert isinstance(fast_products(device, precision), OnMatrixUnit) == wanted
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "is_emulated", "warns"),
+    [
+        (CPU, "bf16", True, True),
+        (CPU, "bf16", False, False),
+        (CPU, "fp32", True, False),
+        (torch.device("cuda"), "bf16", True, False),
+    ],
+)
+def test_a_training_in_emulated_bfloat16_says_so(
+    device: torch.device,
+    precision: str,
+    is_emulated: bool,
+    warns: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(matrix_unit, "computes_bfloat16", lambda: not is_emulated)
+    warn_of_emulation(device, precision)
+    assert ("--set training.precision=fp32" in caplog.text) == warns
+
+
+def test_a_cpu_of_bfloat16_is_known_by_its_instructions() -> None:
+    flags = Path("/proc/cpuinfo")
+    if not flags.exists() or "flags" not in flags.read_text():
+        pytest.skip("needs the flags of an x86 processor in /proc/cpuinfo")
+    has_instructions = {"avx512bw", "avx512vl", "avx512dq"} <= set(flags.read_text().split())
+    assert computes_bfloat16() == has_instructions

@@ -8,6 +8,7 @@ sequences; over few tokens two products and a softmax take a fraction of its tim
 `python -m bench matrix_unit`.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -17,6 +18,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+
+logger = logging.getLogger(__name__)
 
 MAX_PLACES = 16  # of the output map of a convolution
 MIN_ELEMENTS = 1 << 19  # of its weight
@@ -34,6 +37,22 @@ def has_matrix_unit() -> bool:
     # torch 2.11 may not tell; such a training runs as it would without the unit.
     capabilities = getattr(torch.cpu, "get_capabilities", dict[str, Any])()
     return bool(capabilities.get("amx_bf16", False))
+
+
+def computes_bfloat16() -> bool:
+    """Return whether oneDNN has kernels for bfloat16 on this CPU; without them torch emulates it, number by number."""
+    # Where torch does not tell, as without oneDNN, nothing is known of its speed.
+    tells = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return tells is None or bool(tells())
+
+
+def warn_of_emulation(device: torch.device, precision: str) -> None:
+    """Say that a training with this `training.precision` would take far longer on this CPU than in float32."""
+    if precision == "bf16" and device.type == "cpu" and not computes_bfloat16():
+        logger.warning(
+            "training.precision bf16: this processor has no instructions for bfloat16, a convolution takes some twenty "
+            "times as long as in float32; --set training.precision=fp32 trains faster here"
+        )
 
 
 class OnMatrixUnit(TorchFunctionMode):

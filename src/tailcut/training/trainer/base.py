@@ -45,7 +45,7 @@ from tailcut.training.checkpoints import (
     write_checkpoint,
 )
 from tailcut.training.ema import MovingAverage
-from tailcut.training.matrix_unit import fast_products
+from tailcut.training.matrix_unit import fast_products, warn_of_emulation
 from tailcut.training.plots import try_to_draw_curves
 from tailcut.training.recipe.toml_files import to_toml
 from tailcut.training.result import make_result, num_kept, trained_on, warn_of_late_cut, warn_of_worse_file
@@ -97,6 +97,7 @@ class Trainer(ABC):
         self.data, self.model, self.optimizer, self.stateful = data, model, optimizer, stateful or {}
         check_statistics(self.recipe, model)
         warn_of_other_optimizers(self.recipe.optimizer)
+        warn_of_emulation(self.fabric.device, self.recipe.training.precision)
         self.schedule = build_schedule(self.recipe, model, optimizer, data.num_steps)
         decay = self.recipe.optimizer.ema_decay
         self.average = None if decay is None else MovingAverage(model, decay)
