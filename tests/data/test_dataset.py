@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 import torch
 from hypothesis import given
@@ -185,3 +187,9 @@ def test_images_on_a_device() -> None:
     for one, other in zip(moved.batch([2, 5]), dataset.batch([2, 5]), strict=True):
         assert torch.equal(one, other)
     assert (moved.name, moved.split, moved.class_names) == (dataset.name, dataset.split, dataset.class_names)
+
+
+def test_views_of_images_in_memory_go_to_worker_processes() -> None:
+    dataset = ResizedDataset(make_in_memory(), 4)
+    again = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(again.batch(range(2))[0], dataset.batch(range(2))[0])

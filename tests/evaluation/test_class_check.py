@@ -79,3 +79,18 @@ def test_splits_have_the_same_classes() -> None:
     ):
         with pytest.raises(RecipeError, match=message):
             check_splits(train, images(others))
+
+
+def test_classes_that_are_not_trained_on_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    """As two folders whose names differ in case."""
+    names, images = ("A", "a", "b"), torch.zeros(4, 1, 2, 2, dtype=torch.uint8)
+    train = InMemoryDataset("mine", "train", images, torch.tensor([1, 1, 2, 2]), names)
+    test = InMemoryDataset("mine", "val", images, torch.tensor([0, 0, 2, 2]), names)
+    check_splits(train, test)
+    [warning] = [record.getMessage() for record in caplog.records]
+    assert warning == (
+        "split train of mine has no images of 'A', which split val has: the network cannot learn what it never sees"
+    )
+    caplog.clear()
+    check_splits(train, train)
+    assert not caplog.records

@@ -1,4 +1,5 @@
 import builtins
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ LINES = [
 ]
 
 
-@pytest.mark.parametrize("lines", [LINES, LINES[:1]])
+@pytest.mark.parametrize("lines", [LINES, LINES[:1], [{**LINES[0], "loss": 0.0}]])
 def test_a_plot_is_an_image(lines: list[dict[str, Any]], tmp_path: Path) -> None:
-    draw_curves(lines, tmp_path / "curves.png", title="lenet5-776")
+    with warnings.catch_warnings(action="error"):
+        draw_curves(lines, tmp_path / "curves.png", title="lenet5-776")
     with Image.open(tmp_path / "curves.png") as image:
         assert image.format == "PNG"
         assert image.width > 3 * image.height

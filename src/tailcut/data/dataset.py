@@ -247,7 +247,7 @@ class DatasetView(Dataset):
         self.class_names = dataset.class_names
         self.image_shape = dataset.image_shape
         self.sorted_by_class = dataset.sorted_by_class
-        self.skipped = dataset.skipped
+        self.skipped = dict(dataset.skipped)  # workers get a copy of the view, and a mapping proxy has none
         self.stored_channels = dataset.stored_channels
         self._dataset = dataset
 

@@ -153,16 +153,30 @@ def warn_of_other_files(folder: Path, others: Sequence[str]) -> None:
     if not others:
         return
     files, are = ("file", "is") if len(others) == 1 else ("files", "are")
-    more = ", ..." if len(others) > NUM_NAMED else ""
     logger.warning(
-        "left out %s %s of %s that %s not called .jpg, .jpeg or .png: %s%s",
+        "left out %s %s of %s that %s not called .jpg, .jpeg or .png: %s",
         f"{len(others):,}",
         files,
         folder,
         are,
-        ", ".join(others[:NUM_NAMED]),
-        more,
+        _some(others),
     )
+
+
+def warn_of_misplaced(folder: Path, names: Sequence[str], places: str) -> None:
+    """Log that a data set leaves out images and folders that do not lie where it looks, if there are any.
+
+    Args:
+        folder: of the data set.
+        names: paths of these within it.
+        places: where it looks, in words.
+    """
+    if names:
+        logger.warning("left out %s of %s: %s", _some(names), folder, places)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:NUM_NAMED]) + (", ..." if len(names) > NUM_NAMED else "")
 
 
 def readable(files: Sequence[Path], read: Callable[[int], object], what: str) -> tuple[list[int], dict[str, str]]:

@@ -1,14 +1,19 @@
 """Check that a network and a data set name their classes alike."""
 
+import logging
 import re
 from collections.abc import Sequence
 from itertools import zip_longest
 
 from torch import nn
 
-from tailcut.data import Dataset
+from tailcut.data import Dataset, FolderDataset, InMemoryDataset
 from tailcut.errors import ArgumentError, RecipeError
 from tailcut.structure import class_names
+
+NUM_NAMED = 3  # classes in a warning
+
+logger = logging.getLogger("tailcut.training")
 
 
 def check_class_names(model: nn.Module, dataset: Dataset) -> None:
@@ -52,6 +57,25 @@ def check_splits(train: Dataset, test: Dataset) -> None:
                 f"data.test_split: class {number} is {there} in split {train.split} of {train.name} and {here} in "
                 f"split {test.split}; both splits need the same classes"
             )
+    _warn_of_unseen_classes(train, test)
+
+
+def _warn_of_unseen_classes(train: Dataset, test: Dataset) -> None:
+    """Say which classes of the test cannot be learned: names that differ by a letter or its case are two classes."""
+    known = (FolderDataset, InMemoryDataset)
+    if not isinstance(train, known) or not isinstance(test, known):  # whose classes are known without their images
+        return
+    unseen = sorted(set(test.labels.tolist()) - set(train.labels.tolist()))
+    if unseen:
+        names = ", ".join(repr(train.class_names[number]) for number in unseen[:NUM_NAMED])
+        logger.warning(
+            "split %s of %s has no images of %s%s, which split %s has: the network cannot learn what it never sees",
+            train.split,
+            train.name,
+            names,
+            ", ..." if len(unseen) > NUM_NAMED else "",
+            test.split,
+        )
 
 
 def _are_counted(names: Sequence[str]) -> bool:

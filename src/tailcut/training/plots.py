@@ -29,8 +29,10 @@ def draw_curves(lines: Sequence[dict[str, Any]], path: Path, *, title: str) -> N
     figure.suptitle(title)
     epochs = [line["epoch"] for line in lines]
     loss, metric, kept = figure.subplots(1, 3)
-    loss.plot(epochs, [line["loss"] for line in lines], color="tab:blue")
-    loss.set(title="training loss", xlabel="epoch", yscale="log")
+    losses = [line["loss"] for line in lines]
+    loss.plot(epochs, losses, color="tab:blue")
+    # Of a single class it is zero, which has no logarithm.
+    loss.set(title="training loss", xlabel="epoch", yscale="log" if min(losses) > 0 else "linear")
     measured = [line for line in lines if line["metrics"]]
     colors = cycle(METRIC_COLORS)
     for name in measured[0]["metrics"] if measured else ():

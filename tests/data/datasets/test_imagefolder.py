@@ -10,6 +10,7 @@ from PIL import Image
 from tailcut.data import open_dataset
 from tailcut.data import roots as data_roots
 from tailcut.data.datasets.imagefolder import CLASS_NAMES, FolderDataset, open_imagenette
+from tailcut.data.framing import framed
 from tailcut.data.images import read_image
 from tailcut.errors import ArgumentError, DataError, DataNotFoundError
 
@@ -130,6 +131,27 @@ def test_files_of_other_kinds_are_passed_over(folder: Path, caplog: pytest.LogCa
     FolderDataset(folder, name="mine")
     assert f"left out 4 files of {folder} that are not called" in caplog.text
     assert caplog.text.rstrip().endswith(": n01440764/notes.txt, z/0.webp, z/1.webp, ...")
+
+
+def test_images_in_other_places_are_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As photos sorted into folders within a class, or not sorted yet."""
+    write(folder / "z" / "2019" / "a.png")
+    write(folder / "unsorted.png")
+    (folder / "z" / ".cache").mkdir()
+    assert len(FolderDataset(folder, name="mine")) == 6
+    [warning] = [record.getMessage() for record in caplog.records]
+    assert warning == (
+        f"left out unsorted.png, z/2019/ of {folder}: images count where they lie directly in a class's folder"
+    )
+
+
+def test_the_middle_of_an_image_that_has_its_size(tmp_path: Path) -> None:
+    """It is enlarged as the others are, and not taken for a middle."""
+    pixels = write(tmp_path / "a" / "a.png", 8, 8)
+    expected = framed(torch.from_numpy(pixels).permute(2, 0, 1)[None], (12, 8))[0]
+    dataset = FolderDataset(tmp_path, name="mine", size=(12, 8))
+    for _ in range(2):  # read, and kept
+        assert torch.equal((dataset[0][0] * 255).round(), expected.float())
 
 
 def test_nothing_is_said_of_images_alone(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

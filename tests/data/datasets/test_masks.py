@@ -80,6 +80,13 @@ def test_files_of_other_kinds_are_passed_over(root: Path, caplog: pytest.LogCapt
     )
 
 
+def test_folders_within_are_told(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = root / "carvana" / "mine"
+    (folder / "images" / "more").mkdir()
+    assert len(open_carvana("mine", roots=root)) == 4
+    assert f"left out images/more/ of {folder}: photos and masks count where they lie directly" in caplog.text
+
+
 def test_image_without_mask(root: Path) -> None:
     (root / "carvana" / "mine" / "masks" / "gt0003.png").unlink()
     with pytest.raises(DataError, match=r"masks lacks the masks of in0003\.png$"):

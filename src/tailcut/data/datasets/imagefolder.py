@@ -12,7 +12,7 @@ from tailcut.data.dataset import Dataset, Indices, as_positions
 from tailcut.data.framing import Framing, check_framing, framed, named, random_part, side_of
 from tailcut.data.images import read_image
 from tailcut.data.kept import KeptTensors
-from tailcut.data.reading import current_reading, readable, warn_of_other_files
+from tailcut.data.reading import current_reading, readable, warn_of_misplaced, warn_of_other_files
 from tailcut.data.roots import Roots, find_split, folders_of
 from tailcut.errors import DataError
 
@@ -85,6 +85,7 @@ class FolderDataset(Dataset):
         self.num_classes = len(names)
         found = {path.name: _images_of(path) for path in there}
         images = {name: files for name, (files, _) in found.items()}
+        warn_of_misplaced(folder, _misplaced(folder, there), "images count where they lie directly in a class's folder")
         warn_of_other_files(folder, [f"{name}/{other}" for name, (_, others) in found.items() for other in others])
         per_class = [images.get(name, []) for name in names]
         self.files = [path for files in per_class for path in files]
@@ -137,9 +138,12 @@ class FolderDataset(Dataset):
         return self._kept.find(index, self._smaller, MAX_KEPT_BYTES)
 
     def _smaller(self, index: int) -> Tensor:
-        """Return an image at its own size or the requested one, whichever is smaller."""
+        """Return an image at its own size or the requested one, whichever is smaller.
+
+        One of the wanted side is framed all the same: of a pair, its middle is another.
+        """
         pixels = self._stored(index)
-        resized = self._resized(pixels)
+        resized = pixels if self.framing is None else framed(pixels[None], self.framing)[0]
         return resized if resized.numel() <= pixels.numel() else pixels
 
     def _resized(self, pixels: Tensor) -> Tensor:
@@ -185,12 +189,23 @@ def open_imagenet(split: str, *, size: Framing = 224, roots: Roots = None) -> Fo
     return FolderDataset(folder, name="imagenet", size=size)
 
 
+def _misplaced(folder: Path, classes: Sequence[Path]) -> list[str]:
+    """Return the images beside the folders of the classes, and the folders within these, as within `folder`."""
+    with os.scandir(folder) as entries:
+        beside = [entry.name for entry in entries if entry.name[0] != "." and _is_image(entry) and entry.is_file()]
+    return sorted(beside) + [f"{path.name}/{inner.name}/" for path in classes for inner in folders_of(path)]
+
+
+def _is_image(entry: "os.DirEntry[str]") -> bool:
+    return Path(entry.name).suffix.lower() in SUFFIXES
+
+
 def _images_of(folder: Path) -> tuple[list[Path], list[str]]:
     """Return the images of a folder, and the names of its other files, which are not hidden."""
     with os.scandir(folder) as entries:  # knows what regular files are without a look at each
         visible = [entry for entry in entries if entry.name[0] != "."]
-    found = [entry for entry in visible if Path(entry.name).suffix.lower() in SUFFIXES]
-    others = [entry.name for entry in visible if Path(entry.name).suffix.lower() not in SUFFIXES and entry.is_file()]
+    found = [entry for entry in visible if _is_image(entry)]
+    others = [entry.name for entry in visible if not _is_image(entry) and entry.is_file()]
     if not found:
         raise DataError(f"{folder} holds no images ({', '.join(SUFFIXES)})")
     for entry in found:

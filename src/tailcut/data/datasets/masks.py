@@ -7,8 +7,8 @@ from torch import Tensor
 
 from tailcut.data.dataset import Dataset
 from tailcut.data.images import image_size, read_image, read_mask
-from tailcut.data.reading import current_reading, readable, warn_of_other_files
-from tailcut.data.roots import Roots, find_split
+from tailcut.data.reading import current_reading, readable, warn_of_misplaced, warn_of_other_files
+from tailcut.data.roots import Roots, find_split, folders_of
 from tailcut.errors import DataError
 
 CARVANA = "carvana"
@@ -104,6 +104,8 @@ def _matched_files(folder: Path) -> list[tuple[Path, Path]]:
     if spare:
         raise DataError(f"{folder / 'images'} lacks the images of the masks {_some(spare)}")
     warn_of_other_files(folder, other_images + other_masks)
+    inner = [f"{part}/{path.name}/" for part in PARTS for path in folders_of(folder / part)]
+    warn_of_misplaced(folder, inner, "photos and masks count where they lie directly in images and masks")
     return [(images[stem], masks[wanted[stem]]) for stem in sorted(images)]
 
 
