@@ -107,8 +107,10 @@ def two_steps(self: DetectionTrainer) -> Iterator[tuple[Tensor, Tensor, Tensor]]
     raise OneStepDone
 
 
-def write_imagenet(root: Path) -> None:
+@pytest.fixture(scope="module")
+def imagenet_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Photos of several shapes in a thousand classes, most of which have the same small one."""
+    root = tmp_path_factory.mktemp("data")
     noise = np.random.default_rng(0)
     for split in ("train", "val"):
         for number in range(NUM_CLASSES["imagenet"]):
@@ -117,6 +119,7 @@ def write_imagenet(root: Path) -> None:
             path.parent.mkdir(parents=True)
             pixels = noise.integers(0, 256, (side, 150 if side > 8 else 8, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(path)
+    return root
 
 
 def small(name: str) -> Recipe:
@@ -171,9 +174,11 @@ def write_start(recipe: Recipe, root: Path) -> None:
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
-def test_a_step_of_the_training_is_taken(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = small(name)
-    monkeypatch.setattr(deflate, "LEVEL", 1)  # of the network to start from, which is as dense as it is large
+def test_a_step_of_the_training_is_taken(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    recipe, roots = small(name), [tmp_path]
+    monkeypatch.setattr(deflate, "LEVEL", 0)  # of the network to start from, which is as dense as it is large
     monkeypatch.setattr(fisher, "MAX_BLOCK", 1000)  # one of 7,668 numbers takes ten seconds, and goes the same way
     if recipe.start is not None:
         write_start(recipe, tmp_path)
@@ -182,12 +187,12 @@ def test_a_step_of_the_training_is_taken(name: str, tmp_path: Path, monkeypatch:
     if recipe.data.name == "coco":
         write_coco(tmp_path, *filter(None, (recipe.data.train_split, recipe.data.test_split)))
     if recipe.data.name.startswith("imagenet@"):
-        write_imagenet(tmp_path)
+        roots.append(request.getfixturevalue("imagenet_root"))
     monkeypatch.setattr(setup_data, "open_dataset", drawn_dataset)
     monkeypatch.setattr(base, "batches", one_batch)
     monkeypatch.setattr(DetectionTrainer, "_batches", two_steps)
     with pytest.raises(OneStepDone):  # the loop itself refuses a loss that is no number
-        train(recipe, tmp_path / "run", roots=tmp_path, devices=Devices("cpu"))
+        train(recipe, tmp_path / "run", roots=roots, devices=Devices("cpu"))
 
 
 TRUNCATED = [name for name in shipped_recipes() if load_recipe(name).schedule is not None or load_recipe(name).stage]
