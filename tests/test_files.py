@@ -181,6 +181,8 @@ def test_an_interruption_at_any_line_leaves_no_unfinished_file(tmp_path: Path) -
 
     mask = os.umask(0o027)
     os.umask(mask)
+    gc.collect()
+    gc.freeze()  # or each collection below would look at all that the tests before this one have left
     for number in count(1):
         went_on = interrupted_at(number)
         gc.collect()
