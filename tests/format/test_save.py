@@ -524,7 +524,7 @@ def _sparse() -> nn.Module:
 
 
 def _holding(value: torch.Tensor) -> nn.Module:
-    model = nn.Module()
+    model = nn.Linear(2, 2)  # it has something to quantise
     model.register_buffer("kept", value)
     return model
 
@@ -536,14 +536,15 @@ def _holding(value: torch.Tensor) -> nn.Module:
         (lambda: Extra(torch.ones(2)), "_extra_state: .* neither a parameter nor a buffer"),
         (_sparse, "kept: sparse tensors cannot be stored; make it dense first"),
         (lambda: _holding(torch.zeros(2, dtype=torch.complex64)), "kept: tensors of type torch.complex64"),
-        (lambda: _holding(torch.zeros(2, device="meta")), "kept: it lies on the meta device"),
+        (lambda: _holding(torch.zeros(2, device="meta")), "kept lies on the meta device"),
         (lambda: nn.LazyLinear(3), "weight is not initialised yet: run one forward first"),
         (lambda: _holding(torch.zeros((1,) * 17)), "at most 16 axes, got 17"),
     ],
 )
-def test_what_cannot_be_stored_is_named(make: Any, message: str) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "quantized"])
+def test_what_cannot_be_stored_is_named(make: Any, message: str, dtype: str) -> None:
     with pytest.raises(ArgumentError, match=message):
-        pack(make(), dtype="float32")
+        pack(make(), dtype=dtype)
 
 
 @pytest.mark.filterwarnings("ignore")

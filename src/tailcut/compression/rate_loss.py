@@ -109,9 +109,7 @@ class RateLoss(nn.Module):
         self._held = (without_views(model),)  # no part of this module
         self._seed = seed
         tensors = current_tensors(self._model)
-        on_meta = next((name for name, tensor in tensors.named() if tensor.is_meta), None)
-        if on_meta is not None:
-            raise ArgumentError(f"{on_meta} lies on the meta device and has no numbers: load or initialise it first")
+        tensors.check_numbers()
         check_not_shared("training for bytes", tensors.named())
         self.trained = trained_tensors(tensors)
         if not self.trained:

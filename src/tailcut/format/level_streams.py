@@ -24,7 +24,7 @@ def coefficient_streams(levels: Sequence[NetworkLevel], dtype: torch.dtype) -> l
     """
     top = levels[-1].tensors.coefficients
     for entry in top:
-        if not entry.values.is_meta and not bool(torch.isfinite(entry.values).all()):
+        if not bool(torch.isfinite(entry.values).all()):
             raise ArgumentError(
                 f"{entry.name} has coefficients that are not finite; one of them spoils the whole tensor"
             )

@@ -254,6 +254,7 @@ def pack(
     edits = [edit.current(model) for edit in record.edits]
     check_not_wrapped(model, registered=registered)
     tensors = network_tensors(model, edits)
+    tensors.check_numbers()
     check_covered(model, tensors, rebuilt=record.base is not None or not registered)
     if not non_finite_allowed(allow_non_finite):
         _check_finite(tensors.others)

@@ -126,13 +126,6 @@ def test_what_would_become_infinite_is_refused(value: float, dtype: torch.dtype,
             to_bytes(values, dtype, name="x")
 
 
-def test_tensors_without_numbers_in_rows_are_refused() -> None:
-    with pytest.raises(ArgumentError, match="x: sparse tensors"):
-        to_bytes(torch.eye(2).to_sparse(), torch.float32, name="x")
-    with pytest.raises(ArgumentError, match="x: it lies on the meta device"):
-        to_bytes(torch.empty(2, device="meta"), torch.float32, name="x")
-
-
 def test_bools_are_0_or_1() -> None:
     with pytest.raises(CorruptFileError, match="a bool is neither 0 nor 1"):
         from_bytes(b"\0\1\2", torch.bool)

@@ -73,13 +73,8 @@ def to_bytes(values: torch.Tensor, dtype: torch.dtype, *, name: str) -> bytes:
     """Return the numbers of `values` as little-endian bytes of type `dtype`, in row-major order.
 
     Raises:
-        ArgumentError: a finite number would become infinite, or the tensor is sparse or has no numbers (meta
-            device).
+        ArgumentError: a finite number would become infinite.
     """
-    if values.layout != torch.strided:
-        raise ArgumentError(f"{name}: sparse tensors cannot be stored; make it dense first")
-    if values.is_meta:
-        raise ArgumentError(f"{name}: it lies on the meta device and has no numbers; load or initialise it first")
     values = values.detach().cpu()
     largest = overflowing(values, dtype)
     if largest is not None:

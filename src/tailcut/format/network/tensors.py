@@ -52,6 +52,12 @@ class NetworkTensors:
         kept = [(entry.name, entry.parameter) for entry in self.coefficients]
         return [*kept, *((other.name, other.tensor) for other in self.others)]
 
+    def check_numbers(self) -> None:
+        """Raise `ArgumentError` for a tensor on the meta device, which has none."""
+        on_meta = next((name for name, tensor in self.named() if tensor.is_meta), None)
+        if on_meta is not None:
+            raise ArgumentError(f"{on_meta} lies on the meta device and has no numbers: load or initialise it first")
+
     def in_order(self, names: Sequence[str]) -> "NetworkTensors":
         """Return the same with the other tensors in the order of `names`, if these are theirs; else as they are.
 
@@ -92,7 +98,7 @@ def network_tensors(model: nn.Module, edits: list[Edit]) -> NetworkTensors:
     """List the tensors of `model`. Does not change it.
 
     Raises:
-        ArgumentError: a module keeps state that is neither a parameter nor a buffer, or is not initialised.
+        ArgumentError: a module keeps state that is neither a parameter nor a buffer, is sparse or is not initialised.
         StructureError: an edit's tensors are no longer there.
     """
     coefficients = [entry for edit in edits for entry in edit.coefficients(model)]
@@ -110,6 +116,8 @@ def network_tensors(model: nn.Module, edits: list[Edit]) -> NetworkTensors:
         tensor = tensors[name]
         if is_lazy(tensor):
             raise ArgumentError(f"{name} is not initialised yet: run one forward first")
+        if tensor.layout != torch.strided:
+            raise ArgumentError(f"{name}: sparse tensors cannot be stored; make it dense first")
         # Tied tensors appear under several names and are stored once.
         if id(tensor) not in seen:
             seen.add(id(tensor))
