@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -210,8 +211,9 @@ def test_a_split_is_a_folder(split: str) -> None:
 
 
 def test_where_it_lies(cache: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataNotFoundError, match=r"coco/annotations/instances_train2017\.json"):
+    with pytest.raises(DataNotFoundError, match=r"coco/annotations/instances_train2017\.json") as caught:
         open_dataset("coco", "train2017", roots=write_coco(tmp_path, "val2017"))
+    assert re.search(r"^Splits found: (\S+, )*val2017\. Images and annotations", str(caught.value), re.MULTILINE)
     assert open_dataset("coco", roots=tmp_path).split == "val2017"
 
 

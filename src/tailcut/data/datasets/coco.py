@@ -13,7 +13,7 @@ from torch import Tensor
 from tailcut.data.dataset import Dataset, Indices
 from tailcut.data.images import read_image
 from tailcut.data.reading import current_reading, readable
-from tailcut.data.roots import Layout, Roots, find
+from tailcut.data.roots import Layout, Roots, data_roots, find, folders_of
 from tailcut.errors import ArgumentError, DataError, MissingExtraError
 
 FOLDER = "coco"
@@ -210,13 +210,22 @@ def open_coco(split: str, *, roots: Roots = None) -> CocoDataset:
     if split in ("", ".", "..") or "/" in split or "\\" in split:
         raise ArgumentError(f"a split of coco is the name of a folder, got {split!r}")
     images, annotations = f"{FOLDER}/{split}", f"{FOLDER}/annotations/instances_{split}.json"
+    found = sorted({name for root in data_roots(roots) for name in _splits_of(root / FOLDER)})
     layout = Layout(
         title=f"COCO, split {split}",
         files=(images, annotations),
-        advice="Images and annotations of COCO 2017 are at https://cocodataset.org/#download",
+        advice=(f"Splits found: {', '.join(found)}. " if found else "")
+        + "Images and annotations of COCO 2017 are at https://cocodataset.org/#download",
     )
     root = find(layout, roots=roots)
     return CocoDataset(root / images, root / annotations, split)
+
+
+def _splits_of(folder: Path) -> list[str]:
+    """Return the folders that have a file of annotations; none if the folder cannot be read."""
+    return [
+        path.name for path in folders_of(folder) if (folder / "annotations" / f"instances_{path.name}.json").is_file()
+    ]
 
 
 def _read_json(path: Path) -> dict[str, Any]:
