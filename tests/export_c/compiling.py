@@ -16,11 +16,18 @@ from tailcut.export_c import runtime_folder
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-Wshadow", "-Wconversion")
 # -g1: the sanitizers name lines; the variables of -g would take a quarter of the compiler's time.
-SANITIZED = ("-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+# -Og: the sanitizers see as much as under -O1, for which the compiler needs three times as long. Some tests give -O1
+# behind it all the same, for what a compiler makes of the code where it optimises.
+SANITIZED = ("-Og", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 C_FOLDER = Path(__file__).parent / "c"
 # Compiled sources, by all that they depend on: for the other test processes, and for the next runs of the tests.
 OBJECTS = Path(__file__).parents[2] / "build" / "test-objects"
 DAYS_KEPT = 7
+
+
+def optimized(name: str) -> tuple[str, ...]:
+    """-O1 for a network of the zoo, but for the small LeNets, whose parts of the runtime others have too."""
+    return () if name.startswith("lenet") else ("-O1",)
 
 
 def compiler() -> str:

@@ -3,14 +3,17 @@
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 from tests.export_c.compiling import C_FOLDER, SANITIZED, compile_c
 from torch import nn
 
-from tailcut.export_c import export_c, integer_program_of, simulate
+from tailcut.export_c import export, export_c, simulate
 from tailcut.export_c.export import CExportReport
 from tailcut.export_c.integer.arithmetic import Ints
+from tailcut.export_c.integer.program import IntegerProgram, integer_program
+from tailcut.export_c.program.program import Program
 
 INPUT_EXPONENT = -15
 
@@ -36,15 +39,25 @@ def check_same(
     folder: Path,
     numbers: Ints | None = None,
     *,
-    options: Sequence[str] = SANITIZED,
+    options: Sequence[str] = (),
     **settings: object,
 ) -> CExportReport:
-    """C under sanitizers and Python give the same bits, for some inputs with all magnitudes if none are given."""
-    report = export_c(model, folder, arithmetic="integer", **settings)  # type: ignore[arg-type]
-    program = integer_program_of(model, **settings)  # type: ignore[arg-type]
+    """C under sanitizers and Python give the same bits, for some inputs with all magnitudes if none are given.
+
+    Python runs the very program that was written, as making it again would trace the network twice.
+    """
+    made: list[IntegerProgram] = []
+
+    def kept(program: Program) -> IntegerProgram:
+        made.append(integer_program(program))
+        return made[-1]
+
+    with patch.object(export, "integer_program", kept):
+        report = export_c(model, folder, arithmetic="integer", **settings)  # type: ignore[arg-type]
+    (program,) = made
     if numbers is None:
         numbers = extremes(program.input_shape)
-    exponents, found = run_c(compiled(folder, "-O1", *options), numbers, program.output_shapes)
+    exponents, found = run_c(compiled(folder, *SANITIZED, *options), numbers, program.output_shapes)
     outputs = simulate(program, numbers, INPUT_EXPONENT)
     assert np.array_equal(exponents, np.stack([output.exponents for output in outputs], 1))
     assert np.array_equal(found, np.concatenate([output.numbers.reshape(len(numbers), -1) for output in outputs], 1))

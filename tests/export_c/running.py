@@ -23,23 +23,38 @@ def compare(
     The arena has just the bytes that the export says, and what it leaves out of the runtime is not there. `options` are
     the compiler's.
     """
+    (difference,), report = compare_builds(model, folder, [options], **settings)
+    return difference, report
+
+
+def compare_builds(
+    model: nn.Module, folder: Path, builds: Sequence[Sequence[str]], **settings: object
+) -> tuple[list[float], CExportReport]:
+    """As `compare`, for one export that is compiled with some options after others."""
     report = export_c(model, folder, **settings)  # type: ignore[arg-type]
     sources = [*sorted(folder.glob("*.c")), C_FOLDER / "run_model.c"]
-    program = compile_c(folder / "run_model", sources, "-O1", *SANITIZED, *options, folders=[folder])
     generator = torch.Generator().manual_seed(1)
     shape = (NUM_INPUTS, *report.input_shape)
     is_of_pixels = settings.get("pixels", False)
     inputs = torch.rand(shape, generator=generator) if is_of_pixels else 2 * torch.randn(shape, generator=generator)
-    done = subprocess.run([str(program)], input=inputs.numpy().tobytes(), capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode()[-3000:]
-    found = torch.frombuffer(bytearray(done.stdout), dtype=torch.float32).reshape(NUM_INPUTS, -1).double()
     dense = tailcut.to_dense(model).eval().double()
     dense = ImageReader(dense) if is_of_pixels else dense
     with torch.no_grad():
         wanted = torch.stack([_joined(dense(one[None].double())) for one in inputs])
-    assert found.shape == wanted.shape
     assert (wanted[0] - wanted[1]).abs().max() > 1e-4 * wanted.abs().max()  # or it would not depend on the input
-    return float((found - wanted).abs().max() / wanted.abs().max()), report
+    differences = []
+    for options in builds:
+        program = compile_c(folder / "run_model", sources, *SANITIZED, *options, folders=[folder])
+        found = _outputs(program, inputs)
+        assert found.shape == wanted.shape
+        differences.append(float((found - wanted).abs().max() / wanted.abs().max()))
+    return differences, report
+
+
+def _outputs(program: Path, inputs: Tensor) -> Tensor:
+    done = subprocess.run([str(program)], input=inputs.numpy().tobytes(), capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    return torch.frombuffer(bytearray(done.stdout), dtype=torch.float32).reshape(NUM_INPUTS, -1).double()
 
 
 def _joined(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:

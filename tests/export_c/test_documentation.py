@@ -98,7 +98,7 @@ def test_a_file_that_comes_in_packets(tmp_path: Path) -> None:
     (tmp_path / "network.h").write_text(f'#include "tailcut.h"\n{description_text(describe(name), "network")}')
     (tmp_path / "main.c").write_text(c_block("progressive-files.md"), encoding="utf-8")
     sources = {path.name: path for path in (*reader_sources(), *tmp_path.glob("*.c"))}
-    program = compile_c(tmp_path / "program", [*sources.values()], "-O1", *SANITIZED, folders=[tmp_path])
+    program = compile_c(tmp_path / "program", [*sources.values()], *SANITIZED, folders=[tmp_path])
     content = read_file(name)
     as_written = built_by_the_page("progressive-files.md", "packets", tmp_path)
     outputs = [

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.export_c.compiling import C_FOLDER, SANITIZED, compile_c
+from tests.export_c.compiling import C_FOLDER, SANITIZED, compile_c, optimized
 from tests.export_c.networks import MADE, TRUNCATIONS, enliven, lively, truncated
 from tests.export_c.running import compare
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ ZOO = {
 @pytest.mark.parametrize("name", ZOO)
 def test_networks_of_the_zoo(name: str, tmp_path: Path) -> None:
     model = tailcut.load(f"zoo:{name}")
-    difference, report = compare(model, tmp_path, size=ZOO[name])
+    difference, report = compare(model, tmp_path, options=optimized(name), size=ZOO[name])
     assert difference < CLOSE
     if "-ref" not in name:
         assert sum(report.flash_bytes.values()) < report.dense_weight_bytes / 15
@@ -293,7 +293,7 @@ def test_bad_arguments_and_another_arena_of_the_same_size(tmp_path: Path) -> Non
     program = compile_c(
         tmp_path / "arguments",
         [*sorted(tmp_path.glob("*.c")), C_FOLDER / "run_arguments.c"],
-        *("-O1", *SANITIZED),
+        *SANITIZED,
         folders=[tmp_path],
     )
     assert subprocess.run([str(program)], check=False).returncode == 0

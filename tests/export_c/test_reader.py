@@ -60,7 +60,7 @@ WIDE = 1 << 23
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The reader with sanitizers for addresses and undefined behaviour, which end it at the first finding."""
     into = tmp_path_factory.mktemp("reader") / "reader_batch"
-    return compile_c(into, [*reader_sources(), C_FOLDER / "reader_batch.c"], "-O1", *SANITIZED)
+    return compile_c(into, [*reader_sources(), C_FOLDER / "reader_batch.c"], *SANITIZED, "-O1")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -335,7 +335,7 @@ def test_it_compiles_for_size_and_for_speed(tmp_path: Path) -> None:
 def test_the_fuzz_entry_point(tmp_path: Path) -> None:
     """libFuzzer's function, here over the corpus; docs/c-reader.md says how to fuzz with it."""
     sources = [*reader_sources(), C_FOLDER / "fuzz_reader.c"]
-    program = compile_c(tmp_path / "fuzz_reader", sources, "-O1", "-DFUZZ_MAIN", *SANITIZED)
+    program = compile_c(tmp_path / "fuzz_reader", sources, "-DFUZZ_MAIN", *SANITIZED)
     files = [str(path) for path in sorted(FOLDER.glob("*valid/*.tailcut"))]
     done = subprocess.run([str(program), *files], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -380,7 +380,7 @@ def test_what_is_left_out_is_refused_by_its_name(tmp_path: Path) -> None:
 )
 def test_a_reader_without_a_part_reads_all_else(tmp_path: Path, options: list[str], refused: dict[str, Any]) -> None:
     sources = [*reader_sources(), C_FOLDER / "reader_batch.c"]
-    program = compile_c(tmp_path / "plain", sources, "-O1", *options, *SANITIZED)
+    program = compile_c(tmp_path / "plain", sources, *options, *SANITIZED)
     names = [name for name, entry in VALID.items() if not entry["base"]]
     requests = [Request(content_of(name), arena=WIDE) for name in names]
     for name, request, answer in zip(names, requests, read_all(program, requests), strict=True):

@@ -16,7 +16,7 @@ import scipy.fft
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.export_c.compiling import C_FOLDER, SANITIZED, compile_c
+from tests.export_c.compiling import C_FOLDER, SANITIZED, compile_c, optimized
 from tests.export_c.integers import check_same
 from tests.export_c.lowering.many import With
 from tests.export_c.networks import MADE, TRUNCATIONS, enliven, lively, truncated
@@ -27,8 +27,10 @@ import tailcut
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.export_c import IntegerNetwork, export_c, integer_program_of
 from tailcut.export_c.integer.arithmetic import cosines, packed, rounded, scaled, shifted
+from tailcut.export_c.integer.memory import plan
 from tailcut.export_c.integer.simulate import simulate
 from tailcut.export_c.integer.tables import SIZES
+from tailcut.export_c.integer.writing import write_program
 from tailcut.export_c.integer_network import to_integers
 
 # One of each architecture and kind of file.
@@ -50,7 +52,7 @@ COVERED = (
 
 @pytest.mark.parametrize("name", ZOO)
 def test_networks_of_the_zoo(name: str, tmp_path: Path) -> None:
-    report = check_same(tailcut.load(f"zoo:{name}"), tmp_path)
+    report = check_same(tailcut.load(f"zoo:{name}"), tmp_path, options=optimized(name))
     assert report.arithmetic == "integer"
     assert (report.input_bytes, report.output_bytes) == (2 * math.prod(report.input_shape), 20)
 
@@ -239,6 +241,15 @@ def test_numbers_of_a_quantised_file_stay_as_they_are() -> None:
     )
 
 
+def test_the_program_in_python_is_the_one_that_is_written(tmp_path: Path) -> None:
+    model = tailcut.load("zoo:lenet5-776")
+    export_c(model, tmp_path, arithmetic="integer")
+    program = integer_program_of(model)
+    plan(program)
+    written = (tmp_path / "model.c").read_text(encoding="utf-8")
+    assert write_program(program, "model", written.partition("/* ")[2].partition(" */")[0]).source == written
+
+
 def test_the_report_names_what_was_rounded(tmp_path: Path) -> None:
     report = export_c(tailcut.load("zoo:lenet5-776"), tmp_path, arithmetic="integer")
     assert "rounded to 16 bits, as they are no integers times a step: conv1.weight, conv2.weight" in str(report)
@@ -284,7 +295,7 @@ def test_the_structures_have_the_sizes_that_the_report_counts(tmp_path: Path) ->
 def test_bad_arguments_and_other_memory_of_the_same_size(tmp_path: Path) -> None:
     export_c(tailcut.load("zoo:lenet300-2816"), tmp_path, arithmetic="integer")
     sources = [*sorted(tmp_path.glob("*.c")), C_FOLDER / "run_integer_arguments.c"]
-    program = compile_c(tmp_path / "arguments", sources, "-O1", *SANITIZED, folders=[tmp_path])
+    program = compile_c(tmp_path / "arguments", sources, *SANITIZED, folders=[tmp_path])
     assert subprocess.run([str(program)], check=False).returncode == 0
 
 

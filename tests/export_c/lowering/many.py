@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from tests.export_c.networks import lively
-from tests.export_c.running import compare
+from tests.export_c.running import compare_builds
 from torch import Tensor, nn
 
 SMALL = ("-DTAILCUT_SMALL=1",)
@@ -48,8 +48,4 @@ def compare_all(
     torch.manual_seed(0)
     model = lively(Many(layer, functions))
     example = torch.rand(1, *shape)
-    found = [
-        compare(model, folder / str(number), options=options, example_input=example)[0]
-        for number, options in enumerate(((), SMALL))
-    ]
-    return max(found)
+    return max(compare_builds(model, folder, [(), SMALL], example_input=example)[0])
