@@ -112,7 +112,8 @@ def test_memory_and_time_are_bounded(tmp_path: Path) -> None:
         path = tmp_path / f"{number}.tailcut"
         path.write_bytes(zero_file(**arguments))
         caps = [cap for cap in (2_000_000, 10_000_000, 20_000_000) if cap >= millions * 1e6]
-        cases += [(name, millions, path, cap) for cap in caps]
+        # A file that the least cap takes does the same under a larger one, of a wider limit.
+        cases += [(name, millions, path, cap) for cap in (caps if "tensors" in name else caps[:1])]
     lines = measured(first, cases)
     for (name, millions, path, cap), line in zip(cases, lines, strict=True):
         memory, seconds, error = json.loads(line)
