@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.ao.quantization import PerChannelMinMaxObserver
 
 from bench.machine import Machine
-from bench.scale import Scale
+from bench.scale import TINY, Scale
 from bench.tables import Row, Table
 from bench.timing import compare
 from tailcut.compiling import is_installed
@@ -26,6 +26,7 @@ from tailcut.errors import ArgumentError
 from tailcut.format import load
 from tailcut.format.quantized import Coded, Layout, decode, encode
 from tailcut.format.save import pack
+from tailcut.structure import create_model
 
 NETWORKS = ("lenet5-ref", "lenet300-ref")
 NNCODEC_QPS = (-32, -24, -20)
@@ -37,8 +38,12 @@ SPREAD = 3.0  # of the Laplace distribution, in steps
 
 def run(scale: Scale, machine: Machine) -> list[Table]:
     """Return a table of bytes at equal error, and one of speed."""
-    names = NETWORKS if scale.max_repetitions >= 5 else NETWORKS[1:]
-    return [_sizes([row for name in names for row in _size_rows(name)]), _speed(scale)]
+    if scale.unet_widths == TINY.unet_widths:
+        torch.manual_seed(0)
+        networks = {"unet": create_model("unet", **scale.unet_arguments())}
+    else:
+        networks = {name: load(f"zoo:{name}") for name in NETWORKS}
+    return [_sizes([row for name, model in networks.items() for row in _size_rows(name, model)]), _speed(scale)]
 
 
 def _sizes(rows: list[Row]) -> Table:
@@ -66,8 +71,7 @@ def _sizes(rows: list[Row]) -> Table:
     return Table("Bytes at equal error", columns, rows, notes)
 
 
-def _size_rows(name: str) -> list[Row]:
-    model = load(f"zoo:{name}")
+def _size_rows(name: str, model: nn.Module) -> list[Row]:
     state = {key: value.detach() for key, value in model.state_dict().items() if value.is_floating_point()}
     rows: list[Row] = []
     for peer, (num_bytes, restored) in _peers(state).items():

@@ -1,11 +1,13 @@
 """One very large image through the fused UNet: seconds, and the memory of the whole process at its peak.
 
-    python -m bench.large_image 6000 4000          one JSON object
+    python -m bench.large_image 6000 4000                        one JSON object
+    python -m bench.large_image 1500 1000 64 128 256             of a UNet of these widths
 
 It is measured in a process of its own, so that nothing else counts.
 """
 
 import argparse
+import dataclasses
 import json
 import resource
 import subprocess
@@ -15,24 +17,23 @@ from pathlib import Path
 
 import torch
 
-from bench.scale import Scale
+from bench.scale import FULL, Scale
 from bench.tables import Table
 from tailcut.execution import fuse
 from tailcut.structure import create_model
 from tailcut.weights import regularize
 
 UNET_KEPT = 33
-# A map of the UNet at full size: 64 channels of float32.
-FULL_SIZE_CHANNELS, NUMBER_BYTES = 64, 4
+NUMBER_BYTES = 4  # of float32
 
 
 def large_image_table(scale: Scale) -> Table:
     """Return the image of this scale, measured in another process."""
     width, height = scale.large_image
-    command = [sys.executable, "-m", "bench.large_image", str(width), str(height)]
+    command = [sys.executable, "-m", "bench.large_image", str(width), str(height), *map(str, scale.unet_widths)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
     measured = json.loads(done.stdout)
-    single_map = width * height * FULL_SIZE_CHANNELS * NUMBER_BYTES
+    single_map = width * height * scale.unet_widths[0] * NUMBER_BYTES
     return Table(
         f"One image of {width:,} x {height:,} through the fused UNet, {UNET_KEPT} coefficients a layer",
         {"image": "", "s": ".1f", "peak GiB": ".2f", "one dense map GiB": ".2f"},
@@ -53,9 +54,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("width", type=int)
     parser.add_argument("height", type=int)
+    parser.add_argument("widths", type=int, nargs="*", help="of the UNet (default: the published ones)")
     arguments = parser.parse_args()
+    scale = dataclasses.replace(FULL, unet_widths=tuple(arguments.widths) or FULL.unet_widths)
     torch.manual_seed(0)
-    network = create_model("unet", bias=False, affine=False, running_stats=False).eval()
+    network = create_model("unet", **scale.unet_arguments()).eval()
     regularize(network, num_kept=UNET_KEPT)
     fused = fuse(network)
     image = torch.rand(1, 3, arguments.height, arguments.width)

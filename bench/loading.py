@@ -30,12 +30,12 @@ from tailcut.training.recipe.sections import AugmentationSection
 
 FOLDERS = ("imagenette224/train", "flowers17")  # of a data root; the first that is there
 SIDE, RGB_SIDE, CHANNELS = 448, 224, 24
-BATCH = 16
+BATCH, TINY_BATCH = 16, 2
 NUM_BATCHES, TINY_BATCHES = 16, 2
 WORKERS = (0, 1, 2)
 MAX_ROUNDS = 2
 # Photos of scikit-learn where there are no data: height, width, and how many of each.
-SAMPLE_SIZE, NUM_COPIES = (360, 480), 16
+SAMPLE_SIZE, NUM_COPIES, TINY_COPIES = (360, 480), 16, 1
 
 Reader = Callable[[Tensor], Tensor]
 
@@ -43,14 +43,16 @@ Reader = Callable[[Tensor], Tensor]
 def run(scale: Scale, machine: Machine) -> list[Table]:
     """Return one table: ways down, numbers of workers across."""
     with tempfile.TemporaryDirectory() as scratch, num_threads(1):
-        folder = _data_folder() or _write_samples(Path(scratch) / "photos")
+        folder = _data_folder() or _write_samples(
+            Path(scratch) / "photos", TINY_COPIES if scale == TINY else NUM_COPIES
+        )
         ways = _ways(folder)
         workers = WORKERS[:2] if scale == TINY else WORKERS
-        count = TINY_BATCHES if scale == TINY else NUM_BATCHES
+        count, batch = (TINY_BATCHES, TINY_BATCH) if scale == TINY else (NUM_BATCHES, BATCH)
         found: dict[tuple[str, int], list[float]] = {(way, number): [] for way in ways for number in workers}
         for _ in range(1 if scale == TINY else MAX_ROUNDS):  # in turn: a busy machine disturbs all alike
             for (way, number), speeds in found.items():
-                speeds.append(_images_per_second(*ways[way], number, count))
+                speeds.append(_images_per_second(*ways[way], number, count, batch))
     medians = {key: statistics.median(speeds) for key, speeds in found.items()}
     columns = {"way": "", **{f"{number} workers": ",.0f" for number in workers}, "/ pixels": ".2f"}
     first = next(iter(ways))
@@ -63,7 +65,7 @@ def run(scale: Scale, machine: Machine) -> list[Table]:
         for way in ways
     ]
     notes = [
-        f"Images/s in batches of {BATCH}, random parts, flipped, on one thread each, behind the start of the workers; "
+        f"Images/s in batches of {batch}, random parts, flipped, on one thread each, behind the start of the workers; "
         f"median of {len(next(iter(found.values())))}. / pixels: of the first row, without workers.",
         "Channels of pixels are made of each batch where the network runs, here on the CPU.",
     ]
@@ -88,17 +90,19 @@ def _ways(folder: Path) -> dict[str, tuple[FolderDataset | StoredDataset, Reader
 
 
 @torch.no_grad()
-def _images_per_second(dataset: FolderDataset | StoredDataset, read: Reader, workers: int, count: int) -> float:
+def _images_per_second(
+    dataset: FolderDataset | StoredDataset, read: Reader, workers: int, count: int, batch: int
+) -> float:
     ahead = 2 * workers + 1  # what was made before the clock starts
     start = 0.0
-    made = TrainingBatches(dataset, BATCH, 0, AugmentationSection(crop=True, flip=True), 1, 0, 1)
-    steps = [divmod(number, len(dataset) // BATCH) for number in range(ahead + count)]
+    made = TrainingBatches(dataset, batch, 0, AugmentationSection(crop=True, flip=True), 1, 0, 1)
+    steps = [divmod(number, len(dataset) // batch) for number in range(ahead + count)]
     with Workers(workers) as processes:
         for number, (images, *_) in enumerate(processes.items(made, steps)):
             read(images)
             if number + 1 == ahead:
                 start = time.perf_counter()
-    return count * BATCH / (time.perf_counter() - start)
+    return count * batch / (time.perf_counter() - start)
 
 
 def _data_folder() -> Path | None:
@@ -110,12 +114,12 @@ def _title(folder: Path) -> str:
     return "scikit-learn's photos" if folder.name == "photos" else f"{folder.parent.name}/{folder.name}"
 
 
-def _write_samples(folder: Path) -> Path:
+def _write_samples(folder: Path, num_copies: int) -> Path:
     """Write parts of scikit-learn's photos, 4:2:0, one class for each."""
     height, width = SAMPLE_SIZE
     for name, pixels in zip("ab", load_sample_images().images, strict=True):
         (folder / name).mkdir(parents=True)
-        for number in range(NUM_COPIES * len(SAMPLE_QUALITIES)):
+        for number in range(num_copies * len(SAMPLE_QUALITIES)):
             top, left = number, 4 * number
             part = Image.fromarray(pixels[top : top + height, left : left + width])
             quality = SAMPLE_QUALITIES[number % len(SAMPLE_QUALITIES)]

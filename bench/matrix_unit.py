@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
 from bench.machine import Machine
-from bench.scale import Scale
+from bench.scale import TINY, Scale
 from bench.tables import Row, Table
 from bench.timing import compare
 from tailcut.structure import create_model
@@ -19,6 +19,7 @@ LAYERS = ((256, 512, 8, 2), (256, 256, 4, 1), (256, 512, 4, 1), (512, 512, 4, 1)
 TOKENS = (17, 65, 197)  # of attention with 8 heads of 64 numbers
 NETWORKS = {"vgg16_bn_cifar": 32, "resnet18": 128, "vit": 32}  # with the side of their images
 BATCHES = (8, 32, 128)
+TINY_BATCHES = (1, 2)  # a processor without instructions for bfloat16 takes a hundred times as long
 
 
 def run(scale: Scale, machine: Machine) -> list[Table]:
@@ -26,8 +27,9 @@ def run(scale: Scale, machine: Machine) -> list[Table]:
     del machine
     is_tiny = len(scale.unet_widths) < 5
     torch.manual_seed(0)
-    rows = [_layer_row(layer, batch, scale) for layer in (LAYERS[:1] if is_tiny else LAYERS) for batch in BATCHES]
-    rows += [_attention_row(tokens, BATCHES[-1], scale) for tokens in (TOKENS[:1] if is_tiny else TOKENS)]
+    batches = TINY_BATCHES if scale.unet_widths == TINY.unet_widths else BATCHES
+    rows = [_layer_row(layer, batch, scale) for layer in (LAYERS[:1] if is_tiny else LAYERS) for batch in batches]
+    rows += [_attention_row(tokens, batches[-1], scale) for tokens in (TOKENS[:1] if is_tiny else TOKENS)]
     if not is_tiny:
         for name, side in NETWORKS.items():
             steps = [_network_step(name, side, 128, in_bfloat16=is_rounded) for is_rounded in (True, False)]
