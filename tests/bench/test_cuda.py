@@ -48,7 +48,7 @@ def test_one_failure_does_not_cost_the_others(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(cuda, "MAX_SECONDS", -1.0)
     _, forwards, steps = device_tables(TINY, torch.device("cpu"))
     assert len(forwards.rows) == 2 * len(cases(TINY))
-    assert forwards.notes[1] == "Left out: AlexNet, batch 4, TF32: OutOfMemoryError: no memory"
+    assert forwards.notes[1] == "Left out: AlexNet, batch 2, TF32: OutOfMemoryError: no memory"
     assert forwards.notes[-1] == "Left out: UNet, batch 4, TF32: OutOfMemoryError: no memory"
     assert steps.rows == []
     late = [f"{name}, {kind.name}" for name in ("AlexNet", "VGG16", "ResNet18", "UNet") for kind in PRECISIONS]
