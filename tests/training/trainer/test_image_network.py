@@ -3,12 +3,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from tailcut.errors import ArgumentError
 from tailcut.format import load, save
 from tailcut.runs import Run
 from tailcut.runtime.devices import Devices, make_fabric
-from tailcut.structure import create_model
+from tailcut.structure import create_model, register_model, registry
 from tailcut.training.recipe.schema import Recipe
 from tailcut.training.setup.job import Job
 from tailcut.training.trainer.image_network import ImageNetwork
@@ -16,6 +18,16 @@ from tailcut.training.trainer.image_network import ImageNetwork
 MakeRecipe = Callable[..., Recipe]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class FlatExample(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.linear = nn.Conv2d(1, 40, 5, 3), nn.Linear(40, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        outputs: Tensor = self.linear(self.convolution(images).relu().mean((2, 3)))
+        return outputs
 
 
 def network_of(recipe: Recipe, path: Path) -> ImageNetwork:
@@ -63,3 +75,14 @@ def test_a_teacher_is_loaded_and_remembers_plain_images(make_recipe: MakeRecipe,
         expected = teacher.eval()(images)
     torch.testing.assert_close(taught.teacher(images, torch.arange(8)), expected)
     assert network_of(make_recipe(), tmp_path / "other").teacher is None
+
+
+def test_what_an_evaluation_refuses_is_told_before_the_training(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network of the user's that is registered with an example without the axis of batches."""
+    monkeypatch.setattr(registry, "_families", dict(registry._families))
+    register_model("flat_example", example_shape=(1, 28, 28))(FlatExample)
+    recipe = make_recipe("model={name = 'flat_example'}", "training.execution=dense")
+    with pytest.raises(ArgumentError, match=r"cannot take images of shape \(1, 28, 28\), its example input"):
+        network_of(recipe, tmp_path)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tailcut.channels import recalibrate
 from tailcut.data import Dataset
 from tailcut.evaluation.elbo import negative_elbo
-from tailcut.evaluation.evaluate import check_outputs, evaluate, fitting
+from tailcut.evaluation.evaluate import check_outputs, evaluate, fitting, runnable
 from tailcut.evaluation.generation import evaluate_generator
 from tailcut.evaluation.pixel_inputs import gate_penalty, reader_of
 from tailcut.evaluation.random_batches import network_inputs
@@ -48,6 +48,8 @@ class ImageNetwork:
         standardize_start(job.recipe, self.model, self.data.train)
         note_data(job.recipe, self.model, self.data.train)
         self.read = reader_of(self.model, self.data.train)
+        if job.recipe.training.loss != "vae":
+            runnable(self.model, job.fabric.device)  # what it refuses would else end the run after its first epoch
         self.teacher = make_teacher(job, self.data)
 
     def choose_execution(self) -> Execution:
