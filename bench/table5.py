@@ -86,8 +86,8 @@ def measure(folder: Path, way: str, num_images: int, processes: int) -> float:
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(words)} failed: {done.stderr[-2000:]}")
     report = json.loads(done.stdout)
-    if report["num_samples"] != num_images:
-        raise RuntimeError(f"{report['num_samples']} images were measured, not {num_images}")
+    if report["num_images"] != num_images:
+        raise RuntimeError(f"{report['num_images']} images were measured, not {num_images}")
     return float(report["seconds"])
 
 

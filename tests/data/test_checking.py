@@ -29,7 +29,7 @@ def test_broken_files_are_named(folder: Path, chunk: int, monkeypatch: pytest.Mo
     monkeypatch.setattr(module, "CHUNK", chunk)
     report = check_folder(folder)
     assert (report.num_images, report.num_others, report.bits_checked, report.failed) == (5, 1, True, True)
-    assert [item["path"] for item in report.broken] == [str(folder / "b/c/cut.png"), str(folder / "b/half.JPEG")]
+    assert [item["image"] for item in report.broken] == [str(folder / "b/c/cut.png"), str(folder / "b/half.JPEG")]
     assert report.broken[1]["reason"].startswith("it is truncated or damaged: the image data end early")
     assert "strict" not in report.broken[1]["reason"]
     assert "2 of 5 images are broken; 1 other files were not looked at" in str(report)
@@ -37,7 +37,7 @@ def test_broken_files_are_named(folder: Path, chunk: int, monkeypatch: pytest.Mo
 
 
 def test_settings(folder: Path) -> None:
-    assert [Path(item["path"]).name for item in check_folder(folder, strict=False).broken] == ["cut.png"]
+    assert [Path(item["image"]).name for item in check_folder(folder, strict=False).broken] == ["cut.png"]
     assert len(check_folder(folder, max_pixels=32 * 24 - 1).broken) == 5
     assert not check_folder(folder / "a.jpg").failed
     with pytest.raises(ArgumentError, match="max_pixels must be positive"):

@@ -85,7 +85,7 @@ def test_file_in_the_zoo_reaches_the_figures_of_its_record(path: Path, request: 
         evaluated = (evaluate_generator_file if holds_generator(file) else evaluate_file)(
             file, data, split, roots=roots
         )
-        assert evaluated.num_samples == result.split_sizes["test"]
+        assert evaluated.num_images == result.split_sizes["test"]
         assert evaluated.metrics.keys() == result.metrics.keys()
         for name, value in result.metrics.items():
             assert evaluated.metrics[name] == pytest.approx(value, rel=TOLERANCES[name]), name
@@ -113,7 +113,7 @@ def test_dice_of_the_published_unet(split: str, carvana_root: Path, tmp_path: Pa
     name = "evaluate-float16.json" if split == "published" else f"evaluate-float16-{split}.json"
     recorded = json.loads((ROOT / build_tables.UNET / name).read_text(encoding="utf-8"))
     evaluated = evaluate_file(tmp_path / "unet.tailcut", "carvana", split, roots=[carvana_root])
-    assert (recorded["split"], recorded["num_samples"]) == (split, evaluated.num_samples)
+    assert (recorded["split"], recorded["num_images"]) == (split, evaluated.num_images)
     assert evaluated.metrics == pytest.approx(recorded["metrics"], rel=TOLERANCES["dice"])
 
 

@@ -212,7 +212,7 @@ def test_a_file_is_measured(tmp_path: Path) -> None:
     torch.manual_seed(0)
     tailcut.save(mask_rcnn(**TINY), tmp_path / "a.tailcut")
     report = evaluate_detector_file(tmp_path / "a.tailcut", "coco", roots=tmp_path, device="cpu")
-    assert (report.data, report.split, report.num_samples) == ("coco", "val2017", 4)
+    assert (report.data, report.split, report.num_images) == ("coco", "val2017", 4)
     assert set(report.metrics) >= {"box_AP", "mask_AP"}
     assert "box_AP50" in str(report)
 

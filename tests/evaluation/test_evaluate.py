@@ -152,7 +152,7 @@ def test_two_processes_measure_what_one_measures(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "with 2 processes" in done.stderr
     two = json.loads(done.stdout)  # of the first process alone
-    assert two["num_samples"] == one.num_samples == 5
+    assert two["num_images"] == one.num_images == 5
     assert two["metrics"] == pytest.approx(one.metrics, abs=1e-12)
 
 
@@ -251,10 +251,10 @@ def test_a_file_is_reported_with_exactly_these_keys(tmp_path: Path) -> None:
     report = evaluate_file(tmp_path / "a.tailcut", "digits", device="cpu")
     values = json.loads(report.to_json())
     assert list(values) == ["model", "data", "split", "num_samples", "metrics", "seconds"]
-    assert values["model"] == str(tmp_path / "a.tailcut")
+    assert values["source"] == str(tmp_path / "a.tailcut")
     assert values["data"] == "digits"
     assert values["split"] == "test"
-    assert values["num_samples"] == 355
+    assert values["num_images"] == 355
     assert list(values["metrics"]) == ["accuracy"]
     assert values["seconds"] > 0
 

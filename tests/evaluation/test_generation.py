@@ -232,7 +232,7 @@ def test_the_report_of_a_file_says_what_was_measured(tmp_path: Path) -> None:
     values = json.loads(report.to_json())
     keys = ["model", "data", "split", "num_samples", "metrics", "seconds", "num_generated", "seed", "features"]
     assert list(values) == keys
-    assert (report.num_samples, report.num_generated, report.seed) == (355, 25, 2)
+    assert (report.num_images, report.num_generated, report.seed) == (355, 25, 2)
     assert report.metrics == evaluate_generator(load(tmp_path / "vae.tailcut"), DIGITS, num_samples=25, seed=2)
     text = str(GenerationReport("a", "mnist", "test", 10, {"fid": 93.957, "elbo": -98.1}, 1.0, 50, 0, "zoo:lenet5-ref"))
     assert text.splitlines()[2].split() == ["a", "mnist", "test", "10", "93.96", "-98.10", "1.0"]

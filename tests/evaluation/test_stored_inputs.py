@@ -237,7 +237,7 @@ def test_a_recipe_trains_on_them(root: Path, tmp_path: Path, overrides: tuple[st
     torch.testing.assert_close(transform.mean, expected.mean)
     report = evaluate_file(Run(tmp_path / "run").model, "folder:photos@64/48", roots=root, source="coefficients")
     assert report.metrics == result.metrics
-    assert evaluate_file(Run(tmp_path / "run").model, "folder:photos@64/48", roots=root).num_samples == 8
+    assert evaluate_file(Run(tmp_path / "run").model, "folder:photos@64/48", roots=root).num_images == 8
 
 
 def test_a_recipe_goes_on_with_a_network_of_channels(root: Path, tmp_path: Path) -> None:

@@ -103,14 +103,14 @@ def test_classes_are_those_of_predict(pages: Pages, tab: Tab, tmp_path: Path) ->
     tab.open(pages(LENET))
     tab.choose(path)
     best = report.predictions[0]["best"]
-    assert report.predictions[0]["class"] == label
+    assert report.predictions[0]["class_number"] == label
     found = classes_of(tab)
     assert len(found) == 10
     for one in best:
-        assert abs(found[one["class"]] - one["probability"]) < ROUNDING
+        assert abs(found[one["class_number"]] - one["probability"]) < ROUNDING
     assert tab.text("status").startswith(f"{label}: {100 * best[0]['probability']:.1f} %, in ")
     rows = tab.evaluate("[...document.querySelectorAll('#classes tbody tr')].map((row) => row.innerText)")
-    assert [row.split()[0] for row in rows[:3]] == [str(one["class"]) for one in best]
+    assert [row.split()[0] for row in rows[:3]] == [str(one["class_number"]) for one in best]
 
 
 def test_dark_digits_on_light_paper(pages: Pages, tab: Tab, tmp_path: Path) -> None:

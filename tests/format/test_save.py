@@ -87,7 +87,7 @@ def test_report_says_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "lenet.tailcut"
     report = tailcut.save(regularized("lenet300", num_kept=100), path, dtype="float16")
     assert report.file_bytes == path.stat().st_size
-    assert (report.path, report.num_kept, report.num_parameters) == (str(path), 300, 266_610)
+    assert (report.out, report.num_kept, report.num_parameters) == (str(path), 300, 266_610)
     assert (report.num_truncated, report.dense_bytes) == (266_200, 4 * 266_610)
     assert report.compression_ratio == pytest.approx(4 * 266_610 / path.stat().st_size, rel=1e-4)
     assert "300 coefficients for 266,200 of 266,610 parameters" in str(report)

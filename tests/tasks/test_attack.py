@@ -205,8 +205,8 @@ def test_two_files_and_their_curves(tmp_path: Path) -> None:
     plan = AttackPlan("pgd", (0.0, 0.1), steps=2)
     report = attack_files(files, "digits", plan=plan, num_images=30, out=tmp_path / "curves.png", device="cpu")
     assert isinstance(report, AttackReport)
-    assert (report.num_samples, report.split, report.steps) == (30, "test[0:30]", 2)
-    assert [curve.model for curve in report.curves] == [str(file) for file in files]
+    assert (report.num_images, report.split, report.steps) == (30, "test[0:30]", 2)
+    assert [curve.source for curve in report.curves] == [str(file) for file in files]
     assert report.step_sizes == pytest.approx([0, 0.125])
     with Image.open(tmp_path / "curves.png") as image:
         assert image.format == "PNG"

@@ -30,6 +30,6 @@ def read_report(path: Path) -> AttackReport:
 
 
 def _table(title: str, report: AttackReport) -> str:
-    header = ["epsilon", "step size", *(f"`{curve.model}`" for curve in report.curves)]
-    heading = f"**{title.format(steps=report.steps)}**, the first {report.num_samples:,} test images:"
+    header = ["epsilon", "step size", *(f"`{curve.source}`" for curve in report.curves)]
+    heading = f"**{title.format(steps=report.steps)}**, the first {report.num_images:,} test images:"
     return f"{heading}\n\n{markdown_table(header, report.cells(), '>' * len(header))}"

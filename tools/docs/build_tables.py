@@ -398,7 +398,7 @@ def unet_table(folder: Path) -> str:
                 f"{measured['metrics']['dice']:.6f}",
                 f"{stored['num_kept']:,} of {stored['num_parameters']:,}",
                 f"{stored['file_bytes']:,}",
-                f"{measured['num_samples']}, split {measured['split']}",
+                f"{measured['num_images']}, split {measured['split']}",
             ]
         )
     return markdown_table(["dtype", "mean Dice", "coefficients", "bytes of the file", "images"], rows, "<>>><")

@@ -58,7 +58,7 @@ def highlights(records: Path) -> str:
 def _file(records: Path) -> list[str]:
     stored = _json(records / "published-unet" / "inspect-float16.json")
     measured = _json(records / "published-unet" / "evaluate-float16.json")
-    dice, photos = percent(measured["metrics"]["dice"]), measured["num_samples"]
+    dice, photos = percent(measured["metrics"]["dice"]), measured["num_images"]
     what = f"The paper's UNet, {stored['num_kept']} coefficients for {stored['num_parameters']:,} weights"
     page = "[results](docs/results.md#the-published-unet)"
     ours = f"**{stored['file_bytes']:,} bytes**, the same Dice of {dice} on the {photos} photos beside it ({page})"
@@ -82,7 +82,7 @@ def _masks(records: Path, results: Sequence[Result]) -> list[list[str]]:
     before = f"{percent(published['metrics']['dice'])}, the published UNet, {published_count:,} coefficients"
     return [
         [
-            f"Dice on {published['num_samples']} photos of cars; ours is trained on 240 of other cars, on one CPU core",
+            f"Dice on {published['num_images']} photos of cars; ours is trained on 240 of other cars, on one CPU core",
             before,
             f"**{percent(result.metrics['dice'])}**, {result.num_kept:,} coefficients in {result.file_bytes:,} bytes "
             "([results](docs/results.md#table-3-carvana))",

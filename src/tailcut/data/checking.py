@@ -24,14 +24,14 @@ class CheckReport(Report):
     """Report of `check_folder`.
 
     Attributes:
-        folder: the folder.
+        source: the folder.
         num_images: how many files were read.
         num_others: how many files are called something else, and were not.
         bits_checked: whether JPEG files were looked at bit by bit, which needs numba (extra `jpeg`).
-        broken: `path` and `reason` of each file that cannot be read.
+        broken: `image` and `reason` of each file that cannot be read.
     """
 
-    folder: str
+    source: str
     num_images: int
     num_others: int
     bits_checked: bool
@@ -44,13 +44,13 @@ class CheckReport(Report):
 
     def __str__(self) -> str:
         others = f"; {self.num_others:,} other files were not looked at" if self.num_others else ""
-        lines = [f"{self.folder}: {len(self.broken):,} of {self.num_images:,} images are broken{others}"]
+        lines = [f"{self.source}: {len(self.broken):,} of {self.num_images:,} images are broken{others}"]
         if not self.bits_checked:
             lines.append(
                 "numba is not installed (extra jpeg): of JPEG files only the markers and what libjpeg refuses were seen"
             )
         if self.broken:
-            lines += ["", table(["image", "reason"], [(item["path"], item["reason"]) for item in self.broken])]
+            lines += ["", table(["image", "reason"], [(item["image"], item["reason"]) for item in self.broken])]
         return "\n".join(lines)
 
 
@@ -77,7 +77,7 @@ def check_folder(folder: str | Path, *, strict: bool = True, max_pixels: int | N
         reasons = pool.map(lambda path: _reason(path, strict=strict, max_pixels=max_pixels), images)
         for path, reason in zip(images, reasons, strict=True):
             if reason is not None:
-                broken.append({"path": str(path), "reason": reason})
+                broken.append({"image": str(path), "reason": reason})
         images.clear()
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -49,19 +49,19 @@ class EvaluateReport(Report):
     """The figures of one network on one split of a data set.
 
     Attributes:
-        model: the file (or `zoo:NAME`), as it was given; then the level, if one was asked for, and the arithmetic, if
+        source: the file (or `zoo:NAME`), as it was given; then the level, if one was asked for, and the arithmetic, if
             that is not float32.
         data: name of the data set.
         split: name of the split.
-        num_samples: how many images it has.
+        num_images: how many images it has.
         metrics: `accuracy` (from 100 classes on `top5_accuracy` too) or `dice`, 0 to 1.
         seconds: time of the evaluation.
     """
 
-    model: str
+    source: str
     data: str
     split: str
-    num_samples: int
+    num_images: int
     metrics: dict[str, float]
     seconds: float
 
@@ -69,7 +69,7 @@ class EvaluateReport(Report):
         """Return the report as one row."""
         figures = [(name, figure_text(name, value)) for name, value in self.metrics.items()]
         header = ["model", "data", "split", "images", *(name for name, _ in figures), "seconds"]
-        row = [self.model, self.data, self.split, f"{self.num_samples:,}", *(text for _, text in figures)]
+        row = [self.source, self.data, self.split, f"{self.num_images:,}", *(text for _, text in figures)]
         return table(header, [[*row, f"{self.seconds:.1f}"]], align="<<<" + ">" * (len(figures) + 2))
 
 

@@ -62,7 +62,7 @@ class GenerationReport(EvaluateReport):
         distance = next(iter(self.metrics))
         return (
             f"{super().__str__()}\n\n{distance}: {self.num_generated:,} made images (seed {self.seed}) against the "
-            f"{self.num_samples:,} real ones, by the features of {self.features}"
+            f"{self.num_images:,} real ones, by the features of {self.features}"
         )
 
 

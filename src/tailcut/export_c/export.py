@@ -40,7 +40,7 @@ class CExportReport(Report):
     """Files that `export_c` wrote, and the bytes they take on the device; the compiler knows those of the code.
 
     Attributes:
-        folder: where the files are.
+        out: where the files are.
         files: their names.
         input_shape: of one input, without the batch.
         output_shapes: of the outputs, which lie one after the other.
@@ -59,7 +59,7 @@ class CExportReport(Report):
             convolutions, and of linear layers that read whole maps.
     """
 
-    folder: str
+    out: str
     files: tuple[str, ...]
     input_shape: tuple[int, ...]
     output_shapes: tuple[tuple[int, ...], ...]
@@ -100,7 +100,7 @@ class CExportReport(Report):
             rows.append(("RAM: input and output in one buffer", f"{self.input_and_output_bytes:,}", ""))
         numbers = "float32" if self.arithmetic == "float32" else "int16 with an exponent"
         text = (
-            f"{self.folder}: {', '.join(self.files)}\ninput {sizes(self.input_shape)}, output {outputs}, {numbers}\n\n"
+            f"{self.out}: {', '.join(self.files)}\ninput {sizes(self.input_shape)}, output {outputs}, {numbers}\n\n"
             + table(("bytes", "this network", "dense"), rows, align="<>>")
         )
         if self.rounded_weights:

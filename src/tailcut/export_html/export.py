@@ -32,7 +32,7 @@ class HtmlExportReport(Report):
     """The page that `export_html` wrote.
 
     Attributes:
-        path: where it is.
+        out: where it is.
         kind: what it shows: `classes`, `mask` or `images`.
         input_shapes: of the images that it runs on, (channels, height, width) each.
         page_bytes: of the whole file.
@@ -42,7 +42,7 @@ class HtmlExportReport(Report):
         arena_bytes: memory for one call, of the largest program; what is prepared aside.
     """
 
-    path: str
+    out: str
     kind: Kind
     input_shapes: tuple[tuple[int, ...], ...]
     page_bytes: int
@@ -55,7 +55,7 @@ class HtmlExportReport(Report):
         """Return the report as two lines."""
         shapes = " or ".join(map(sizes, self.input_shapes))
         return (
-            f"{self.path}: {self.page_bytes:,} bytes, shows {self.kind}, input {shapes}\n"
+            f"{self.out}: {self.page_bytes:,} bytes, shows {self.kind}, input {shapes}\n"
             f"network {self.network_bytes:,} bytes, WebAssembly {self.runner_bytes:,} bytes, "
             f"memory {self.arena_bytes:,} bytes"
         )

@@ -65,7 +65,7 @@ class SaveReport(Report):
     """Report of `save`.
 
     Attributes:
-        path: the file.
+        out: the file.
         file_bytes: its size.
         dense_bytes: of the dense network's parameters in float32.
         compression_ratio: `dense_bytes` over `file_bytes`; None for a network without parameters.
@@ -74,7 +74,7 @@ class SaveReport(Report):
         num_kept: coefficients in the file.
     """
 
-    path: str
+    out: str
     file_bytes: int
     dense_bytes: int
     compression_ratio: float | None
@@ -85,7 +85,7 @@ class SaveReport(Report):
     def __str__(self) -> str:
         ratio = "" if self.compression_ratio is None else f" ({self.compression_ratio:,.1f} : 1)"
         return (
-            f"{self.path}: {self.file_bytes:,} bytes for {self.dense_bytes:,} of dense float32 parameters{ratio}; "
+            f"{self.out}: {self.file_bytes:,} bytes for {self.dense_bytes:,} of dense float32 parameters{ratio}; "
             f"{self.num_kept:,} coefficients for {self.num_truncated:,} of {self.num_parameters:,} parameters"
         )
 

@@ -92,11 +92,11 @@ class AttackCurve(Report):
     """One network under attack.
 
     Attributes:
-        model: the file, as it was given.
+        source: the file, as it was given.
         accuracies: its accuracy at each epsilon, 0 to 1.
     """
 
-    model: str
+    source: str
     accuracies: list[float]
 
 
@@ -107,7 +107,7 @@ class AttackReport(Report):
     Attributes:
         data: name of the data set.
         split: its split; a part of it has the numbers of the images behind it.
-        num_samples: how many images.
+        num_images: how many images.
         method: `fgsm` or `pgd`.
         epsilons: the most that a pixel may change, pixels being in 0..1.
         steps: of PGD; 1 for FGSM.
@@ -118,7 +118,7 @@ class AttackReport(Report):
 
     data: str
     split: str
-    num_samples: int
+    num_images: int
     method: str
     epsilons: list[float]
     steps: int
@@ -128,10 +128,10 @@ class AttackReport(Report):
 
     def __str__(self) -> str:
         """Return one row per epsilon."""
-        header = ("epsilon", "step size", *(curve.model for curve in self.curves))
+        header = ("epsilon", "step size", *(curve.source for curve in self.curves))
         text = table(header, self.cells(), align=">" * len(header))
         steps = "" if self.method == "fgsm" else f", {self.steps} steps"
-        return f"{text}\n\n{self.method}{steps}: accuracy on {self.num_samples:,} images of {self.data}, {self.split}"
+        return f"{text}\n\n{self.method}{steps}: accuracy on {self.num_images:,} images of {self.data}, {self.split}"
 
     def cells(self) -> list[tuple[str, ...]]:
         """Of each epsilon: itself, the step size, and the accuracy of each network, as text."""
@@ -302,7 +302,7 @@ def attack_files(
     report = AttackReport(
         data=dataset.name,
         split=dataset.split,
-        num_samples=len(dataset),
+        num_images=len(dataset),
         method=plan.method,
         epsilons=list(plan.epsilons),
         steps=plan.num_steps,
@@ -324,7 +324,7 @@ def draw_curves(report: AttackReport, path: str | Path) -> None:
     figure = new_figure("the curves of an attack", (6, 4))
     panel = figure.subplots()
     for curve in report.curves:
-        panel.plot(report.epsilons, [100 * value for value in curve.accuracies], marker="o", label=curve.model)
+        panel.plot(report.epsilons, [100 * value for value in curve.accuracies], marker="o", label=curve.source)
     panel.set(title=f"{report.method} on {report.data}, {report.split}", xlabel="epsilon", ylabel="accuracy in %")
     panel.set_ylim(bottom=0)
     panel.grid(visible=True, alpha=0.3)

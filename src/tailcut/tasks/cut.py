@@ -14,14 +14,14 @@ class CutReport(Report):
     """File that `cut` wrote.
 
     Attributes:
-        path: the file.
+        out: the file.
         level: the highest that it has.
         num_levels: of the whole file.
         file_bytes: of the beginning.
         whole_bytes: of the file that was cut.
     """
 
-    path: str
+    out: str
     level: int
     num_levels: int
     file_bytes: int
@@ -29,7 +29,7 @@ class CutReport(Report):
 
     def __str__(self) -> str:
         size = f"{self.file_bytes:,} of {self.whole_bytes:,} bytes"
-        return f"{self.path}: {size}, level {self.level} of {self.num_levels}"
+        return f"{self.out}: {size}, level {self.level} of {self.num_levels}"
 
 
 def cut_file(source: str | Path, out: str | Path, *, level: int) -> CutReport:

@@ -29,14 +29,14 @@ class SplitReport(Report):
     """Packets that `split` wrote.
 
     Attributes:
-        folder: where the packets are.
+        out: where the packets are.
         files: their names, in order.
         file_bytes: of the file.
         packet_bytes: of the largest packet.
         total_bytes: of all packets.
     """
 
-    folder: str
+    out: str
     files: tuple[str, ...]
     file_bytes: int
     packet_bytes: int
@@ -44,7 +44,7 @@ class SplitReport(Report):
 
     def __str__(self) -> str:
         return (
-            f"{self.folder}: {len(self.files)} packets of at most {self.packet_bytes} bytes, {self.total_bytes:,} "
+            f"{self.out}: {len(self.files)} packets of at most {self.packet_bytes} bytes, {self.total_bytes:,} "
             f"bytes for a file of {self.file_bytes:,}"
         )
 
@@ -54,17 +54,17 @@ class JoinReport(Report):
     """File that `join` wrote.
 
     Attributes:
-        path: the file.
+        out: the file.
         file_bytes: its size.
         num_packets: how many it was made of.
     """
 
-    path: str
+    out: str
     file_bytes: int
     num_packets: int
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.file_bytes:,} bytes from {self.num_packets} packets"
+        return f"{self.out}: {self.file_bytes:,} bytes from {self.num_packets} packets"
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,14 @@ class QRReport(Report):
     """Image that `qr` drew.
 
     Attributes:
-        path: the image.
+        out: the image.
         num_codes: 1 to 4.
         version: of the largest code, 1 to 40.
         file_bytes: of the file in them.
         size: width and height of the image in pixels.
     """
 
-    path: str
+    out: str
     num_codes: int
     version: int
     file_bytes: int
@@ -88,9 +88,7 @@ class QRReport(Report):
     def __str__(self) -> str:
         codes = "1 QR code" if self.num_codes == 1 else f"{self.num_codes} QR codes"
         width, height = self.size
-        return (
-            f"{self.path}: {codes} of version {self.version} for {self.file_bytes:,} bytes, {width} x {height} pixels"
-        )
+        return f"{self.out}: {codes} of version {self.version} for {self.file_bytes:,} bytes, {width} x {height} pixels"
 
 
 def split_file(path: str | Path, folder: str | Path, *, packet_bytes: int) -> SplitReport:

@@ -39,7 +39,7 @@ class PruneFileReport(Report):
     """Report of the pruning of a file.
 
     Attributes:
-        model: the file, as it was given.
+        source: the file, as it was given.
         out: the .tailcut file that was written.
         file_bytes: its size.
         method: how channels were scored.
@@ -49,7 +49,7 @@ class PruneFileReport(Report):
         pruning: what was removed, and what could not be.
     """
 
-    model: str
+    source: str
     out: str
     file_bytes: int
     method: str

@@ -29,7 +29,7 @@ class ResampleFileReport(Report):
     """Report of the resampling of a file.
 
     Attributes:
-        model: the file, as it was given.
+        source: the file, as it was given.
         out: the .tailcut file that was written.
         file_bytes: its size.
         parameters_before: numbers of the dense network.
@@ -37,7 +37,7 @@ class ResampleFileReport(Report):
         resampling: tensor by tensor.
     """
 
-    model: str
+    source: str
     out: str
     file_bytes: int
     parameters_before: int

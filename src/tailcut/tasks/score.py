@@ -23,7 +23,7 @@ class ScoreReport(Report):
     """Report of the channel scores of a file.
 
     Attributes:
-        model: the file, as it was given.
+        source: the file, as it was given.
         data: name of the data set; None for a method of weights only.
         split: its split; likewise.
         method: how channels were scored.
@@ -35,7 +35,7 @@ class ScoreReport(Report):
         skipped: layers that were not scored, and why.
     """
 
-    model: str
+    source: str
     data: str | None
     split: str | None
     method: str
@@ -113,7 +113,7 @@ def _write(
         draw_scores(scores, plot)
     scores.save(out)
     return ScoreReport(
-        model=str(source),
+        source=str(source),
         data=None if dataset is None else dataset.name,
         split=None if dataset is None else dataset.split,
         method=scores.method,

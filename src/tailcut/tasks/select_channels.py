@@ -29,7 +29,7 @@ class SelectReport(Report):
     """The channels that a gate opens most often.
 
     Attributes:
-        model: the file or run, as it was given.
+        source: the file or run, as it was given.
         data: name of the data set.
         split: name of the split.
         num_images: how many images the gate saw.
@@ -41,7 +41,7 @@ class SelectReport(Report):
         heat_maps: the image, None if none was asked for.
     """
 
-    model: str
+    source: str
     data: str
     split: str
     num_images: int

@@ -31,7 +31,7 @@ def test_exit_code_tells(tailcut: Tailcut, photos: Path) -> None:
     assert (outcome.code, "1 of 2 images are broken" in outcome.out) == (1, True)
     outcome = tailcut("check", photos, "--json")
     assert (outcome.code, outcome.json["num_images"]) == (1, 2)
-    assert [item["path"] for item in outcome.json["broken"]] == [str(photos / "2.jpg")]
+    assert [item["image"] for item in outcome.json["broken"]] == [str(photos / "2.jpg")]
     assert tailcut("check", photos, "--lenient").code == 0
     assert tailcut("check", photos / "1.jpg").code == 0
     assert tailcut("check", photos / "nowhere").code == 1

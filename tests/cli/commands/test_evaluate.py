@@ -14,17 +14,17 @@ def test_json_has_exactly_the_promised_keys(tailcut: Tailcut, packed: Path) -> N
     outcome = tailcut("evaluate", packed, "--data", "digits", "--split", "train", "--json")
     assert outcome.code == 0
     assert list(outcome.json) == ["model", "data", "split", "num_samples", "metrics", "seconds"]
-    assert outcome.json["model"] == str(packed)
+    assert outcome.json["source"] == str(packed)
     assert outcome.json["data"] == "digits"
     assert outcome.json["split"] == "train"
-    assert outcome.json["num_samples"] == 1442
+    assert outcome.json["num_images"] == 1442
     assert 0 <= outcome.json["metrics"]["accuracy"] <= 1
 
 
 def test_integers_are_close_to_floats(tailcut: Tailcut) -> None:
     words = ("evaluate", "zoo:lenet5-776", "--data", "digits", "--json")
     floats, integers = tailcut(*words), tailcut(*words, "--arithmetic", "integer")
-    assert integers.json["model"] == "zoo:lenet5-776, integer"
+    assert integers.json["source"] == "zoo:lenet5-776, integer"
     accuracies = [outcome.json["metrics"]["accuracy"] for outcome in (floats, integers)]
     assert abs(accuracies[0] - accuracies[1]) < 0.01
     assert accuracies[0] > 0.2
@@ -69,7 +69,7 @@ def test_a_level_of_a_progressive_file_is_measured(tailcut: Tailcut, packed: Pat
     expected = tailcut("evaluate", part, *words).json["metrics"]
     shown = tailcut("evaluate", levels, *words, "--level", 1)
     assert (shown.code, shown.json["metrics"]) == (0, expected)
-    assert shown.json["model"] == f"{levels}, level 1"
+    assert shown.json["source"] == f"{levels}, level 1"
     levels.write_bytes(levels.read_bytes()[:-1])
     assert tailcut("evaluate", levels, *words).code == 1
     assert tailcut("evaluate", levels, *words, "--level", 1).json["metrics"] == expected
@@ -81,7 +81,7 @@ def test_data_roots_are_tried_in_their_order(tailcut: Tailcut, packed: Path, mni
     words = ["--data", "mnist", "--data-root", tmp_path, "--data-root", mnist_root, "--json"]
     outcome = tailcut("evaluate", packed, *words)
     assert outcome.code == 0
-    assert outcome.json["num_samples"] == 10000
+    assert outcome.json["num_images"] == 10000
 
 
 def test_a_network_that_makes_images_gets_a_distance(tailcut: Tailcut, packed: Path, tmp_path: Path) -> None:

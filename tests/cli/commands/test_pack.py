@@ -16,7 +16,7 @@ def test_plain_weights_are_packed(tailcut: Tailcut, tmp_path: Path) -> None:
     outcome = tailcut(*words, "--num-kept", "194", "--dtype", "float16", "--json")
     assert outcome.code == 0
     assert outcome.json["num_kept"] == 776
-    assert outcome.json["path"] == str(out)
+    assert outcome.json["out"] == str(out)
     assert out.stat().st_size == outcome.json["file_bytes"] < 1700
 
 

@@ -36,7 +36,7 @@ def test_a_level_of_a_progressive_file(tailcut: Tailcut, levels: Path, part: Pat
     shown = tailcut("predict", levels, image, "--level", 1, "--json").json
     assert shown["predictions"] == tailcut("predict", part, image, "--json").json["predictions"]
     assert shown["predictions"] != tailcut("predict", levels, image, "--json").json["predictions"]
-    assert shown["model"] == f"{levels}, level 1"
+    assert shown["source"] == f"{levels}, level 1"
     torch.manual_seed(0)
     save(create_model("vae", hidden=8), tmp_path / "vae.tailcut")
     refused = tailcut("predict", tmp_path / "vae.tailcut", "-o", tmp_path / "out", "--level", 2)
@@ -53,7 +53,7 @@ def test_a_network_that_makes_images_needs_none(tailcut: Tailcut, image: Path, t
     save(create_model("vae", hidden=8), tmp_path / "vae.tailcut")
     outcome = tailcut("predict", tmp_path / "vae.tailcut", "-o", tmp_path / "out", "--num-samples", 9, "--json")
     assert outcome.code == 0
-    assert outcome.json["image"] == str(tmp_path / "out" / "samples.png")
+    assert outcome.json["out"] == str(tmp_path / "out" / "samples.png")
     assert (outcome.json["num_samples"], outcome.json["seed"]) == (9, 0)
     first = (tmp_path / "out" / "samples.png").read_bytes()
     tailcut("predict", tmp_path / "vae.tailcut", "-o", tmp_path / "out", "--num-samples", 9, "--seed", 1)

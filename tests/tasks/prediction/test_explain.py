@@ -174,8 +174,8 @@ def test_two_files_side_by_side(names: list[str] | None, tmp_path: Path, monkeyp
     with Image.open(tmp_path / "cam.png") as image:
         assert image.format == "PNG"
     first, second = report.explanations
-    assert report.class_number == first.best_class
-    assert (first.layer, second.layer, first.model) == ("conv2", "conv2", str(files[0]))
+    assert report.class_number == first.best_class_number
+    assert (first.layer, second.layer, first.source) == ("conv2", "conv2", str(files[0]))
     assert 0 < second.probability < 1
     assert len(figures[0].axes) == 3
     assert [len(axis.get_images()) for axis in figures[0].axes] == [1, 2, 2]
@@ -186,11 +186,11 @@ def test_two_files_side_by_side(names: list[str] | None, tmp_path: Path, monkeyp
     assert first.focus == ((row + 0.5) / 28, (column + 0.5) / 28)
     assert str(files[1]) in str(report)
     if names is None:
-        assert (report.class_name, first.best_name) == (None, None)
+        assert (report.class_name, first.best_class_name) == (None, None)
         shown = f"class {report.class_number}"
     else:
-        assert report.class_name == first.best_name == names[report.class_number]
-        assert second.best_name == names[second.best_class]
+        assert report.class_name == first.best_class_name == names[report.class_number]
+        assert second.best_class_name == names[second.best_class_number]
         shown = f"class {report.class_number} digit {report.class_number}"
     assert figures[0].axes[0].get_title() == shown
     assert f"probability of {shown}\n" in str(report)

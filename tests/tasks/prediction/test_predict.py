@@ -32,26 +32,26 @@ def test_classes_are_those_of_the_network(tmp_path: Path) -> None:
     for index, item in enumerate(report.predictions):
         probabilities = model(open_dataset("digits", "test")[index][0][None])[0].softmax(dim=0)
         assert item["image"] == str(paths[index])
-        assert item["class"] == int(probabilities.argmax())
+        assert item["class_number"] == int(probabilities.argmax())
         assert item["probability"] == pytest.approx(probabilities.max().item(), abs=1e-5)
-        assert [best["class"] for best in item["best"]] == probabilities.topk(3).indices.tolist()
+        assert [best["class_number"] for best in item["best"]] == probabilities.topk(3).indices.tolist()
     assert json.loads((tmp_path / "out" / "predictions.json").read_text()) == json.loads(report.to_json())
-    assert str(report).splitlines()[2].split()[:2] == [str(paths[0]), str(report.predictions[0]["class"])]
+    assert str(report).splitlines()[2].split()[:2] == [str(paths[0]), str(report.predictions[0]["class_number"])]
 
 
 def test_classes_have_the_names_that_the_network_was_told(tmp_path: Path) -> None:
     model = create_model("lenet300")
     write_digit(tmp_path / "x.png", 0)
-    assert predict(model, [tmp_path / "x.png"]).predictions[0]["name"] is None
+    assert predict(model, [tmp_path / "x.png"]).predictions[0]["class_name"] is None
     names = [f"digit {number}" for number in range(10)]
     set_class_names(model, names)
     report = predict(model, [tmp_path / "x.png"])
     (item,) = report.predictions
-    assert item["name"] == f"digit {item['class']}"
-    assert [best["name"] for best in item["best"]] == [f"digit {best['class']}" for best in item["best"]]
-    assert f"{item['class']} digit {item['class']}" in str(report)
+    assert item["class_name"] == f"digit {item['class_number']}"
+    assert [best["class_name"] for best in item["best"]] == [f"digit {best['class_number']}" for best in item["best"]]
+    assert f"{item['class_number']} digit {item['class']}" in str(report)
     set_class_names(model, names[:9])
-    assert predict(model, [tmp_path / "x.png"]).predictions[0]["name"] is None
+    assert predict(model, [tmp_path / "x.png"]).predictions[0]["class_name"] is None
 
 
 def test_images_of_another_size_and_colour_are_fitted(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_dark_digits_on_light_paper_are_inverted(tmp_path: Path) -> None:
     model = create_model("lenet300")
     light = predict(model, [tmp_path / "light.png"]).predictions[0]
     dark = predict(model, [tmp_path / "dark.png"], invert=True).predictions[0]
-    assert dark["class"] == light["class"]
+    assert dark["class_number"] == light["class_number"]
     assert dark["probability"] == pytest.approx(light["probability"], abs=1e-4)
 
 
@@ -133,8 +133,8 @@ def test_a_file_is_loaded_and_named(tmp_path: Path) -> None:
     save(create_model("lenet300"), tmp_path / "a.tailcut")
     write_digit(tmp_path / "digit.png", 0)
     report = predict_file(tmp_path / "a.tailcut", [tmp_path / "digit.png"], device="cpu")
-    assert report.model == str(tmp_path / "a.tailcut")
-    assert list(json.loads(report.to_json())) == ["model", "task", "predictions", "seconds", "skipped"]
+    assert report.source == str(tmp_path / "a.tailcut")
+    assert list(json.loads(report.to_json())) == ["source", "task", "predictions", "seconds", "skipped"]
 
 
 def test_images_get_the_size_that_the_network_was_told(tmp_path: Path) -> None:

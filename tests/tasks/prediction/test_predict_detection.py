@@ -30,15 +30,15 @@ def images(tmp_path: Path) -> list[Path]:
 def test_objects_are_listed_and_drawn(model: Detector, images: list[Path], tmp_path: Path) -> None:
     names = ["background", "red", "nothing", "blue"]
     report = predict_objects(model, images, tmp_path / "out", least_score=0.0, class_names=names, name="mine")
-    assert (report.model, report.task) == ("mine", "detection")
+    assert (report.source, report.task) == ("mine", "detection")
     assert [item["image"] for item in report.predictions] == [str(path) for path in images]
     with torch.no_grad():
         found = model.eval()([images[0]])[0]
     objects = report.predictions[0]["objects"]
-    assert [item["class"] for item in objects] == found["labels"].tolist()
+    assert [item["class_number"] for item in objects] == found["labels"].tolist()
     assert [item["probability"] for item in objects] == pytest.approx(found["scores"].tolist())
     assert objects[0]["box"] == pytest.approx(found["boxes"][0].tolist(), abs=0.01)
-    assert objects[0]["name"] == names[objects[0]["class"]]
+    assert objects[0]["class_name"] == names[objects[0]["class_number"]]
     for path, item in zip(images, report.predictions, strict=True):
         drawing = tmp_path / "out" / path.name
         assert item["drawing"] == str(drawing)
@@ -46,7 +46,7 @@ def test_objects_are_listed_and_drawn(model: Detector, images: list[Path], tmp_p
             assert image.size == before.size
             assert not np.array_equal(np.array(image), np.array(before))
     assert json.loads((tmp_path / "out" / "predictions.json").read_text()) == report.to_dict()
-    assert objects[0]["name"] in str(report)
+    assert objects[0]["class_name"] in str(report)
 
 
 def test_the_unsure_is_left_out(model: Detector, images: list[Path]) -> None:
@@ -63,18 +63,19 @@ def test_names_of_coco_and_numbers(images: list[Path]) -> None:
     torch.manual_seed(0)
     coco = faster_rcnn(**{**TINY, "num_classes": 91, "score_threshold": 0.0})
     names = {
-        item["class"]: item["name"] for item in predict_objects(coco, images, least_score=0).predictions[0]["objects"]
+        item["class_number"]: item["class_name"]
+        for item in predict_objects(coco, images, least_score=0).predictions[0]["objects"]
     }
     assert names
     known = {1: "person", 12: "12", 18: "dog", 90: "toothbrush"}
     assert all(names[label] == known[label] for label in names.keys() & known.keys())
     few = faster_rcnn(**{**TINY, "score_threshold": 0.0})
     found = predict_objects(few, images, least_score=0).predictions[0]["objects"]
-    assert {item["name"] for item in found} <= {"1", "2", "3"}
+    assert {item["class_name"] for item in found} <= {"1", "2", "3"}
     tailcut.set_class_names(few, ["background", "red", ""])
     found = predict_objects(few, images, least_score=0).predictions[0]["objects"]
     told = {1: "red", 2: "2", 3: "3"}
-    assert all(item["name"] == told[item["class"]] for item in found)
+    assert all(item["class_name"] == told[item["class_number"]] for item in found)
 
 
 def test_files(model: Detector, images: list[Path], tmp_path: Path) -> None:

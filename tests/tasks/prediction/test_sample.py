@@ -32,8 +32,8 @@ def test_samples_are_written_as_one_png(tmp_path: Path) -> None:
     model = create_model("vae", hidden=16, latent_size=3)
     report = sample(model, tmp_path / "new" / "folder", num_samples=4, seed=9, name="mine")
     path = tmp_path / "new" / "folder" / "samples.png"
-    assert report.image == str(path)
-    assert (report.model, report.num_samples, report.seed) == ("mine", 4, 9)
+    assert report.out == str(path)
+    assert (report.source, report.num_samples, report.seed) == ("mine", 4, 9)
     assert str(report).startswith(f"{path}: 4 images by mine, seed 9")
     with Image.open(path) as image:
         pixels = np.asarray(image)

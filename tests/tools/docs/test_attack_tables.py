@@ -10,12 +10,12 @@ def folder(tmp_path: Path) -> Path:
     content = {
         "data": "cifar10",
         "split": "test",
-        "num_samples": 1000,
+        "num_images": 1000,
         "method": "fgsm",
         "epsilons": [0.0, 0.05],
         "steps": 1,
         "step_sizes": [0.0, 0.05],
-        "curves": [{"model": "one", "accuracies": [0.9, 0.25]}, {"model": "two", "accuracies": [0.8, 0.5]}],
+        "curves": [{"source": "one", "accuracies": [0.9, 0.25]}, {"source": "two", "accuracies": [0.8, 0.5]}],
         "seconds": 3.0,
     }
     (tmp_path / "fgsm.json").write_text(json.dumps(content))

@@ -144,7 +144,7 @@ def test_pixels_of_other_colours_are_measured_packed_and_predicted(
     (found,) = predict_file(tmp_path / "model.tailcut", [tmp_path / "image.png"], device="cpu").predictions
     with torch.no_grad():
         probabilities = model(transform(images[:1])).softmax(1)[0]
-    assert (found["class"], found["probability"]) == (
+    assert (found["class_number"], found["probability"]) == (
         int(probabilities.argmax()),
         pytest.approx(float(probabilities.max())),
     )

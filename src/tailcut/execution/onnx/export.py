@@ -51,7 +51,7 @@ class ExportReport(Report):
     """Report of `export_onnx`.
 
     Attributes:
-        path: the file.
+        out: the file.
         file_bytes: its size.
         dense_bytes: what the parameters of the dense network take.
         opset: version of ONNX's operators that it needs.
@@ -60,7 +60,7 @@ class ExportReport(Report):
         tensors: how each truncated tensor is stored.
     """
 
-    path: str
+    out: str
     file_bytes: int
     dense_bytes: int
     opset: int
@@ -78,7 +78,7 @@ class ExportReport(Report):
             for tensor in self.tensors
         ]
         return (
-            f"{self.path}: {self.file_bytes:,} bytes (dense weights: {self.dense_bytes:,}), opset {self.opset}, "
+            f"{self.out}: {self.file_bytes:,} bytes (dense weights: {self.dense_bytes:,}), opset {self.opset}, "
             f"{', '.join(shapes)}\n\n{table(('tensor', 'shape', 'kept', 'way'), rows, align='<<><')}"
         )
 
@@ -155,7 +155,7 @@ def export_onnx(
         content = _serialized(program)
     write_atomically(path, content)
     return ExportReport(
-        path=str(path),
+        out=str(path),
         file_bytes=len(content),
         dense_bytes=sum(value.numel() * value.element_size() for value in dense.parameters()),
         opset=opset,

@@ -53,18 +53,18 @@ class Explanation(Report):
     """One network's answer.
 
     Attributes:
-        model: the file, as it was given.
+        source: the file, as it was given.
         layer: whose maps were used.
-        best_class: the class that the network finds likeliest.
-        best_name: its name, None if the network has no class names.
+        best_class_number: the class that the network finds likeliest.
+        best_class_name: its name, None if the network has no class names.
         probability: of the explained class, 0 to 1.
         focus: (row, column) of the strongest point, 0 to 1 from the top left; None where nothing speaks for the class.
     """
 
-    model: str
+    source: str
     layer: str
-    best_class: int
-    best_name: str | None
+    best_class_number: int
+    best_class_name: str | None
     probability: float
     focus: tuple[float, float] | None
 
@@ -90,7 +90,12 @@ class ExplainReport(Report):
     def __str__(self) -> str:
         """Return one row per network."""
         rows = [
-            (item.model, item.layer, shown_class(item.best_class, item.best_name), f"{100 * item.probability:.1f} %")
+            (
+                item.source,
+                item.layer,
+                shown_class(item.best_class_number, item.best_class_name),
+                f"{100 * item.probability:.1f} %",
+            )
             for item in self.explanations
         ]
         explained = shown_class(self.class_number, self.class_name)

@@ -45,16 +45,16 @@ class PredictReport(Report):
     """Report of the predictions for images.
 
     Attributes:
-        model: the file (or `zoo:NAME`), as it was given.
+        source: the file (or `zoo:NAME`), as it was given.
         task: `classification` or `segmentation`.
-        predictions: one dict per image. For classes: `image`, `class` (its number), `name` (None where the network
+        predictions: one dict per image. For classes: `image`, `class_number`, `class_name` (None where the network
             was not told it), `probability` and `best` (the three likeliest classes, likewise). For masks: `image`,
             `mask` (the file) and `foreground_ratio`.
         seconds: time of it all.
         skipped: `image` and `reason` of those that were left out since they cannot be read.
     """
 
-    model: str
+    source: str
     task: str
     predictions: list[dict[str, Any]]
     seconds: float
@@ -68,7 +68,7 @@ class PredictReport(Report):
             ]
             return table(["image", "mask", "foreground"], rows, align="<<>")
         rows = [
-            (item["image"], shown_class(item["class"], item["name"]), f"{100 * item['probability']:.1f} %")
+            (item["image"], shown_class(item["class_number"], item["class_name"]), f"{100 * item['probability']:.1f} %")
             for item in self.predictions
         ]
         return table(["image", "class", "probability"], rows, align="<<>")
@@ -220,7 +220,7 @@ def _class(path: Path, outputs: Tensor, model: nn.Module) -> dict[str, Any]:
     probabilities = outputs.softmax(dim=0)
     values, classes = probabilities.topk(min(NUM_BEST, len(probabilities)))
     best = [
-        {"class": number, "name": name_of(model, number, len(outputs)), "probability": value}
+        {"class_number": number, "class_name": name_of(model, number, len(outputs)), "probability": value}
         for number, value in zip(classes.tolist(), values.tolist(), strict=True)
     ]
     return {"image": str(path), **best[0], "best": best}

@@ -108,9 +108,9 @@ class PredictObjectsReport(PredictReport):
     def __str__(self) -> str:
         """Return one row per object."""
         rows = [
-            (item["image"], found["name"], f"{100 * found['probability']:.1f} %", _box_text(found["box"]))
+            (item["image"], found["class_name"], f"{100 * found['probability']:.1f} %", _box_text(found["box"]))
             for item in self.predictions
-            for found in item["objects"] or [{"name": "nothing", "probability": 0.0, "box": ()}]
+            for found in item["objects"] or [{"class_name": "nothing", "probability": 0.0, "box": ()}]
         ]
         return table(["image", "object", "probability", "left, top, right, bottom"], rows, align="<<><")
 
@@ -201,7 +201,12 @@ def _names(model: nn.Module, num_classes: int) -> list[str]:
 def _objects(found: dict[str, Tensor], names: Sequence[str]) -> list[dict[str, Any]]:
     rows = zip(found["labels"].tolist(), found["scores"].tolist(), found["boxes"].tolist(), strict=True)
     return [
-        {"class": label, "name": names[label], "probability": score, "box": [round(side, 2) for side in box]}
+        {
+            "class_number": label,
+            "class_name": names[label],
+            "probability": score,
+            "box": [round(side, 2) for side in box],
+        }
         for label, score, box in rows
     ]
 

@@ -28,22 +28,22 @@ class SampleReport(Report):
     """Report of the samples of a network.
 
     Attributes:
-        model: the file (or `zoo:NAME`), as it was given.
-        image: the PNG of all images, row by row.
+        source: the file (or `zoo:NAME`), as it was given.
+        out: the PNG of all images, row by row.
         num_samples: how many images it has.
         seed: of their codes.
         seconds: time of it all.
     """
 
-    model: str
-    image: str
+    source: str
+    out: str
     num_samples: int
     seed: int
     seconds: float
 
     def __str__(self) -> str:
         """Return the report as one line."""
-        return f"{self.image}: {self.num_samples} images by {self.model}, seed {self.seed}, {self.seconds:.1f} s"
+        return f"{self.out}: {self.num_samples} images by {self.source}, seed {self.seed}, {self.seconds:.1f} s"
 
 
 def sample(
