@@ -27,16 +27,15 @@ TEST_IMAGES = {"mnist": 10_000, "cifar10": 10_000, "imagenette": 600, "carvana":
 TOLERANCES = {"accuracy": 0.001, "fid": 0.01, "elbo": 0.001, "dice": 0.001}  # of the recorded value
 
 
-class SomeImages(NamedTuple):
-    """Which images of a test split stand for it, and how far their figure may lie from that of all."""
+class FirstImages(NamedTuple):
+    """How many images of a test split stand for it, and how far their figure may lie from that of all."""
 
-    start: int
-    stop: int
+    number: int
     error: float
 
 
-SOME_IMAGES = {"cifar10": SomeImages(0, 500, 0.05), "carvana": SomeImages(5, 7, 0.01)}  # the first: two standard errors
-ON_SOME_IMAGES = json.loads(Path(__file__).with_name("figures_on_some_images.json").read_text(encoding="utf-8"))
+FIRST_IMAGES = {"cifar10": FirstImages(1000, 0.05), "carvana": FirstImages(6, 0.01)}  # the first: three standard errors
+ON_FIRST_IMAGES = json.loads(Path(__file__).with_name("figures_on_first_images.json").read_text(encoding="utf-8"))
 IN_THE_ZOO = [path for path in RECORDS if path.stem in zoo_names()]
 
 
@@ -72,16 +71,16 @@ def test_record_is_of_the_file_in_the_zoo(path: Path) -> None:
 
 @pytest.mark.parametrize("path", IN_THE_ZOO, ids=name_of)
 def test_file_in_the_zoo_reaches_the_figures_of_its_record(path: Path, request: pytest.FixtureRequest) -> None:
-    """On the whole test split if that takes seconds, and else on some of its images.
+    """On the whole test split if that takes seconds, and else on its first images.
 
-    The figures on some images were measured when the whole split gave the record's, and must be near it by
+    The figures on the first images were measured when the whole split gave the record's, and must be near it by
     themselves. Another CPU rounds otherwise, which moves a few images in ten thousand.
     """
     result, file = read_result(path), f"zoo:{path.stem}"
     data, split = result.recipe["data"]["name"], result.recipe["data"]["test_split"]
     kind = data.partition("@")[0]
     roots = [request.getfixturevalue(f"{kind}_root")]
-    if data not in SOME_IMAGES:
+    if data not in FIRST_IMAGES:
         evaluated = (evaluate_generator_file if holds_generator(file) else evaluate_file)(
             file, data, split, roots=roots
         )
@@ -90,12 +89,10 @@ def test_file_in_the_zoo_reaches_the_figures_of_its_record(path: Path, request: 
         for name, value in result.metrics.items():
             assert evaluated.metrics[name] == pytest.approx(value, rel=TOLERANCES[name]), name
         return
-    (name, expected) = next(iter(ON_SOME_IMAGES[path.stem].items()))
-    start, stop, error = SOME_IMAGES[data]
-    assert expected == pytest.approx(result.metrics[name], abs=error)
-    some = open_dataset(data, split, roots=roots).part(start, stop)
-    # Rounded, as one image of 500 is a bit more or less than 0.002.
-    assert round(abs(evaluate(load(file), some)[name] - expected), 6) <= 0.002
+    (name, expected) = next(iter(ON_FIRST_IMAGES[path.stem].items()))
+    assert expected == pytest.approx(result.metrics[name], abs=FIRST_IMAGES[data].error)
+    first = open_dataset(data, split, roots=roots).part(0, FIRST_IMAGES[data].number)
+    assert evaluate(load(file), first)[name] == pytest.approx(expected, abs=0.002)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
