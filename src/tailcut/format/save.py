@@ -248,8 +248,6 @@ def pack(
         raise ArgumentError("loader= is for a file with levels=")
     if not kinds.quantizes and (step, max_bytes, sensitivity) != (None, None, None):
         raise ArgumentError('step, max_bytes and sensitivity are for dtype="quantized"')
-    if metadata is not None and not isinstance(metadata, Mapping):
-        raise ArgumentError(f"metadata must be a dict, got {type(metadata).__name__}")
     record = record_of(model) if registered else Record(None, record_of(model).edits)
     edits = [edit.current(model) for edit in record.edits]
     check_not_wrapped(model, registered=registered)
@@ -262,7 +260,7 @@ def pack(
     plain = Contents(
         base=None if record.base is None else _stored_base(record.base),
         digest=tensors.digest(),
-        metadata={**user_metadata(model), **(metadata or {})},
+        metadata={**user_metadata(model), **_checked_metadata(metadata)},
         edits=tuple(encoded),
         others=() if record.base is not None else tensors.stored_others,
         parts=parts,
@@ -276,6 +274,12 @@ def pack(
         if len(exact) <= max_bytes:
             return exact, tensors
     return _quantized(plain, found, kinds, step, max_bytes, sensitivity, known or {}), tensors
+
+
+def _checked_metadata(metadata: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise ArgumentError(f"metadata must be a dict, got {type(metadata).__name__}")
+    return metadata or {}
 
 
 def holds_halves(tensors: NetworkTensors) -> bool:
