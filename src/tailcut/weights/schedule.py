@@ -209,7 +209,8 @@ class TailTruncation:
                 target = int(count)  # not clipped: more than a tensor has is a slip where it is asked for by its name
             if target > tensor.num_kept and (by_name is not None or keep_ratio is not None):
                 raise ArgumentError(
-                    f"{tensor.name} keeps {tensor.num_kept} coefficients, fewer than the target {target}; start higher"
+                    f"{tensor.name} keeps {tensor.num_kept} coefficients, fewer than the target {target}; start with "
+                    "more, or cut the others alone by num_kept, a table of names and counts"
                 )
             least = 1 if keep_ratio is None else min_kept
             targets[tensor.name] = min(max(target, least), tensor.num_kept)
