@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bench.layers_in_c import FEATURES, KeywordTransformer
 from bench.machine import Machine
-from bench.scale import FULL, TINY, Scale
+from bench.scale import Scale
 from bench.tables import Row, Table
 from bench.timing import compare, forward_of, has_onnx, num_threads, onnx_forward
 from tailcut.execution import fuse
@@ -35,7 +35,7 @@ TRANSFORMER_SIZE = {"steps": 98, "width": 64, "num_heads": 1, "mlp_ratio": 4, "d
 def run(scale: Scale, machine: Machine) -> list[Table]:
     """Time networks of each kind in the zoo; the UNet on an image of the scale's size."""
     del machine
-    names = NETWORKS[:1] if scale.unet_widths == TINY.unet_widths else (*NETWORKS, TRANSFORMER)
+    names = NETWORKS[:1] if scale.is_tiny else (*NETWORKS, TRANSFORMER)
     columns = {
         "network": "",
         "input": "",
@@ -66,7 +66,7 @@ def _row(name: str, scale: Scale) -> Row:
         model = load(f"zoo:{name}")
         shape = example_shape(model) or ()
     if name.startswith("unet"):
-        size = scale.photo_size if scale.unet_widths == FULL.unet_widths else (96, 96)
+        size = scale.photo_size if scale.is_full else (96, 96)
         shape = (1, 3, *size)
     x = torch.rand(1, *shape[1:])
     with tempfile.TemporaryDirectory() as folder:

@@ -133,11 +133,10 @@ def num_operations(size: int, formula: Formula) -> int:
 
 
 def _networks(scale: Scale) -> Table:
-    is_tiny = len(scale.unet_widths) < 3
     rows: list[Row] = []
-    for name in ("resnet20",) if is_tiny else ("resnet20", "vgg16_bn_cifar"):
-        model = create_model(name, **({"width": 4} if is_tiny else {})).eval()
-        x = torch.rand(2 if is_tiny else 32, 3, 32, 32)
+    for name in ("resnet20",) if scale.is_tiny else ("resnet20", "vgg16_bn_cifar"):
+        model = create_model(name, **({"width": 4} if scale.is_tiny else {})).eval()
+        x = torch.rand(2 if scale.is_tiny else 32, 3, 32, 32)
 
         def forward(model: torch.nn.Module = model, x: torch.Tensor = x) -> object:
             with torch.no_grad():

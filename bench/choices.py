@@ -43,12 +43,11 @@ MORE = 20  # times as many runs at most: some take less than a millisecond
 
 def choices_table(scale: Scale) -> Table:
     """Whole networks by batch and coefficients kept: times faster than the same network with dense weights."""
-    is_small = len(scale.unet_widths) < 5
-    networks = list(NETWORKS)[:3] if is_small else list(NETWORKS)
+    networks = list(NETWORKS)[: None if scale.is_full else 3]
     rows: list[Row] = []
     slowest = float("inf")
     for name in networks:
-        for batch in BATCHES[:2] if is_small else BATCHES:
+        for batch in BATCHES if scale.is_full else BATCHES[:2]:
             found = {_title(kept): _times_faster(name, kept, batch, scale) for kept in KEPT}
             slowest = min(slowest, *found.values())
             rows.append({"network": name, "batch": batch, **found})
@@ -89,11 +88,10 @@ PAIRS = 101
 
 def overhead_table(scale: Scale) -> Table:
     """Networks that run densely: the speed of the wrapper's calls, and what the first call of a shape costs."""
-    is_small = len(scale.unet_widths) < 5
     rows: list[Row] = []
-    for name in NEVER_FUSED[:2] if is_small else NEVER_FUSED:
+    for name in NEVER_FUSED if scale.is_full else NEVER_FUSED[:2]:
         for batch in BATCHES:
-            rows.append(_overhead_row(name, batch, scale, 11 if is_small else PAIRS))
+            rows.append(_overhead_row(name, batch, scale, PAIRS if scale.is_full else 11))
     columns = {"network": "", "batch": "d", "dense ms": ".3f", "speed of dense": ".3f", "first call": ".1f"}
     notes = [
         f"{NEVER_FUSED_KEPT} coefficients kept in each tensor. Speed of dense: time of the network with dense weights "

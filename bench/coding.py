@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.ao.quantization import PerChannelMinMaxObserver
 
 from bench.machine import Machine
-from bench.scale import TINY, Scale
+from bench.scale import Scale
 from bench.tables import Row, Table
 from bench.timing import compare
 from tailcut.compiling import is_installed
@@ -38,7 +38,7 @@ SPREAD = 3.0  # of the Laplace distribution, in steps
 
 def run(scale: Scale, machine: Machine) -> list[Table]:
     """Return a table of bytes at equal error, and one of speed."""
-    if scale.unet_widths == TINY.unet_widths:
+    if scale.is_tiny:
         torch.manual_seed(0)
         networks = {"unet": create_model("unet", **scale.unet_arguments())}
     else:

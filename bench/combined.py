@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.machine import Machine
-from bench.scale import FULL, TINY, Scale
+from bench.scale import Scale
 from bench.tables import Row, Table
 from bench.timing import compare, forward_of, has_onnx, onnx_forward
 from tailcut import channels, inputs
@@ -27,7 +27,7 @@ def run(scale: Scale, machine: Machine) -> list[Table]:
     """Return a ResNet-18 on pixels, after each step alone, and after all of them."""
     del machine
     torch.manual_seed(0)
-    side = 112 if scale.unet_widths == FULL.unet_widths else 32
+    side = 112 if scale.is_full else 32
     pixels, frequencies = torch.rand(1, 3, side, side), torch.rand(1, NUM_CHANNELS, side // 4, side // 4)
     networks = {
         f"pixels of {side} x {side}": (_resnet(scale), pixels),
@@ -58,7 +58,7 @@ def run(scale: Scale, machine: Machine) -> list[Table]:
 
 
 def _resnet(scale: Scale) -> nn.Module:
-    width = 64 if scale.unet_widths == FULL.unet_widths else 8
+    width = 64 if scale.is_full else 8
     return create_model("resnet18", num_classes=10, width=width).eval()
 
 
@@ -85,10 +85,10 @@ def _rows(networks: dict[str, tuple[nn.Module, Tensor]], scale: Scale) -> list[R
             ways[name] = {"dense": forward_of(dense[name], x), "fused": forward_of(fused[name], x)}
             if has_onnx():
                 path = Path(folder) / f"{number}.onnx"
-                ways[name]["ONNX Runtime"] = onnx_forward(dense[name], path, x, dynamic=scale != TINY)
+                ways[name]["ONNX Runtime"] = onnx_forward(dense[name], path, x, dynamic=not scale.is_tiny)
             if has_onnx() and truncated_tensors(model):
                 path = Path(folder) / f"{number}-small.onnx"
-                ways[name]["small ONNX"] = onnx_forward(model, path, x, dynamic=scale != TINY)
+                ways[name]["small ONNX"] = onnx_forward(model, path, x, dynamic=not scale.is_tiny)
         timings = compare({f"{name}, {way}": run for name in ways for way, run in ways[name].items()}, scale)
     times = {name: {way: timings[f"{name}, {way}"].median_s for way in ways[name]} for name in networks}
     first = min(next(iter(times.values())).values())

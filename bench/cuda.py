@@ -137,18 +137,17 @@ def device_tables(scale: Scale, device: torch.device) -> list[Table]:
 
 def cases(scale: Scale) -> list[Case]:
     """Return the published UNet and the paper's networks for CIFAR-10, at the scale's widths."""
-    is_full = scale.unet_widths == FULL.unet_widths
     width = scale.unet_widths[0]
-    image = UNET_IMAGE if is_full else (2 * scale.image_size, 3 * scale.image_size)
+    image = UNET_IMAGE if scale.is_full else (2 * scale.image_size, 3 * scale.image_size)
     unet = functools.partial(create_model, "unet", **scale.unet_arguments())
     vgg = functools.partial(create_model, "vgg19_bn_cifar", bias=False, width=width)
     resnet = functools.partial(create_model, "resnet18", num_classes=10, small_input=True, width=width)
-    hidden = 4096 if is_full else 16 * width
+    hidden = 4096 if scale.is_full else 16 * width
     alexnet = functools.partial(
         create_model, "alexnet", num_classes=10, resize=64, dropout=0.0, width=width, hidden=hidden
     )
     # In tests as few as normalisation takes: many a processor emulates bfloat16, which takes a hundred times as long.
-    cifar = (CIFAR_BATCH if is_full else 2 if scale.unet_widths == TINY.unet_widths else 4, 3, 32, 32)
+    cifar = (CIFAR_BATCH if scale.is_full else 2 if scale.is_tiny else 4, 3, 32, 32)
     return [  # the quickest first, so that the slow ones cannot cost them their time
         Case("AlexNet", alexnet, CIFAR_KEPT, cifar),
         Case("VGG16", vgg, CIFAR_KEPT, cifar),

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 from bench.choices import choices_table, overhead_table
 from bench.large_image import large_image_table
 from bench.machine import Machine
-from bench.scale import TINY, Scale
+from bench.scale import Scale
 from bench.tables import Row, Table
 from bench.timing import compare, forward_of
 from bench.training import WholeFFT
@@ -91,7 +91,7 @@ def _sweep(scale: Scale, machine: Machine) -> Table:
     rows: list[Row] = []
     size = max(16, scale.image_size // 2)
     for width in (scale.unet_widths[0], 4 * scale.unet_widths[0]):
-        for num_kept in SWEEP_COEFFICIENTS[1:3] if scale.unet_widths == TINY.unet_widths else SWEEP_COEFFICIENTS:
+        for num_kept in SWEEP_COEFFICIENTS[1:3] if scale.is_tiny else SWEEP_COEFFICIENTS:
             rows.append(_sweep_row(width, num_kept, size, scale, machine))
     timed = ("fused ms", "dense ms", "naive ms", "tensorly-torch ms", "limit ms")
     columns = {

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from bench.machine import Machine
-from bench.scale import TINY, Scale
+from bench.scale import Scale
 from bench.tables import Row, Table
 from tailcut.execution.onnx.export import export_onnx
 from tailcut.structure import create_model, example_shape
@@ -72,7 +72,7 @@ def run(scale: Scale, machine: Machine) -> list[Table]:
 
 
 def _networks(scale: Scale) -> Iterator[tuple[str, Callable[[], nn.Module], torch.Tensor]]:
-    if scale.unet_widths == TINY.unet_widths:
+    if scale.is_tiny:
         yield "lenet5", lambda: create_model("lenet5"), torch.rand(2, 1, 28, 28)
         return
     for name in NETWORKS["tailcut"]:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from bench.machine import Machine
-from bench.scale import FULL, Scale
+from bench.scale import Scale
 from bench.tables import Row, Table
 from bench.timing import Timing, compare
 from tailcut.data.roots import data_roots
@@ -74,7 +74,7 @@ def _lenet5() -> Case:
 
 def _smallest_unet(scale: Scale) -> Case:
     archive = published_file()
-    if archive is not None and scale.unet_widths == FULL.unet_widths:
+    if archive is not None and scale.is_full:
         model = convert(archive, model="unet")
         return Case("UNet, 759 (published)", model, True, archive.stat().st_size)
     model = create_model("unet", **scale.unet_arguments())

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from bench.machine import Machine
-from bench.scale import FULL, Scale
+from bench.scale import Scale
 from bench.tables import Row, Table
 from bench.timing import Timing, compare, num_threads
 from tailcut.data.roots import data_roots
@@ -36,7 +36,7 @@ SAMPLE_SIZES, SAMPLE_QUALITIES = {"2 photos, 480 x 720": 480, "2 photos, 1440 x 
 
 def run(scale: Scale, machine: Machine) -> list[Table]:
     """Return a table for each set of images: scikit-learn's photos, and folders of the data roots."""
-    sizes = SAMPLE_SIZES if scale.unet_widths == FULL.unet_widths else dict([*SAMPLE_SIZES.items()][:1])
+    sizes = SAMPLE_SIZES if scale.is_full else dict([*SAMPLE_SIZES.items()][:1])
     with tempfile.TemporaryDirectory() as scratch, num_threads(1):
         tables = []
         for number, (title, height) in enumerate(sizes.items()):

@@ -12,7 +12,7 @@ from torch import nn
 import tailcut
 from bench.machine import Machine
 from bench.microcontroller import M3, Measured, measure, missing_tools, write_given
-from bench.scale import TINY, Scale
+from bench.scale import Scale
 from bench.tables import Row, Table
 from tailcut.data import open_dataset
 from tailcut.data.dataset import DatasetPart
@@ -36,7 +36,7 @@ NETWORKS = (
 def run(scale: Scale, machine: Machine) -> list[Table]:
     """Measure networks in integers and in float32."""
     del machine
-    networks = NETWORKS[:1] if scale.unet_widths == TINY.unet_widths else NETWORKS
+    networks = NETWORKS[:1] if scale.is_tiny else NETWORKS
     columns = {
         "network": "",
         "arithmetic": "",

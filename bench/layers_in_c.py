@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bench.machine import Machine
 from bench.microcontroller import M3, M4, measure, missing_tools, write_given
-from bench.scale import TINY, Scale
+from bench.scale import Scale
 from bench.tables import Row, Table
 from tailcut.errors import StructureError
 from tailcut.export_c import IntegerNetwork, export_c
@@ -120,7 +120,7 @@ def run(scale: Scale, machine: Machine) -> list[Table]:
     missing = missing_tools()
     if missing:
         return [Table(TITLE, columns, [], [*notes, f"needs {' and '.join(missing)}."])]
-    names = list(NETWORKS)[: 2 if scale.unet_widths == TINY.unet_widths else None]
+    names = list(NETWORKS)[: 2 if scale.is_tiny else None]
     rows = [_row(name, arithmetic) for name in names for arithmetic in ("float32", "integer")]
     return [Table(TITLE, columns, [row for row in rows if row is not None], notes)]
 

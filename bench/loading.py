@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bench.inputs import SAMPLE_QUALITIES
 from bench.machine import Machine
-from bench.scale import TINY, Scale
+from bench.scale import Scale
 from bench.tables import Row, Table
 from bench.timing import num_threads
 from tailcut.data import FolderDataset, data_roots
@@ -44,13 +44,13 @@ def run(scale: Scale, machine: Machine) -> list[Table]:
     """Return one table: ways down, numbers of workers across."""
     with tempfile.TemporaryDirectory() as scratch, num_threads(1):
         folder = _data_folder() or _write_samples(
-            Path(scratch) / "photos", TINY_COPIES if scale == TINY else NUM_COPIES
+            Path(scratch) / "photos", TINY_COPIES if scale.is_tiny else NUM_COPIES
         )
         ways = _ways(folder)
-        workers = WORKERS[:2] if scale == TINY else WORKERS
-        count, batch = (TINY_BATCHES, TINY_BATCH) if scale == TINY else (NUM_BATCHES, BATCH)
+        workers = WORKERS[:2] if scale.is_tiny else WORKERS
+        count, batch = (TINY_BATCHES, TINY_BATCH) if scale.is_tiny else (NUM_BATCHES, BATCH)
         found: dict[tuple[str, int], list[float]] = {(way, number): [] for way in ways for number in workers}
-        for _ in range(1 if scale == TINY else MAX_ROUNDS):  # in turn: a busy machine disturbs all alike
+        for _ in range(1 if scale.is_tiny else MAX_ROUNDS):  # in turn: a busy machine disturbs all alike
             for (way, number), speeds in found.items():
                 speeds.append(_images_per_second(*ways[way], number, count, batch))
     medians = {key: statistics.median(speeds) for key, speeds in found.items()}

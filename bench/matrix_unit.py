@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
 from bench.machine import Machine
-from bench.scale import TINY, Scale
+from bench.scale import Scale
 from bench.tables import Row, Table
 from bench.timing import compare
 from tailcut.structure import create_model
@@ -25,12 +25,12 @@ TINY_BATCHES = (1, 2)  # a processor without instructions for bfloat16 takes a h
 def run(scale: Scale, machine: Machine) -> list[Table]:
     """Return one table of layers, attention and networks."""
     del machine
-    is_tiny = len(scale.unet_widths) < 5
     torch.manual_seed(0)
-    batches = TINY_BATCHES if scale.unet_widths == TINY.unet_widths else BATCHES
-    rows = [_layer_row(layer, batch, scale) for layer in (LAYERS[:1] if is_tiny else LAYERS) for batch in batches]
-    rows += [_attention_row(tokens, batches[-1], scale) for tokens in (TOKENS[:1] if is_tiny else TOKENS)]
-    if not is_tiny:
+    batches = TINY_BATCHES if scale.is_tiny else BATCHES
+    layers, tokens = (LAYERS, TOKENS) if scale.is_full else (LAYERS[:1], TOKENS[:1])
+    rows = [_layer_row(layer, batch, scale) for layer in layers for batch in batches]
+    rows += [_attention_row(count, batches[-1], scale) for count in tokens]
+    if scale.is_full:
         for name, side in NETWORKS.items():
             steps = [_network_step(name, side, 128, in_bfloat16=is_rounded) for is_rounded in (True, False)]
             rows.append(_row(name, 128, steps[0], scale, in_float32=steps[1]))

@@ -17,7 +17,7 @@ import torch
 
 import tailcut
 from bench.machine import Machine
-from bench.scale import TINY, Scale
+from bench.scale import Scale
 from bench.tables import Row, Table
 from tailcut.export_c import export_c, reader_sources, runtime_folder
 from tailcut.export_c.description import describe
@@ -92,7 +92,7 @@ class Measured:
 def run(scale: Scale, machine: Machine) -> list[Table]:
     """Measure networks of each kind in the zoo."""
     del machine
-    networks = NETWORKS[:1] if scale.unet_widths == TINY.unet_widths else NETWORKS
+    networks = NETWORKS[:1] if scale.is_tiny else NETWORKS
     columns = {
         "network": "",
         "input": "",

@@ -60,11 +60,11 @@ NETWORKS: dict[str, list[tuple[str, dict[str, Any], int]]] = {
 
 def table(scale: Scale) -> Table:
     """Time, parameters left and what stayed, network by network; a library that is missing is a note."""
-    is_tiny = len(scale.unet_widths) < 3
+    num_rounds = 1 if scale.is_tiny else MAX_ROUNDS
     rows: list[Row] = []
     notes = [
         "A quarter of the channels of each group goes, by random scores; inputs one by one, processor time, the "
-        f"fastest of {1 if is_tiny else MAX_ROUNDS} rounds in turn. Torch-Pruning: dependency graph, groups and "
+        f"fastest of {num_rounds} rounds in turn. Torch-Pruning: dependency graph, groups and "
         "removal. tailcut: the same, and the trial of the narrowed network, forward and backward, for its shapes.",
         "parameters: what is left. after: whether the network pruned by Torch-Pruning runs (ours always does).",
     ]
@@ -74,10 +74,8 @@ def table(scale: Scale) -> Table:
         except (ImportError, RuntimeError) as error:
             notes.append(f"Left out: {module} cannot be imported ({first_line(error)}); pip install '.[bench]'.")
             continue
-        for name, arguments, side in networks[:1] if is_tiny else networks:
-            rows.append(
-                _row(name, _builder(library, name, arguments), 64 if is_tiny else side, 1 if is_tiny else MAX_ROUNDS)
-            )
+        for name, arguments, side in networks[:1] if scale.is_tiny else networks:
+            rows.append(_row(name, _builder(library, name, arguments), 64 if scale.is_tiny else side, num_rounds))
     columns = {
         "network": "",
         "Torch-Pruning s": ".2f",

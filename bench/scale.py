@@ -44,6 +44,16 @@ class Scale:
     large_image: tuple[int, int] = (1500, 1000)
     clock: str = "wall"
 
+    @property
+    def is_full(self) -> bool:
+        """Whether this is the scale of the published tables."""
+        return self.unet_widths == FULL.unet_widths
+
+    @property
+    def is_tiny(self) -> bool:
+        """Whether this is the scale of the tests, which try the code alone."""
+        return self.unet_widths == TINY.unet_widths
+
     def unet_arguments(self) -> dict[str, Value]:
         """Return the published UNet's arguments, at this scale's widths."""
         return {"widths": self.unet_widths, "bias": False, "affine": False, "running_stats": False}

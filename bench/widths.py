@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from bench.machine import Machine
-from bench.scale import FULL, TINY, Scale
+from bench.scale import Scale
 from bench.tables import Row, Table
 from bench.timing import Timing, compare, forward_of, has_onnx, onnx_forward
 from tailcut.counting import count_macs
@@ -29,7 +29,7 @@ DATA = "carvana"
 def run(scale: Scale, machine: Machine) -> list[Table]:
     """Return the UNet with all, half and a quarter of its channels."""
     del machine
-    model = load(NETWORK) if scale.unet_widths == FULL.unet_widths else _small_network(scale)
+    model = load(NETWORK) if scale.is_full else _small_network(scale)
     with tempfile.TemporaryDirectory() as folder:
         rows, notes = _measure(model, scale, Path(folder))
     columns = {
@@ -65,9 +65,7 @@ def _measure(model: nn.Module, scale: Scale, folder: Path) -> tuple[list[Row], l
         ways[f"dense {divisor}"] = forward_of(to_dense(network), x)
         ways[f"fused {divisor}"] = forward_of(fuse(network), x)
         if with_onnx:
-            ways[f"onnx {divisor}"] = onnx_forward(
-                network, files[divisor], x, dynamic=scale.unet_widths != TINY.unet_widths
-            )
+            ways[f"onnx {divisor}"] = onnx_forward(network, files[divisor], x, dynamic=not scale.is_tiny)
     timings = compare(ways, scale)
     found = {divisor: _dice(network, folder / f"{divisor}.tailcut") for divisor, network in networks.items()}
     kilobytes = {divisor: file.stat().st_size / 1e3 if with_onnx else None for divisor, file in files.items()}
