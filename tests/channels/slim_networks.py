@@ -289,6 +289,33 @@ class Auxiliary(nn.Module):
         return (y, self.auxiliary(x.mean((2, 3)))) if self.training else y
 
 
+class Messages(nn.Module):
+    """A graph network: nodes send along edges and add up what arrives, written in two ways."""
+
+    source: Tensor
+    target: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        edges = torch.randint(0, 12, (2, 40), generator=torch.Generator().manual_seed(0))
+        self.register_buffer("source", edges[0])
+        self.register_buffer("target", edges[1])
+        self.own1, self.sent1, self.relu1 = nn.Linear(6, 9), nn.Linear(6, 9), nn.ReLU()
+        self.own2, self.sent2, self.relu2 = nn.Linear(9, 8), nn.Linear(9, 8), nn.ReLU()
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        sent = self.sent1(x)[self.source]
+        arrived = sent.new_zeros(len(x), sent.shape[1]).index_add(0, self.target, sent)
+        x = self.relu1(self.own1(x) + arrived)
+        sent = self.sent2(x)
+        sent = sent.gather(0, self.source[:, None].expand(-1, sent.shape[1]))
+        own = self.own2(x)
+        x = self.relu2(own.scatter_add(0, self.target[:, None].expand_as(sent), sent))
+        y: Tensor = self.head(x)
+        return y
+
+
 @dataclass(frozen=True)
 class Case:
     """A network, and modules after whose outputs channels may be masked instead of removed.
@@ -417,6 +444,7 @@ EXACT: dict[str, Case] = {
     "depthwise beside its input": Case(ConcatenatedDepthwise, {"conv": ("conv",)}),
     "grouped": Case(Grouped, {"relu1": ("stem",), "relu2": ("first",), "relu3": ("second",), "relu4": ("up",)}),
     "gated": Case(Gated, {"relu": ("conv",), "squeezed": ("squeeze",)}, last=("squeezed",)),
+    "graph": Case(Messages, {"relu1": ("own1",), "relu2": ("own2",)}, shape=(12, 6), last=("relu1", "relu2")),
     "pixel shuffle": Case(Shuffled, {"relu": ("conv",)}),
     "shared": Case(Shared, {"relu": ("stem",), "relu_left": ("left",), "relu_right": ("right",)}),
     "padded in code": Case(PaddedInCode, {"relu1": ("first",), "relu2": ("second",)}),

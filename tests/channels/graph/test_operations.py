@@ -87,6 +87,20 @@ MOVES: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
         lambda x: torch.cat([x.contiguous().as_strided((2, 4, 4, 6), (192, 48, 6, 1))] * 2, 1),
         8,
     ),
+    "rows by number": (lambda x: x[:, :, [2, 0, 2]], 8),
+    "points by numbers": (lambda x: x[:, :, [[2, 0], [2, 3]], [[1, 5], [0, 0]]], 8),
+    "images and rows by numbers": (lambda x: x[[1, 0, 1], :, [[2], [3]]].transpose(1, 2), 8),
+    "columns selected": (lambda x: x.index_select(3, torch.tensor([5, 0, 0])), 8),
+    "gathered": (lambda x: x.gather(2, torch.zeros(1, dtype=torch.long).expand(2, x.shape[1], 3, 6)), 8),
+    "added at places": (
+        lambda x: torch.zeros_like(x[:, :, :2]).index_add_(2, torch.tensor([1, 0, 0, 0]), x),
+        8,
+    ),
+    "copied to places": (lambda x: x.new_zeros(2, 8, 4, 6).index_copy(2, torch.tensor([2, 3]), x[:, :, :2]), 8),
+    "scattered": (
+        lambda x: torch.zeros_like(x).scatter_reduce(2, torch.full((2, x.shape[1], 4, 6), 2), x, "amax"),
+        8,
+    ),
     "channels-last mean": (
         lambda x: functional.adaptive_avg_pool2d(x.to(memory_format=torch.channels_last), 1).expand(-1, -1, 2, 2),
         8,
@@ -119,6 +133,9 @@ KEPT: dict[str, Callable[[Tensor], Tensor]] = {
     "resized": lambda x: functional.interpolate(functional.interpolate(x, scale_factor=2), (3, 5), mode="bilinear"),
     "softmax over places": lambda x: x.flatten(2).softmax(-1).view_as(x),
     "own zeros": lambda x: x + torch.zeros_like(x) + torch.rand_like(x),
+    "at the places of its largest": lambda x: x.flatten(2).gather(2, x.flatten(2).max(2, keepdim=True).indices)[
+        ..., None
+    ],
     "chosen": lambda x: torch.where(x > 0, x, -x),
     "normalised over places": lambda x: (x - x.mean((2, 3), keepdim=True)) / x.std((2, 3), keepdim=True),
     "normalised over channels": lambda x: x / x.norm(dim=1, keepdim=True),
@@ -156,7 +173,35 @@ LOST: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     ),
     "some channels": (lambda x: torch.cat([x[:, :3], x[:, 3:]], 1), "slice along its channels"),
     "one channel": (lambda x: x * x[:, 2:3], "slice along its channels"),
-    "by index": (lambda x: x[:, [1, 0, 2, 3, 4, 5, 6, 7]], "cannot be followed through aten.index.Tensor"),
+    "by index": (lambda x: x[:, [1, 0, 2, 3, 4, 5, 6, 7]], "chosen by an index along its channels"),
+    "by a mask": (lambda x: x[:, :, torch.tensor([True, False, True, True])], "aten.index.Tensor by a mask"),
+    "selected": (lambda x: x.index_select(1, torch.arange(8)), "chosen by an index along its channels"),
+    "some gathered": (
+        lambda x: torch.cat([x.gather(2, torch.zeros(2, 4, 4, 6, dtype=torch.long))] * 2, 1),
+        "some of its channels are chosen by an index",
+    ),
+    "added along channels": (
+        lambda x: torch.zeros_like(x).index_add(1, torch.arange(8), x),
+        "scattered by an index along its channels",
+    ),
+    "added to constants": (
+        lambda x: torch.zeros(2, 8, 4, 6).index_add(2, torch.arange(4), x),
+        "scattered among numbers that have no channels",
+    ),
+    "added to fewer channels": (
+        lambda x: (
+            x.new_zeros(2, 4, 4, 6).scatter_add(2, torch.zeros(2, 4, 4, 6, dtype=torch.long), x).repeat(1, 2, 1, 1)
+        ),
+        "scattered into a tensor of another shape",
+    ),
+    "by its own numbers": (
+        lambda x: x.index_select(2, x.mean((0, 2, 3)).long().clamp(0, 3)),
+        "is used as an index",
+    ),
+    "filled at places": (
+        lambda x: x.scatter(2, torch.zeros(2, x.shape[1], 1, 6, dtype=torch.long), 0.0),
+        "cannot be followed through aten.scatter.value",
+    ),
     "flipped": (lambda x: x.flip(1), "flip along its channels"),
     "softmax": (lambda x: x.softmax(1), "_softmax along its channels"),
     "unequal parts": (lambda x: torch.cat(x.split([3, 5], 1), 1), "unequal parts"),

@@ -91,7 +91,8 @@ class Step(NamedTuple):
         what: the layer's name, or the operation.
         tokens: which results of earlier steps, or which of the network's tensors went in; None for any other tensor.
         numbers: the axes, sizes and counts among the operation's arguments, sizes of results apart.
-        shapes: of the tensors that went in and came out.
+        shapes: of the tensors that went in and came out; of other tensors than the network's and those that steps
+            made, 1 along axes to which they were expanded.
         num_results: how many came out.
     """
 
@@ -298,7 +299,8 @@ class Observer(TorchDispatchMode):
         results: Sequence[Tensor] = (),
         arguments: Sequence[Any] = (),
     ) -> list[object]:
-        shapes = tuple(tuple(x.shape) for x in (*inputs, *results))
+        own = [_own_shape(x) if token is None else tuple(x.shape) for x, token in zip(inputs, tokens, strict=True)]
+        shapes = (*own, *(tuple(x.shape) for x in results))
         numbers: list[int] = []
         for given in arguments:
             if type(given) is int and what not in _TOLD_BY_SHAPES:
@@ -307,6 +309,13 @@ class Observer(TorchDispatchMode):
                 numbers += [one for one in given if type(one) is int]
         self.steps.append(Step(what, tuple(tokens), tuple(numbers), shapes, len(results)))
         return [(len(self.steps), place) for place in range(len(results))]
+
+
+def _own_shape(x: Tensor) -> tuple[int, ...]:
+    """Return the shape that a constant had before it was expanded: to how many channels is told by what it meets."""
+    if x.layout is not torch.strided:
+        return tuple(x.shape)
+    return tuple(size if stride else min(1, size) for size, stride in zip(x.shape, x.stride(), strict=True))
 
 
 def _are_sizes(given: Sequence[Any], shape: Sequence[int], what: object) -> bool:

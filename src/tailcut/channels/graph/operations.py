@@ -6,7 +6,7 @@ operation without a rule locks its inputs, so that nothing is ever cut on a gues
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -225,6 +225,68 @@ def along_axis(call: OperationCall) -> list[Tensor]:
     return [labels.expand(result.shape) for result in call.results]
 
 
+def indexed(call: OperationCall) -> list[Tensor]:
+    """`x[numbers]`, `index_select`, `gather`: of the channels of all that is chosen, along other axes than theirs."""
+    labels, coupling = call.main, call.coupling
+    indices = call.arguments["indices"] if "indices" in call.arguments else [call.arguments["index"]]
+    is_listed = "indices" in call.arguments
+    if any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices):
+        return call.lock_all(f"channels cannot be followed through {call.func} by a mask")
+    axes = {axis for axis, index in enumerate(indices) if index is not None} if is_listed else set(call.axes("dim"))
+    if axes & set(coupling.varied(labels)):
+        return call.lock_all("chosen by an index along its channels")
+    if call.name != "gather":
+        _lock_indices(call, indices)
+    if is_listed:
+        found: Tensor = call.func(labels, [None if one is None else torch.zeros_like(one) for one in indices])
+        return [found]
+    return _beside(call, labels, indices[0])
+
+
+def scattered(call: OperationCall) -> list[Tensor]:
+    """`index_add`, `scatter_add`, ...: what a source has goes to places along other axes than the channels'."""
+    labels, coupling = call.main, call.coupling
+    source = call.arguments.get("source", call.arguments.get("src"))
+    if source is None:
+        return call.lock_all(f"channels cannot be followed through {call.func}")
+    own, (axis,) = coupling.tidy(call.labels(source)), call.axes("dim")
+    if axis in (*coupling.varied(labels), *coupling.varied(own)):
+        return call.lock_all("scattered by an index along its channels")
+    if [*own.shape[:axis], *own.shape[axis + 1 :]] != [*labels.shape[:axis], *labels.shape[axis + 1 :]]:
+        return call.lock_all("scattered into a tensor of another shape")
+    _lock_indices(call, [call.arguments["index"]])
+    own = own.narrow(axis, 0, min(1, own.shape[axis])).expand(labels.shape)
+    why = f"is scattered among numbers that have no channels (x.new_zeros makes some that have), {call.place}"
+    labels = coupling.couple(labels, own, why)
+    if call.arguments["index"].ndim > 1:
+        coupling.assume(labels, f"its channels have an index each, {call.place}")
+    return [labels]
+
+
+def _lock_indices(call: OperationCall, indices: Iterable[Tensor | None]) -> None:
+    """Lock what indices are made of: all of their numbers are used."""
+    for index in indices:
+        if index is not None:
+            call.coupling.lock(call.labels(index), f"is used as an index, {call.place}")
+
+
+def _beside(call: OperationCall, labels: Tensor, index: Tensor) -> list[Tensor]:
+    """Labels of `index_select` and `gather`, whose results are as long along an axis as the index."""
+    coupling, shape, varied = call.coupling, call.results[0].shape, call.coupling.varied(labels)
+    if any(labels.shape[axis] != shape[axis] for axis in varied):
+        return call.lock_all("some of its channels are chosen by an index")
+    for axis in set(range(labels.ndim)).difference(varied):
+        labels = labels.narrow(axis, 0, min(1, labels.shape[axis]))
+    labels = labels.expand(shape)
+    if call.name == "gather" and varied:
+        coupling.assume(labels, f"its channels have an index each, {call.place}")
+        own = coupling.tidy(call.labels(index))
+        if coupling.varied(own) == varied:  # the places of each channel's own largest, say
+            return [coupling.couple(labels, own, f"its index has fixed entries, {call.place}")]
+        _lock_indices(call, [index])
+    return [labels]
+
+
 def split(call: OperationCall) -> list[Tensor]:
     """Equal parts of the channels stay equally wide: the same channels go from each."""
     (axis,) = call.axes("dim")
@@ -374,7 +436,7 @@ def product(call: OperationCall) -> list[Tensor]:
     return call.lock_all("multiplied with other maps or with weights outside of a layer (attention?)")
 
 
-_SEVERAL_INPUTS = (entry_by_entry, layout, product, layer_norm, channel_norm)
+_SEVERAL_INPUTS = (entry_by_entry, layout, product, layer_norm, channel_norm, indexed, scattered)
 _SPATIAL = re.compile(
     r"_?(mkldnn_)?(adaptive_)?(avg|max)_pool[123]d(_with_indices)?"
     r"|_?upsample_[a-z]+(_[a-z]+)*[123]d(_aa)?"
@@ -398,6 +460,8 @@ _RULES: dict[str, Rule] = {
     **_family(pixel_shuffle, "pixel_shuffle"),
     **_family(reshape, "view _unsafe_view reshape _reshape_alias"),
     **_family(along_axis, "select slice unbind flip roll _softmax _log_softmax cumsum cumprod logcumsumexp sort"),
+    **_family(indexed, "index _unsafe_index index_select gather"),
+    **_family(scattered, "index_add index_copy index_reduce scatter scatter_add scatter_reduce"),
     **_family(split, "split split_with_sizes"),
     **_family(gated_half, "glu"),
     **_family(pad, "constant_pad_nd"),
