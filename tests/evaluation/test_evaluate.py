@@ -250,7 +250,7 @@ def test_a_file_is_reported_with_exactly_these_keys(tmp_path: Path) -> None:
     save(model, tmp_path / "a.tailcut")
     report = evaluate_file(tmp_path / "a.tailcut", "digits", device="cpu")
     values = json.loads(report.to_json())
-    assert list(values) == ["model", "data", "split", "num_samples", "metrics", "seconds"]
+    assert list(values) == ["source", "data", "split", "num_images", "metrics", "seconds"]
     assert values["source"] == str(tmp_path / "a.tailcut")
     assert values["data"] == "digits"
     assert values["split"] == "test"

@@ -230,7 +230,7 @@ def test_the_report_of_a_file_says_what_was_measured(tmp_path: Path) -> None:
     assert not holds_generator(tmp_path / "lenet.tailcut")
     report = evaluate_generator_file(tmp_path / "vae.tailcut", "digits", num_samples=25, seed=2, device="cpu")
     values = json.loads(report.to_json())
-    keys = ["model", "data", "split", "num_samples", "metrics", "seconds", "num_generated", "seed", "features"]
+    keys = ["source", "data", "split", "num_images", "metrics", "seconds", "num_generated", "seed", "features"]
     assert list(values) == keys
     assert (report.num_images, report.num_generated, report.seed) == (355, 25, 2)
     assert report.metrics == evaluate_generator(load(tmp_path / "vae.tailcut"), DIGITS, num_samples=25, seed=2)
