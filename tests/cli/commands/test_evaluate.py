@@ -13,7 +13,7 @@ Tailcut = Callable[..., Any]
 def test_json_has_exactly_the_promised_keys(tailcut: Tailcut, packed: Path) -> None:
     outcome = tailcut("evaluate", packed, "--data", "digits", "--split", "train", "--json")
     assert outcome.code == 0
-    assert list(outcome.json) == ["model", "data", "split", "num_samples", "metrics", "seconds"]
+    assert list(outcome.json) == ["source", "data", "split", "num_images", "metrics", "seconds"]
     assert outcome.json["source"] == str(packed)
     assert outcome.json["data"] == "digits"
     assert outcome.json["split"] == "train"
