@@ -18,7 +18,7 @@ def test_json_has_exactly_the_promised_keys(tailcut: Tailcut, packed: Path, tmp_
     assert list(outcome.json) == [
         "data",
         "split",
-        "num_samples",
+        "num_images",
         "method",
         "epsilons",
         "steps",
@@ -27,7 +27,7 @@ def test_json_has_exactly_the_promised_keys(tailcut: Tailcut, packed: Path, tmp_
         "seconds",
     ]
     assert outcome.json["epsilons"] == outcome.json["step_sizes"] == [0, 0.1]
-    assert [list(curve) for curve in outcome.json["curves"]] == [["model", "accuracies"]] * 2
+    assert [list(curve) for curve in outcome.json["curves"]] == [["source", "accuracies"]] * 2
     assert outcome.json["curves"][0]["accuracies"] == outcome.json["curves"][1]["accuracies"]
 
 

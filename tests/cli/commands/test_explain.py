@@ -26,7 +26,7 @@ def test_json_has_exactly_the_promised_keys(tailcut: Tailcut, file: Path, image:
     assert list(outcome.json) == ["image", "class_number", "class_name", "out", "explanations"]
     assert outcome.json["class_number"] == 7
     assert [list(item) for item in outcome.json["explanations"]] == [
-        ["model", "layer", "best_class", "best_name", "probability", "focus"]
+        ["source", "layer", "best_class_number", "best_class_name", "probability", "focus"]
     ] * 2
     assert outcome.json["explanations"][0]["layer"] == "conv1"
     assert (tmp_path / "cam.png").is_file()

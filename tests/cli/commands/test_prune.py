@@ -32,7 +32,7 @@ def test_json_has_exactly_the_promised_keys(tailcut: Tailcut, file: Path, tmp_pa
     outcome = tailcut("prune", file, "--method", "l1", "--rates", "0.5", "-o", out, "--json")
     assert outcome.code == 0
     assert list(outcome.json) == [
-        "model",
+        "source",
         "out",
         "file_bytes",
         "method",

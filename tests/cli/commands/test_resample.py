@@ -24,7 +24,7 @@ def test_json_has_exactly_the_promised_keys(tailcut: Tailcut, file: Path, tmp_pa
     outcome = tailcut("resample", file, "--set-argument", "widths=[8, 20]", "-o", out, "--json")
     assert outcome.code == 0
     assert list(outcome.json) == [
-        "model",
+        "source",
         "out",
         "file_bytes",
         "parameters_before",

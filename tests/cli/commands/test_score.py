@@ -31,7 +31,7 @@ def test_json_has_exactly_the_promised_keys(tailcut: Tailcut, file: Path, tmp_pa
     outcome = tailcut("score", file, *words)
     assert outcome.code == 0
     assert list(outcome.json) == [
-        "model",
+        "source",
         "data",
         "split",
         "method",
