@@ -2,7 +2,7 @@
 
 import os
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -110,15 +110,28 @@ def find_split(
         ArgumentError: the split is not the name of a folder.
         DataNotFoundError: no data root holds it.
     """
+    files = [f"{folder}/{split}/{part}" for part in parts] or [f"{folder}/{split}"]
+    there = {path.name for root in data_roots(roots) for path in folders_of(root / folder)}
+    layout = split_layout(folder, split, files, there=there, title=title, advice=advice)
+    return find(layout, roots=roots) / folder / split
+
+
+def split_layout(
+    folder: str, split: str, files: Sequence[str], *, there: Iterable[str], title: str, advice: str
+) -> Layout:
+    """Return the layout of one split of a data set, whose advice begins with the splits that are `there`.
+
+    Raises:
+        ArgumentError: the split is not the name of a folder.
+    """
     if split in ("", ".", "..") or "/" in split or "\\" in split:
         raise ArgumentError(f"a split of {folder} is the name of a folder, got {split!r}")
-    present = sorted({path.name for root in data_roots(roots) for path in folders_of(root / folder)})
-    layout = Layout(
+    found = ", ".join(sorted(there))
+    return Layout(
         title=f"{title}, split {split}",
-        files=tuple(f"{folder}/{split}/{part}" for part in parts) or (f"{folder}/{split}",),
-        advice=(f"Splits found: {', '.join(present)}. " if present else "") + advice,
+        files=tuple(files),
+        advice=(f"Splits found: {found}. " if found else "") + advice,
     )
-    return find(layout, roots=roots) / folder / split
 
 
 def folders_of(parent: Path) -> list[Path]:

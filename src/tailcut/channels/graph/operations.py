@@ -155,13 +155,8 @@ def new_like(call: OperationCall) -> list[Tensor]:
     So does dropout of whole channels draw its mask: (batch, channels, 1, 1), beside the channels of its input.
     """
     labels, shape = call.main, call.results[0].shape
-    varied = call.coupling.varied(labels)
-    if labels.ndim != len(shape) or any(labels.shape[axis] != shape[axis] for axis in varied):
-        return call.fixed_results()
-    for axis in range(labels.ndim):
-        if axis not in varied:
-            labels = labels.narrow(axis, 0, min(1, labels.shape[axis]))
-    return [labels.expand(shape)]
+    resized = _resized(call.coupling, labels, shape) if labels.ndim == len(shape) else None
+    return call.fixed_results() if resized is None else [resized]
 
 
 def restrided(call: OperationCall) -> list[Tensor]:
@@ -226,21 +221,34 @@ def along_axis(call: OperationCall) -> list[Tensor]:
 
 
 def indexed(call: OperationCall) -> list[Tensor]:
-    """`x[numbers]`, `index_select`, `gather`: of the channels of all that is chosen, along other axes than theirs."""
-    labels, coupling = call.main, call.coupling
-    indices = call.arguments["indices"] if "indices" in call.arguments else [call.arguments["index"]]
-    is_listed = "indices" in call.arguments
+    """`x[numbers]`: the channels of all that is chosen, along other axes than theirs."""
+    labels, indices = call.main, call.arguments["indices"]
     if any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices):
         return call.lock_all(f"channels cannot be followed through {call.func} by a mask")
-    axes = {axis for axis, index in enumerate(indices) if index is not None} if is_listed else set(call.axes("dim"))
-    if axes & set(coupling.varied(labels)):
+    axes = {axis for axis, index in enumerate(indices) if index is not None}
+    if axes & set(call.coupling.varied(labels)):
         return call.lock_all("chosen by an index along its channels")
-    if call.name != "gather":
-        _lock_indices(call, indices)
-    if is_listed:
-        found: Tensor = call.func(labels, [None if one is None else torch.zeros_like(one) for one in indices])
-        return [found]
-    return _beside(call, labels, indices[0])
+    _lock_indices(call, indices)
+    found: Tensor = call.func(labels, [None if index is None else torch.zeros_like(index) for index in indices])
+    return [found]
+
+
+def picked(call: OperationCall) -> list[Tensor]:
+    """`index_select` and `gather`: as long along an axis as the index, of the channels of all that is chosen."""
+    labels, coupling, index = call.main, call.coupling, call.arguments["index"]
+    varied, (axis,) = coupling.varied(labels), call.axes("dim")
+    if axis in varied:
+        return call.lock_all("chosen by an index along its channels")
+    resized = _resized(coupling, labels, call.results[0].shape)
+    if resized is None:
+        return call.lock_all("some of its channels are chosen by an index")
+    if call.name == "gather" and varied:
+        coupling.assume(resized, f"its channels have an index each, {call.place}")
+        own = coupling.tidy(call.labels(index))
+        if coupling.varied(own) == varied:  # the places of each channel's own largest, say
+            return [coupling.couple(resized, own, f"its index has fixed entries, {call.place}")]
+    _lock_indices(call, [index])
+    return [resized]
 
 
 def scattered(call: OperationCall) -> list[Tensor]:
@@ -268,23 +276,6 @@ def _lock_indices(call: OperationCall, indices: Iterable[Tensor | None]) -> None
     for index in indices:
         if index is not None:
             call.coupling.lock(call.labels(index), f"is used as an index, {call.place}")
-
-
-def _beside(call: OperationCall, labels: Tensor, index: Tensor) -> list[Tensor]:
-    """Labels of `index_select` and `gather`, whose results are as long along an axis as the index."""
-    coupling, shape, varied = call.coupling, call.results[0].shape, call.coupling.varied(labels)
-    if any(labels.shape[axis] != shape[axis] for axis in varied):
-        return call.lock_all("some of its channels are chosen by an index")
-    for axis in set(range(labels.ndim)).difference(varied):
-        labels = labels.narrow(axis, 0, min(1, labels.shape[axis]))
-    labels = labels.expand(shape)
-    if call.name == "gather" and varied:
-        coupling.assume(labels, f"its channels have an index each, {call.place}")
-        own = coupling.tidy(call.labels(index))
-        if coupling.varied(own) == varied:  # the places of each channel's own largest, say
-            return [coupling.couple(labels, own, f"its index has fixed entries, {call.place}")]
-        _lock_indices(call, [index])
-    return [labels]
 
 
 def split(call: OperationCall) -> list[Tensor]:
@@ -420,6 +411,16 @@ def pixel_shuffle(call: OperationCall) -> list[Tensor]:
     return layout(call)
 
 
+def _resized(coupling: Coupling, labels: Tensor, shape: torch.Size) -> Tensor | None:
+    """Return labels at other sizes along axes without channels, or None where there are more or fewer channels."""
+    varied = coupling.varied(labels)
+    if any(labels.shape[axis] != shape[axis] for axis in varied):
+        return None
+    for axis in set(range(labels.ndim)).difference(varied):
+        labels = labels.narrow(axis, 0, min(1, labels.shape[axis]))
+    return labels.expand(shape)
+
+
 def _aligned(labels: Tensor, num_axes: int) -> Tensor:
     return labels[(None,) * (num_axes - labels.ndim)]
 
@@ -436,7 +437,7 @@ def product(call: OperationCall) -> list[Tensor]:
     return call.lock_all("multiplied with other maps or with weights outside of a layer (attention?)")
 
 
-_SEVERAL_INPUTS = (entry_by_entry, layout, product, layer_norm, channel_norm, indexed, scattered)
+_SEVERAL_INPUTS = (entry_by_entry, layout, product, layer_norm, channel_norm, indexed, picked, scattered)
 _SPATIAL = re.compile(
     r"_?(mkldnn_)?(adaptive_)?(avg|max)_pool[123]d(_with_indices)?"
     r"|_?upsample_[a-z]+(_[a-z]+)*[123]d(_aa)?"
@@ -460,7 +461,8 @@ _RULES: dict[str, Rule] = {
     **_family(pixel_shuffle, "pixel_shuffle"),
     **_family(reshape, "view _unsafe_view reshape _reshape_alias"),
     **_family(along_axis, "select slice unbind flip roll _softmax _log_softmax cumsum cumprod logcumsumexp sort"),
-    **_family(indexed, "index _unsafe_index index_select gather"),
+    **_family(indexed, "index _unsafe_index"),
+    **_family(picked, "index_select gather"),
     **_family(scattered, "index_add index_copy index_reduce scatter scatter_add scatter_reduce"),
     **_family(split, "split split_with_sizes"),
     **_family(gated_half, "glu"),

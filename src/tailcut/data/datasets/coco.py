@@ -13,8 +13,8 @@ from torch import Tensor
 from tailcut.data.dataset import Dataset, Indices
 from tailcut.data.images import read_image
 from tailcut.data.reading import current_reading, readable
-from tailcut.data.roots import Layout, Roots, data_roots, find, folders_of
-from tailcut.errors import ArgumentError, DataError, MissingExtraError
+from tailcut.data.roots import Roots, data_roots, find, folders_of, split_layout
+from tailcut.errors import DataError, MissingExtraError
 
 FOLDER = "coco"
 BACKGROUND = "background"
@@ -207,15 +207,14 @@ def open_coco(split: str, *, roots: Roots = None) -> CocoDataset:
         DataNotFoundError: no data root holds both.
         DataError: see `CocoDataset`.
     """
-    if split in ("", ".", "..") or "/" in split or "\\" in split:
-        raise ArgumentError(f"a split of coco is the name of a folder, got {split!r}")
     images, annotations = f"{FOLDER}/{split}", f"{FOLDER}/annotations/instances_{split}.json"
-    found = sorted({name for root in data_roots(roots) for name in _splits_of(root / FOLDER)})
-    layout = Layout(
-        title=f"COCO, split {split}",
-        files=(images, annotations),
-        advice=(f"Splits found: {', '.join(found)}. " if found else "")
-        + "Images and annotations of COCO 2017 are at https://cocodataset.org/#download",
+    layout = split_layout(
+        FOLDER,
+        split,
+        [images, annotations],
+        there={name for root in data_roots(roots) for name in _splits_of(root / FOLDER)},
+        title="COCO",
+        advice="Images and annotations of COCO 2017 are at https://cocodataset.org/#download",
     )
     root = find(layout, roots=roots)
     return CocoDataset(root / images, root / annotations, split)
