@@ -49,7 +49,7 @@ def test_classes_have_the_names_that_the_network_was_told(tmp_path: Path) -> Non
     (item,) = report.predictions
     assert item["class_name"] == f"digit {item['class_number']}"
     assert [best["class_name"] for best in item["best"]] == [f"digit {best['class_number']}" for best in item["best"]]
-    assert f"{item['class_number']} digit {item['class']}" in str(report)
+    assert f"{item['class_number']} digit {item['class_number']}" in str(report)
     set_class_names(model, names[:9])
     assert predict(model, [tmp_path / "x.png"]).predictions[0]["class_name"] is None
 
