@@ -91,6 +91,42 @@ def test_with_gradients_they_are_computed_once_per_forward() -> None:
     assert factors.core.requires_grad
 
 
+def test_cosines_are_made_once_for_all_steps_of_a_training() -> None:
+    weight = weight_of(nn.Linear(90, 70), num_kept=60)
+    first = weight.factors(new_context())
+    with torch.no_grad():
+        weight.tensor.vector.mul_(2)
+    second = weight.factors(new_context())
+    assert second.inward is first.inward
+    assert second.outward is first.outward
+    torch.testing.assert_close(second.core, 2 * first.core)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_cosines_follow_the_corner_and_the_type(swapped: bool) -> None:
+    layer: Any = nn.ConvTranspose2d(6, 8, 3) if swapped else nn.Conv2d(6, 8, 3)
+    weight = weight_of(layer, num_kept=60)
+    weight.factors(new_context())
+    weight.tensor.truncation.cut(5)
+    layer.double()
+    factors = weight.factors(new_context())
+    assert factors.inward is not None
+    assert factors.outward is not None
+    product = torch.tensordot(torch.tensordot(factors.core, factors.inward, ([1], [0])), factors.outward, ([0], [1]))
+    product = product.permute(3, 2, 0, 1)
+    torch.testing.assert_close(product, layer.weight.transpose(0, 1) if swapped else layer.weight)
+
+
+def test_cosines_of_inference_mode_serve_a_training() -> None:
+    weight = weight_of(nn.Linear(9, 7), num_kept=6)
+    with torch.inference_mode():
+        weight.factors(new_context())
+    factors = weight.factors(new_context())
+    assert factors.inward is not None
+    (factors.core @ factors.inward).sum().backward()
+    assert weight.tensor.vector.grad is not None
+
+
 def test_groups_stand_along_the_diagonal() -> None:
     matrix = torch.arange(6.0).reshape(2, 3)
     assert block_diagonal(matrix, 2).shape == (4, 6)

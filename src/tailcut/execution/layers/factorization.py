@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.execution.lazy.context import Context
-from tailcut.execution.lazy.unsupported import is_transformed
+from tailcut.execution.lazy.unsupported import is_traced, is_transformed
 from tailcut.transform.dct import expand_axis
 from tailcut.weights import TruncatedTensor
 from tailcut.weights.layers import find_layer
@@ -29,7 +29,8 @@ class Factorization:
     outward: Tensor | None
 
 
-Kept = TypeVar("Kept", Factorization, Tensor)
+Bases = tuple[Tensor | None, ...]
+Kept = TypeVar("Kept", Factorization, Tensor, Bases)
 
 
 def counts_changes(vector: Tensor, dropped: Tensor) -> bool:
@@ -50,6 +51,7 @@ class TruncatedWeight:
         self._buffers = tensor.truncation._buffers
         self._kept: tuple[object, Any] | None = None
         self._derived: dict[str, Tensor] = {}
+        self._bases: tuple[object, Bases] | None = None
 
     @property
     def vector(self) -> Tensor:
@@ -107,18 +109,36 @@ class TruncatedWeight:
 
     def _factors(self) -> Factorization:
         corner = self.tensor.corner()
-        bases = list(self.tensor.bases())
-        for axis in range(2, corner.ndim):
-            basis = bases[axis]
+        outward, inward, *kernel = self._lasting_bases()
+        for axis, basis in enumerate(kernel, 2):
             if basis is not None:
                 corner = expand_axis(corner, axis, basis)
         if self.swapped:
             corner = corner.transpose(0, 1)
-            bases[:2] = bases[1], bases[0]
+        return Factorization(corner.contiguous().to(self.tensor.vector.dtype), inward, outward)
+
+    def _lasting_bases(self) -> Bases:
+        """Return `_make_bases()`, kept until the corner changes: in training, where each step makes the factors anew.
+
+        For a wide linear layer their cosines are as much work as the layer itself.
+        """
+        if is_transformed() or is_traced() or torch.compiler.is_compiling():
+            return self._make_bases()
+        truncation, vector = self.tensor.truncation, self.tensor.vector
+        key = id(vector), truncation.corner_shape, truncation.basis_type, vector.dtype, vector.device
+        if self._bases is None or self._bases[0] != key:
+            self._bases = key, self._lasting(self._make_bases)
+        return self._bases[1]
+
+    def _make_bases(self) -> Bases:
+        """Return the cosines (out channels, num_out), (num_in, in channels), and those of each kernel axis."""
+        first, second, *kernel = self.tensor.bases()
+        if self.swapped:
+            first, second = second, first
         dtype = self.tensor.vector.dtype
-        outward = None if bases[0] is None else bases[0].T.contiguous().to(dtype)
-        inward = None if bases[1] is None else bases[1].to(dtype)
-        return Factorization(corner.contiguous().to(dtype), inward, outward)
+        outward = None if first is None else first.T.contiguous().to(dtype)
+        inward = None if second is None else second.to(dtype)
+        return outward, inward, *kernel
 
     def state(self) -> tuple[object, ...] | None:
         """Return a value that changes whenever torch counts a write to a coefficient; None where it does not count."""
