@@ -2,6 +2,7 @@
 
 import itertools
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,12 @@ from tailcut.format.quantized.coder import DEPENDENT
 from tailcut.format.quantized.loops import LINE
 from tailcut.format.sensitivity import Block, block_of
 from tailcut.format.trellis import COLUMNS, FINER, rounded_along_trellis, rounded_rows
+
+
+@pytest.fixture(autouse=True, params=["torch", "loop"])
+def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test is of torch's operations, and of the compiled loop, which larger tensors take."""
+    monkeypatch.setattr(trellis, "COMPILED_FROM", 0 if request.param == "loop" else 1 << 60)
 
 
 def laplace(*shape: int, seed: int = 0) -> Tensor:
@@ -132,3 +139,37 @@ def test_the_trellis_begins_anew_where_it_is_told_to() -> None:
     together = rounded_along_trellis(values[:, None], torch.ones(10, dtype=torch.float64), starts=(0, 4))
     apart = rounded_rows([values[None, :4], values[None, 4:]])
     assert together[:, 0].tolist() == torch.cat(apart, 1)[0].tolist()
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 30.0])
+@pytest.mark.parametrize("with_feedback", [False, True])
+def test_the_loop_decides_as_torch_does(*, with_feedback: bool, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also between multiples that are as near, and over several spans."""
+    values = scale * laplace(150, 40)
+    values[:, 20:] = (2 * values[:, 20:]).round() / 2
+    steps = torch.linspace(0.5, 1.5, 150, dtype=torch.float64).round(decimals=1)
+    found = []
+    for compiled_from in (0, 1 << 60):
+        monkeypatch.setattr(trellis, "COMPILED_FROM", compiled_from)
+        upper = correlated(150).upper if with_feedback else None
+        found.append(rounded_along_trellis(values, steps, upper, (0, 70)))
+    assert torch.equal(found[0], found[1])
+
+
+def test_large_tensors_take_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    calls: list[int] = []
+    loop = trellis._compiled_loop()
+
+    def counted(*arrays: Any) -> None:
+        calls.append(arrays[0].size)
+        loop(*arrays)
+
+    monkeypatch.setattr(trellis, "_compiled_loop", lambda: counted)
+    rounded_rows([laplace(8, trellis.COMPILED_FROM // 16)])
+    assert not calls
+    rounded_rows([laplace(8, trellis.COMPILED_FROM // 8)])
+    assert sum(calls) == trellis.COMPILED_FROM
+    monkeypatch.setattr(trellis, "is_installed", lambda: False)
+    rounded_rows([laplace(8, trellis.COMPILED_FROM // 8)])
+    assert sum(calls) == trellis.COMPILED_FROM

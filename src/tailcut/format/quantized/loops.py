@@ -29,6 +29,9 @@ TRELLIS = (0, 2, 7, 5, 1, 3, 6, 4, 2, 0, 5, 7, 3, 1, 4, 6)
 """State after a state and a coded number: entry 2 state + (number & 1). Dependent quantisation with eight states, as in
 ISO/IEC 15938-17."""
 
+TRELLIS_INTO = tuple(tuple(way for way, state in enumerate(TRELLIS) if state == after) for after in range(8))
+"""For each state the two entries of `TRELLIS` that lead into it."""
+
 PARAMETER_SETS = (32, 33, 34, 35, 36, 37, 38)
 """Transform, step, offset and count of a tensor; whole numbers; axes of a tensor, and shifts along them."""
 
