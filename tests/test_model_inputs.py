@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 import torch
+from tests.own_tensors import scan
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.data import DataLoader, TensorDataset
 
 from tailcut.errors import ArgumentError
@@ -15,6 +17,16 @@ X = torch.arange(12.0).reshape(6, 2)
 
 def called(*args: Tensor, **kwargs: Tensor) -> tuple[list[list[float]], dict[str, list[float]]]:
     return [x.tolist() for x in args], {name: x.tolist() for name, x in kwargs.items()}
+
+
+def test_tensors_of_other_classes_become_torchs() -> None:
+    found = example_inputs({"image": scan(X), "mask": X})
+    assert [type(x) for x in found.tensors] == [Tensor, Tensor]
+    assert torch.equal(found.kwargs["image"], X)
+    assert [type(batch.args[0]) for batch in loader_inputs([scan(X), (scan(X), scan(X))])] == [Tensor, Tensor]
+    with FakeTensorMode() as mode:  # such a class does the work itself
+        fake = mode.from_tensor(X)
+        assert example_inputs(fake).args[0] is fake
 
 
 def test_parts_of_a_batch() -> None:

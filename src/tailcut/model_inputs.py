@@ -155,11 +155,14 @@ def without_targets(batch: Any) -> Any:
 
 
 def model_inputs(given: object) -> ModelInputs | None:
-    """Return a tensor, a tuple or list of tensors, or a dict of tensors as inputs of a call; None of anything else."""
+    """Return a tensor, a tuple or list of tensors, or a dict of tensors as inputs of a call; None of anything else.
+
+    Tensors of a class of their own, as other libraries' loaders give them, become torch's.
+    """
     if isinstance(given, ModelInputs):
         return given
     if isinstance(given, Tensor):
-        return ModelInputs((given,))
+        return ModelInputs((_plain(given),))
     if isinstance(given, Mapping):
         found = ModelInputs(kwargs=dict(given))
     elif isinstance(given, (tuple, list)):
@@ -167,7 +170,18 @@ def model_inputs(given: object) -> ModelInputs | None:
     else:
         return None
     is_sound = all(isinstance(x, Tensor) for x in found.tensors) and all(isinstance(name, str) for name in found.kwargs)
-    return found if found.tensors and is_sound else None
+    return found.map(_plain) if found.tensors and is_sound else None
+
+
+def has_own_functions(x: Tensor) -> bool:
+    """Return whether torch's functions of this tensor are another class's, such as MONAI's `MetaTensor`."""
+    return type(x) not in (Tensor, nn.Parameter, nn.Buffer) and (
+        getattr(type(x), "__torch_dispatch__", None) == Tensor.__torch_dispatch__
+    )
+
+
+def _plain(x: Tensor) -> Tensor:
+    return x.as_subclass(Tensor) if has_own_functions(x) else x
 
 
 def example_inputs(given: object) -> ModelInputs:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.own_tensors import scan
 from torch import nn
 
 import tailcut
@@ -67,6 +68,14 @@ def test_a_small_file_that_still_works(trained: nn.Module, images: torch.Tensor,
     assert report.after is not None
     assert report.after > before - 0.02
     assert all(torch.equal(state[name], value) for name, value in trained.state_dict().items())
+
+
+def test_inputs_of_another_class_of_tensors_give_the_same_file(
+    trained: nn.Module, images: torch.Tensor, tmp_path: Path
+) -> None:
+    for name, given in (("plain", images[:64]), ("scans", scan(images[:64]))):
+        compress(trained, tmp_path / name, [given], step=0.3, num_gradients=64)
+    assert (tmp_path / "scans").read_bytes() == (tmp_path / "plain").read_bytes()
 
 
 @pytest.mark.parametrize("num_gradients", [8, 30])

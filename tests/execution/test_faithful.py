@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tests.execution.networks import STRATEGIES, Between, assert_same_gradients, between, fused_as, strategies_of
+from tests.own_tensors import ScanTensor, scan
 from torch import Tensor, nn
 
 import tailcut
@@ -352,3 +353,14 @@ def test_switches_among_the_arguments_may_choose_another_way(named: bool) -> Non
         found = torch.autograd.grad(fused(*args, **kwargs).square().sum(), list(model.parameters()))
         for one, two in zip(found, expected, strict=True):
             torch.testing.assert_close(one, two)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_tensors_of_another_class_go_through_the_network_itself(strategy: str) -> None:
+    model = truncated(nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3))).eval()
+    fused = fused_as(model, strategy)
+    found = fused(scan(X))
+    assert isinstance(found, ScanTensor)
+    assert found.source == "scanner"
+    torch.testing.assert_close(found.as_subclass(Tensor), tailcut.to_dense(model)(X))
+    assert "is a ScanTensor; give x.as_subclass(torch.Tensor)" in str(fused.report())

@@ -1,5 +1,6 @@
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.errors import ArgumentError
+from tailcut.format import load, save
 from tailcut.weights import budget, kept_counts, regularize, to_dense, truncated_tensors
 from tailcut.weights.layers import LAYERS, candidates, find_layer
 
@@ -32,6 +34,25 @@ class Conv1D(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         flat = torch.addmm(self.bias, x.view(-1, x.size(-1)), self.weight)
         return flat.view(*x.shape[:-1], flat.shape[-1])
+
+
+class GraphLinear(nn.Module):
+    """The linear layer of torch_geometric, under the name that it has there. It writes its state itself."""
+
+    __module__, __qualname__ = "torch_geometric.nn.dense.linear", "Linear"
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight, self.bias)
+
+    def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
+        for name in ("weight", "bias"):
+            value = getattr(self, name)
+            destination[prefix + name] = value if keep_vars else value.detach()
 
 
 INDICES = torch.tensor([[0, 3, 3], [8, 1, 5]])
@@ -73,6 +94,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...]]] = {
         (numbers(4, 2, 6),) * 3,
     ),
     "linear layer of GPT-2": (lambda: Conv1D(7, 9), (numbers(2, 3, 9),)),
+    "linear layer of torch_geometric": (lambda: GraphLinear(9, 7), (numbers(2, 9),)),
     "lazy, after its first forward": (lambda: _warm(nn.LazyConv2d(4, 3), numbers(1, 3, 5, 5)), (numbers(2, 3, 5, 5),)),
     "a subclass": (lambda: type("Own", (nn.Linear,), {})(9, 7), (numbers(2, 9),)),
 }
@@ -118,6 +140,21 @@ def test_every_row_is_tried() -> None:
     names = {f"{kind.__module__}.{kind.__qualname__}" for kind in kinds}
     # Those of recurrent layers are in test_recurrent.py.
     assert {layer.type for layer in LAYERS} - {nn.RNNBase, nn.RNNCellBase} <= kinds | names
+
+
+def test_a_layer_that_writes_its_own_state_is_saved_and_restored(tmp_path: Path) -> None:
+    layer, other = GraphLinear(9, 7), GraphLinear(9, 7)
+    regularize(layer, num_kept=NUM_KEPT)
+    regularize(other)
+    x = numbers(2, 9)
+    assert set(layer.state_dict()) == {"parametrizations.weight.original", "bias"}
+    assert set(nn.Sequential(layer).state_dict(keep_vars=True)) == {"0.parametrizations.weight.original", "0.bias"}
+    other.load_state_dict(layer.state_dict())
+    assert torch.equal(other(x), layer(x))
+    save(layer, tmp_path / "layer.tailcut")
+    loaded = load(tmp_path / "layer.tailcut", into=GraphLinear(9, 7))
+    assert torch.equal(loaded(x), layer(x))
+    assert set(to_dense(layer).state_dict()) == {"weight", "bias"}
 
 
 def test_layer_with_truncated_weights(case: tuple[nn.Module, tuple[Tensor, ...]], truncate: Truncate) -> None:

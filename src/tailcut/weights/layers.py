@@ -66,6 +66,7 @@ LAYERS = (
     Layer(nn.RNNBase, _RECURRENT, biases=("bias_*",), once_per_forward=True),
     Layer(nn.RNNCellBase, _RECURRENT, biases=("bias_*",)),
     Layer("transformers.pytorch_utils.Conv1D", {"weight": _IN_OUT}),  # GPT-2's linear layer
+    Layer("torch_geometric.nn.dense.linear.Linear", {"weight": _OUT_IN}),
 )
 
 NORMALIZATIONS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)

@@ -27,6 +27,7 @@ from tests.channels.slim_networks import (
     same_state,
     state_of,
 )
+from tests.own_tensors import scan
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
@@ -56,6 +57,14 @@ def test_half_of_every_group_goes(kind: str) -> None:
             assert 1 <= layer.after < layer.before
         elif layer.before > 1:
             assert layer.after == layer.before // 2
+
+
+def test_an_example_of_another_class_of_tensors_prunes_alike() -> None:
+    model = randomized(EXACT["gated"].build(), 0)
+    other, x = copy.deepcopy(model), EXACT["gated"].example()
+    report = prune(other, scan(x), random_scores(other, 0), 0.5)
+    assert report == prune(model, x, random_scores(model, 0), 0.5)
+    torch.testing.assert_close(other.state_dict(), model.state_dict(), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("build", [ConvNeXt, Encoder, lambda: Halves(), Auxiliary])

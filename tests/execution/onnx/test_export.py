@@ -483,6 +483,29 @@ class WithClassToken(nn.Module):
         return torch.cat([self.token.expand(len(x), -1, -1), self.layer(x)], 1)
 
 
+class OtherwiseForLargeBatches(nn.Module):
+    """Such as the upsampling of diffusers, which lays large batches out anew: the tracer notes a bound on the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        x = x + time.expand(x.shape[0])[:, None, None, None]
+        result: Tensor = self.conv(x.contiguous() if x.shape[0] >= 64 else x)
+        return result
+
+
+def test_a_batch_of_one_that_cannot_stay_open_is_one_in_the_file(tmp_path: Path) -> None:
+    """It is taken twice for tracing: the file then took a batch of two alone."""
+    model, path = OtherwiseForLargeBatches().eval(), tmp_path / "a.onnx"
+    x, time = torch.randn(1, 3, 9, 8), torch.tensor(3.0)
+    report = export_onnx(model, path, example_input=(x, time))
+    assert report.inputs == {"x": (1, 3, "height", "width"), "time": ()}
+    (found,) = onnxruntime.InferenceSession(path).run(None, {"x": x.numpy(), "time": time.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), model(x, time).detach(), rtol=1e-5, atol=1e-5)
+
+
 def test_a_batch_that_is_asked_for_by_len_stays_open(tmp_path: Path) -> None:
     model, path = WithClassToken().eval(), tmp_path / "a.onnx"
     report = export_onnx(model, path, example_input=torch.randn(4, 7, 24))

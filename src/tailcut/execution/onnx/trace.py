@@ -36,7 +36,7 @@ def trace(dense: nn.Module, call: Call, *, opset: int, dynamic: bool, tell: Tell
         example = _doubled(dense, call)
         groups = _open_axes(dense, call, example)
     try:
-        program = _program(Flat(dense, call), example, groups, opset, tell)
+        program = _program(Flat(dense, call), example, call.tensors, groups, opset, tell)
     except TailcutError:
         raise
     except Exception as error:
@@ -47,8 +47,14 @@ def trace(dense: nn.Module, call: Call, *, opset: int, dynamic: bool, tell: Tell
 
 
 def _program(
-    network: Flat, example: Sequence[Tensor], groups: Sequence[Sequence[Axis]], opset: int, tell: Tell
+    network: Flat,
+    example: Sequence[Tensor],
+    given: Sequence[Tensor],
+    groups: Sequence[Sequence[Axis]],
+    opset: int,
+    tell: Tell,
 ) -> ir.Model:
+    """Return the program, traced by the example, which may hold a batch of one that was `given` twice."""
     tell("tracing")
     open_axes = {axis for group in groups for axis in group}
     traced, strict = _most_open(network, example, open_axes)
@@ -56,6 +62,10 @@ def _program(
     branched = [group for group in groups if _is_branched(network, traced, runs, example, group)]
     if branched:  # what torch.export recorded as conditions, ONNX cannot check
         open_axes = open_axes.difference(*branched)
+        traced = _exported(network, example, open_axes, strict=strict)
+    doubled = {(n, 0) for n, value in enumerate(example) if value.shape != given[n].shape}
+    if not doubled <= _still_open(traced, example):  # the program would take a batch of two alone
+        example, open_axes = given, open_axes - doubled
         traced = _exported(network, example, open_axes, strict=strict)
     lower_locally(traced)
     tell("converting")

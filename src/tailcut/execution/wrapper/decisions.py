@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from tailcut.execution.layers.module_copy import GLOBAL_HOOKS, HOOKS
 from tailcut.execution.lazy.context import LayerRecord
 from tailcut.execution.wrapper.programs import NetworkPrograms
+from tailcut.model_inputs import has_own_functions
 
 # Number of kinds of calls that are remembered; further ones run densely, since a forgotten one might run otherwise when
 # it comes again.
@@ -95,10 +96,21 @@ def has_matrix_units(tensors: list[Tensor]) -> bool:
     return is_rounded or not types.isdisjoint((torch.float16, torch.bfloat16))
 
 
-def other_object(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """Return the class of an argument that a forward may change unseen, such as a cache of keys and values; or ""."""
-    leaves = pytree.tree_leaves((args, kwargs))
-    return next((type(leaf).__name__ for leaf in leaves if not isinstance(leaf, (Tensor, *_CONSTANTS))), "")
+def unsupported_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """Return why an argument keeps a call from running fused; empty if none does.
+
+    A forward may change an object unseen, such as a cache of keys and values; a tensor of another class has functions
+    of that class.
+    """
+    for leaf in pytree.tree_leaves((args, kwargs)):
+        kind = type(leaf)
+        if kind is Tensor or isinstance(leaf, _CONSTANTS):
+            continue
+        if not isinstance(leaf, Tensor):
+            return f"an argument is a {kind.__name__}, which a forward may change"
+        if has_own_functions(leaf):
+            return f"an argument is a {kind.__name__}; give x.as_subclass(torch.Tensor) to run fused"
+    return ""
 
 
 class DenseCalls:

@@ -26,8 +26,8 @@ from tailcut.execution.wrapper.decisions import (
     device_type,
     has_matrix_units,
     is_simple,
-    other_object,
     tensors_of,
+    unsupported_argument,
 )
 from tailcut.execution.wrapper.programs import NetworkPrograms
 from tailcut.execution.wrapper.report import FuseReport, report_of
@@ -156,8 +156,7 @@ class FusedNetwork(NetworkView):
             return "hooks of all modules are registered"
         if is_transformed():
             return "torch.func or forward-mode differentiation looks into it"
-        kind = other_object(args, kwargs)
-        return self._programs.unsupported or (f"an argument is a {kind}, which a forward may change" if kind else "")
+        return self._programs.unsupported or unsupported_argument(args, kwargs)
 
     def _probed(self, call: Call | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a call fused, or densely if that is not faster or not supported; decide so for all calls like it.

@@ -173,6 +173,8 @@ def _release_weights(module: nn.Module, args: Any, output: Any) -> None:
 def _trim_to_kept(holder: nn.Module, state: dict[str, Any], prefix: str, local_metadata: Any) -> None:
     truncation = holder[0]  # type: ignore[index]
     key = f"{prefix}original"
+    # Layers that write their state themselves, as those of torch_geometric do, write the computed weight too.
+    state.pop(_weight_of(key) or "", None)
     local_metadata[_META] = _meaning(truncation)
     if truncation.num_kept < truncation.length and key in state:
         # A copy: a slice would be saved together with the storage that holds the tail.
