@@ -45,9 +45,8 @@ def load_checkpoint(path: str | Path, model: nn.Module) -> None:
     Args:
         path: a file of `torch.save` (read with weights_only: no code in it is run) or `.safetensors`: tensors by
             name, or these under the key `state_dict`, `model`, `model_state_dict` or `net`. `module.` and `_orig_mod.`
-            before all names are
-            taken off, as often as they stand there, and the `n_averaged` of torch's AveragedModel. Names and shapes
-            must be those of the model's state_dict; batch norm's counters may be missing.
+            before all names are taken off, as often as they stand there, and the `n_averaged` of torch's AveragedModel.
+            Names and shapes must be those of the model's state_dict; batch norm's counters may be missing.
         model: the network. Its types and device stay.
 
     Raises:
