@@ -231,6 +231,14 @@ def test_a_name_that_is_too_long_is_refused(name: str, tmp_path: Path) -> None:
     assert names_in(tmp_path) == []
 
 
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="no /dev/fd")
+def test_standard_output_may_be_a_pipe() -> None:
+    """What /dev/stdout links to, `pipe:[1234]`, is no path."""
+    code = "from tailcut.files import write_atomically; write_atomically('/dev/stdout', b'numbers')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"numbers", b"")
+
+
 def test_a_pipe_stays_a_pipe(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

@@ -43,14 +43,19 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
         OSError: it cannot be written, for example because the disk is full; its `filename` is `path`.
     """
     check_output_path(path)
-    path = Path(os.path.realpath(path))
+    given, path = Path(path), Path(os.path.realpath(path))
     with naming(path):
-        if path.exists() and not path.is_file():
-            with path.open("wb") as file:
+        if _is_device(given):  # by the name given: what /dev/stdout links to, if it is a pipe, has none
+            with given.open("wb") as file:
                 yield file
         else:
             with _beside(path) as file:
                 yield file
+
+
+def _is_device(path: Path) -> bool:
+    """Return whether it is there, and neither a file nor a folder: a pipe or a device."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 @contextmanager
@@ -187,7 +192,7 @@ def check_output_path(out: str | Path, *suffixes: str) -> None:
     for folder in (path.parent, target.parent):  # of a link, then of what it points to
         if not folder.is_dir():
             raise ArgumentError(f"cannot write {path}: the folder {folder} does not exist; create it first")
-    is_device = target.exists() and not target.is_file()
+    is_device = _is_device(path)
     if suffixes and not is_device and path.suffix.lower() not in suffixes:
         raise ArgumentError(f"expected a name that ends in {' or '.join(suffixes)}, got {path}")
     if not is_device and not os.access(target.parent, os.W_OK | os.X_OK):

@@ -46,6 +46,26 @@ def test_settings(folder: Path) -> None:
         check_folder(folder / "nowhere")
 
 
+def test_masks_of_another_size_than_their_photos(tmp_path: Path) -> None:
+    for part, shape in (("images", (32, 24, 3)), ("masks", (32, 24))):
+        (tmp_path / part).mkdir()
+        for name in ("a", "in1", "wide"):
+            stem = "gt1" if (part, name) == ("masks", "in1") else name
+            Image.fromarray(np.zeros(shape, dtype=np.uint8)).save(tmp_path / part / f"{stem}.png")
+    assert not check_folder(tmp_path).failed
+    for stem in ("gt1", "wide"):
+        Image.fromarray(np.zeros((24, 32), dtype=np.uint8)).save(tmp_path / "masks" / f"{stem}.png")
+    broken = check_folder(tmp_path).broken
+    assert [Path(item["image"]).name for item in broken] == ["gt1.png", "wide.png"]
+    assert broken[0]["reason"].startswith("a mask has the size of its image in1.png, (height, width) (32, 24)")
+    assert check_folder(tmp_path / "masks" / "wide.png").broken == broken[1:]
+    (tmp_path / "images" / "wide.png").write_bytes(b"no image")  # listed itself, and its mask is sound
+    assert [item["image"] for item in check_folder(tmp_path).broken] == [
+        str(tmp_path / "images" / "wide.png"),
+        str(tmp_path / "masks" / "gt1.png"),
+    ]
+
+
 def test_without_numba(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "is_installed", lambda: False)
     assert "numba is not installed" in str(check_folder(folder / "a.jpg"))

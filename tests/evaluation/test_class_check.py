@@ -5,7 +5,7 @@ import torch
 
 from tailcut.data import InMemoryDataset
 from tailcut.errors import ArgumentError, RecipeError
-from tailcut.evaluation.class_check import check_class_names, check_splits
+from tailcut.evaluation.class_check import check_class_names, check_splits, warn_of_one_class
 from tailcut.evaluation.evaluate import evaluate
 from tailcut.structure import create_model, set_class_names
 from tailcut.tasks.attack import AttackPlan, accuracies_under_attack
@@ -79,6 +79,17 @@ def test_splits_have_the_same_classes() -> None:
     ):
         with pytest.raises(RecipeError, match=message):
             check_splits(train, images(others))
+
+
+def test_images_of_one_class_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    def labelled(*labels: int) -> InMemoryDataset:
+        images = torch.zeros(len(labels), 1, 4, 4, dtype=torch.uint8)
+        return InMemoryDataset("two", "train", images, torch.tensor(labels), ("cat", "dog"))
+
+    warn_of_one_class(labelled(0, 1, 1))
+    assert not caplog.messages
+    warn_of_one_class(labelled(1, 1, 1))
+    assert "all 3 images of split train of two are of one class, 'dog'" in caplog.text
 
 
 def test_classes_that_are_not_trained_on_are_told(caplog: pytest.LogCaptureFixture) -> None:

@@ -159,6 +159,12 @@ def test_names_are_lower_case_words(name: Any) -> None:
         register_model(name, example_shape=(1,))(Net)
 
 
+@pytest.mark.parametrize("shape", [(), 28, None, (1, 0, 28), (1, -3), (1, 2.5), ("a", 1), (True, 3)])
+def test_example_shapes_are_sizes(shape: Any) -> None:
+    with pytest.raises(ArgumentError, match="model 'net': example_shape must be the sizes of an input, batch first"):
+        register_model("net", example_shape=shape)(Net)
+
+
 @pytest.mark.parametrize("name", ["a", "9", "lenet-300.v2_b", "x" * 64])
 def test_good_names(name: str) -> None:
     register_model(name, example_shape=(1,))(Net)

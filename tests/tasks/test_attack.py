@@ -213,7 +213,9 @@ def test_two_files_and_their_curves(tmp_path: Path) -> None:
     lines = str(report).splitlines()
     assert lines[2].split()[:2] == ["0", "0"]
     assert lines[-1] == "pgd, 2 steps: accuracy on 30 images of digits, test[0:30]"
-    with pytest.raises(ArgumentError, match="a part needs"):
+    with pytest.raises(
+        ArgumentError, match="num_images must be 1 to 355, the images of digits, split test, got 1000000"
+    ):
         attack_files(files, "digits", plan=plan, num_images=10**6)
 
 

@@ -47,7 +47,7 @@ from tailcut.cli.commands import (
 )
 from tailcut.cli.completion import SHELLS, PrintCompletion
 from tailcut.cli.output import drop_stdout, is_first_process, messages_on_stderr, open_streams, say_error
-from tailcut.cli.parser import Parser, UsageError, reading_of
+from tailcut.cli.parser import Parser, UsageError, parse, reading_of
 from tailcut.errors import ArgumentError, MissingExtraError, RecipeError, TailcutError, first_line
 from tailcut.files import check_length
 from tailcut.limits import command_line_limit
@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in words
     try:
-        arguments = _parser().parse_args(words)
+        arguments = parse(_parser(), words)
     except UsageError as error:
         print(error.usage, end="", file=sys.stderr)
         return _fail(error.prog, error, BAD_USAGE, as_json=as_json)
@@ -175,7 +175,7 @@ def ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     parser = Parser(
         prog="tailcut",
         description="Neural networks in the frequency domain: train, pack, load and run truncated networks.",

@@ -3,13 +3,13 @@
 import argparse
 import re
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
-from tailcut.errors import ArgumentError
+from tailcut.errors import ArgumentError, did_you_mean
 from tailcut.structure import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -47,6 +47,22 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise `UsageError`."""
         raise UsageError(self.prog, self.format_usage(), message)
+
+
+def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
+    """Return the arguments of a command.
+
+    Raises:
+        UsageError: they do not fit it; of an unknown option it names the command, and the option that is nearest.
+    """
+    arguments, unknown = parser.parse_known_args(words)
+    if unknown:
+        command: Parser = getattr(arguments, "parser", parser)
+        known = [option for action in command._actions for option in action.option_strings]
+        option = next((word.partition("=")[0] for word in unknown if word.startswith("--")), "")
+        hint = did_you_mean(option, known)
+        command.error(f"unrecognized arguments: {' '.join(unknown)}{'; ' if hint else ''}{hint}")
+    return arguments
 
 
 def add_command(

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tailcut.compiling import is_installed
-from tailcut.data.images import read_image
+from tailcut.data.datasets.masks import check_mask_size, images_of_masks
+from tailcut.data.images import image_size, read_image, read_mask
 from tailcut.data.reading import reading
 from tailcut.errors import DataError
 from tailcut.jpeg.limits import check_max_pixels
@@ -57,6 +58,8 @@ class CheckReport(Report):
 def check_folder(folder: str | Path, *, strict: bool = True, max_pixels: int | None = None) -> CheckReport:
     """Read all PNG and JPEG files in a folder and in the folders within it, as `read_image` does.
 
+    Files of a folder `masks` beside a folder `images` are read as masks, and must have the size of their images.
+
     Args:
         folder: a folder, or one file. Links to files are followed, links to folders are not.
             Hidden files and folders are left out.
@@ -71,20 +74,20 @@ def check_folder(folder: str | Path, *, strict: bool = True, max_pixels: int | N
     root = Path(folder)
     broken: list[dict[str, Any]] = []
     num_images = num_others = 0
-    images: list[Path] = []
+    images: list[tuple[Path, Path | None]] = []
 
     def look(pool: ThreadPoolExecutor) -> None:
-        reasons = pool.map(lambda path: _reason(path, strict=strict, max_pixels=max_pixels), images)
-        for path, reason in zip(images, reasons, strict=True):
+        reasons = pool.map(lambda pair: _reason(*pair, strict=strict, max_pixels=max_pixels), images)
+        for (path, _), reason in zip(images, reasons, strict=True):
             if reason is not None:
                 broken.append({"image": str(path), "reason": reason})
         images.clear()
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for path in _files(root):
+        for path, photo in _files(root):
             if path.suffix.lower() in SUFFIXES or path == root:
                 num_images += 1
-                images.append(path)
+                images.append((path, photo))
             else:
                 num_others += 1
             if len(images) == CHUNK:
@@ -93,13 +96,13 @@ def check_folder(folder: str | Path, *, strict: bool = True, max_pixels: int | N
     return CheckReport(str(folder), num_images, num_others, is_installed(), broken)
 
 
-def _files(root: Path) -> Iterator[Path]:
-    """Yield all files that are not hidden, folder by folder, in the order of their names."""
-    if root.is_file():
-        yield root
-        return
+def _files(root: Path) -> Iterator[tuple[Path, Path | None]]:
+    """Yield all files that are not hidden, folder by folder, in the order of their names; masks with their images."""
     try:
-        entries = sorted(root.iterdir())
+        if root.is_file():
+            yield root, images_of_masks(root.parent).get(root.stem)
+            return
+        entries, photos = sorted(root.iterdir()), images_of_masks(root)
     except OSError as error:
         raise DataError(f"cannot read the folder {root}: {error.strerror or error}") from error
     for path in entries:
@@ -108,15 +111,30 @@ def _files(root: Path) -> Iterator[Path]:
         if path.is_dir() and not path.is_symlink():
             yield from _files(path)
         elif not path.is_dir():
-            yield path
+            yield path, photos.get(path.stem)
 
 
-def _reason(path: Path, *, strict: bool, max_pixels: int | None) -> str | None:
-    """Return the reason why an image cannot be read, or None if it can."""
+def _reason(path: Path, photo: Path | None, *, strict: bool, max_pixels: int | None) -> str | None:
+    """Return the reason why an image, or the mask of a photo, cannot be used; None if it can."""
     try:
         with reading(strict=strict, max_pixels=max_pixels, place="report"):
-            read_image(path, channels=3)
+            if photo is None:
+                read_image(path, channels=3)
+                return None
+            mask, size = read_mask(path), _size(photo)
+            if size is not None:
+                check_mask_size(path, mask, photo, size)
     except DataError as error:
         text = str(error)
-        return text.removeprefix(f"cannot use the image {path}: ").removeprefix(f"{path} ")
+        for start in (f"cannot use the image {path}: ", f"cannot use the mask {path}: ", f"{path}: ", f"{path} "):
+            text = text.removeprefix(start)
+        return text
     return None
+
+
+def _size(photo: Path) -> tuple[int, int] | None:
+    """Return the (height, width) of a photo; None of a broken one, which has a reason of its own."""
+    try:
+        return image_size(photo)
+    except DataError:
+        return None

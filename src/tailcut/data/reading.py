@@ -72,7 +72,9 @@ class Reading:
         named = "; ".join(list(self.skipped.values())[:NUM_NAMED])
         more = f"; and {len(self.skipped) - NUM_NAMED} more" if len(self.skipped) > NUM_NAMED else ""
         count = f"{len(self.skipped):,} image{'s' if len(self.skipped) > 1 else ''}"
-        logger.warning("left out %s that cannot be read: %s%s (tailcut check FOLDER lists all)", count, named, more)
+        logger.warning(
+            "left out %s that cannot be read: %s%s (tailcut check FOLDER lists broken ones)", count, named, more
+        )
 
 
 _current: ContextVar[Reading | None] = ContextVar("reading", default=None)

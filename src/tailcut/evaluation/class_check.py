@@ -78,6 +78,22 @@ def _warn_of_unseen_classes(train: Dataset, test: Dataset) -> None:
         )
 
 
+def warn_of_one_class(train: Dataset) -> None:
+    """Say that images of one class teach a classifier nothing: whatever it answers is right."""
+    if train.task != "classification" or not isinstance(train, (FolderDataset, InMemoryDataset)):
+        return
+    numbers = set(train.labels.tolist())
+    if len(numbers) == 1:
+        logger.warning(
+            "all %s images of split %s of %s are of one class, %r: a network learns to answer it whatever it sees; a "
+            "class needs another to be told from",
+            f"{len(train):,}",
+            train.split,
+            train.name,
+            train.class_names[numbers.pop()],
+        )
+
+
 def _are_counted(names: Sequence[str]) -> bool:
     """Return whether the names are just class numbers, from 0 or 1, with or without a word before them."""
     if not _are_codes(names):

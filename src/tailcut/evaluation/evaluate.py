@@ -28,7 +28,7 @@ from tailcut.printing import Report, figure_text, table
 from tailcut.runtime.progress import Throughput, live_progress
 from tailcut.runtime.share import ALONE, Share
 from tailcut.runtime.signals import is_lost_connection
-from tailcut.structure import MAX_PIXELS, check_pixels, example_shape, usable_device
+from tailcut.structure import MAX_PIXELS, batch_advice, check_pixels, example_shape, usable_device
 from tailcut.weights import to_dense, truncated_tensors
 
 if TYPE_CHECKING:  # they need an extra, which one process does without
@@ -273,8 +273,8 @@ def runnable(model: nn.Module, device: torch.device | str, *, dense: bool = Fals
         return model
     if dense or not truncated_tensors(model):
         return to_dense(model).to(device).eval()
-    example = torch.empty(example_shape(model) or (), device="meta")
-    with fitting(example, ", its example input"):
+    shape = example_shape(model) or ()
+    with fitting(torch.empty(shape, device="meta"), f", its example input{batch_advice(shape)}"):
         return fuse(copy.deepcopy(model).to(device).eval())
 
 

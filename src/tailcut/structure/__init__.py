@@ -34,6 +34,7 @@ from tailcut.structure.record import record_of as record_of
 from tailcut.structure.record import register_edit as register_edit
 from tailcut.structure.record import set_record as set_record
 from tailcut.structure.registry import ModelFamily as ModelFamily
+from tailcut.structure.registry import batch_advice as batch_advice
 from tailcut.structure.registry import create_model as create_model
 from tailcut.structure.registry import example_shape as example_shape
 from tailcut.structure.registry import family as family

@@ -18,6 +18,7 @@ from tailcut.structure.wire import MAX_LIST_DEPTH, MAX_LIST_LENGTH, Value
 Shape = tuple[int, ...]
 MAX_INTEGER_ARGUMENT = 1 << 24
 MAX_NAME_LENGTH = 64
+IMAGE_AXES = 3  # channels, height, width
 _NAME = re.compile(rf"[a-z0-9][a-z0-9._-]{{0,{MAX_NAME_LENGTH - 1}}}")
 
 # The command line says what to do there in its place.
@@ -76,7 +77,7 @@ def register_model(name: str, *, example_shape: Shape | Callable[..., Shape]) ->
         example_shape: shape of an example input, batch first, or a function of the arguments.
 
     Raises:
-        ArgumentError: the name is taken or not in lower case, or the signature does not fit.
+        ArgumentError: the name is taken or not in lower case, or the signature or the shape does not fit.
     """
 
     def register(build: Built) -> Built:
@@ -84,6 +85,8 @@ def register_model(name: str, *, example_shape: Shape | Callable[..., Shape]) ->
             raise ArgumentError(
                 f"expected a model name of lower-case letters, digits and ._- (at most {MAX_NAME_LENGTH}), got {name!r}"
             )
+        if not callable(example_shape):
+            _check_shape(name, example_shape)
         if name in _families:
             raise ArgumentError(f"a model named {name!r} is registered already; choose another name")
         defaults, hints = _signature(name, build)
@@ -139,9 +142,25 @@ def example_shape(model: nn.Module) -> Shape | None:
     return shape
 
 
+def batch_advice(shape: Shape) -> str:
+    """Return what to say of an example input that a network does not take, if it looks like that of one image."""
+    if len(shape) != IMAGE_AXES:
+        return ""
+    return f" (example_shape of tailcut.register_model begins with the batch: is {(1, *shape)} meant?)"
+
+
 def model_names() -> list[str]:
     """Return the names of all registered networks, sorted."""
     return sorted(_families)
+
+
+def _check_shape(name: str, shape: Shape) -> None:
+    is_shape = isinstance(shape, (tuple, list)) and len(shape) > 0
+    if not is_shape or not all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in shape):
+        raise ArgumentError(
+            f"model {name!r}: example_shape must be the sizes of an input, batch first, such as (1, 3, 32, 32), or a "
+            f"function of the arguments; got {shape!r}"
+        )
 
 
 def _signature(name: str, build: Callable[..., nn.Module]) -> tuple[dict[str, Value], dict[str, Any]]:

@@ -292,6 +292,11 @@ def attack_files(
     check_named_once(files)
     dataset = open_dataset(data, split, roots=roots, download=download)
     if num_images is not None:
+        if not 0 < num_images <= len(dataset):
+            raise ArgumentError(
+                f"num_images must be 1 to {len(dataset):,}, the images of {data}, split {dataset.split}, "
+                f"got {num_images}"
+            )
         dataset = dataset.part(0, num_images)
     curves = []
     for file in files:

@@ -46,7 +46,7 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 @pytest.mark.parametrize(
     "prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module._orig_mod.module."]
 )
-@pytest.mark.parametrize("key", [None, "state_dict", "model", "both"])
+@pytest.mark.parametrize("key", [None, "state_dict", "model", "model_state_dict", "net", "both"])
 def test_the_usual_wrappings(prefix: str, key: str | None, tmp_path: Path) -> None:
     source, content = filled(), state(filled(), prefix)
     wrapped: Any = {key: content, "epoch": 3, "optimizer": {"lr": 0.1}} if key else content

@@ -264,6 +264,23 @@ def test_batch_norm_may_have_fewer_numbers(num_kept: int, counts: set[int], make
     assert set(norm_counts(model).values()) == counts
 
 
+def test_a_ratio_of_the_schedule_is_of_the_weights_alone(make_recipe: MakeRecipe) -> None:
+    changes = ('model={name="resnet20"}', "norms.num_kept=4", "regularization={keep_ratio=0.5}")
+    recipe = make_recipe(*changes, "schedule={keep_ratio=0.1, min_kept=70, fraction=0.5}")
+    model = build_model(recipe)
+    schedule = build_schedule(recipe, model)
+    assert schedule is not None
+    norms = norm_counts(model)
+    assert {schedule.targets[name] for name in norms} == {4}  # as [norms] says, of 16, 32 and 64 channels
+    assert schedule.targets["layer3.2.conv2.weight"] == round(0.1 * 64 * 64 * 9)
+    assert schedule.targets["conv1.weight"] == 70  # more than a tenth
+    recipe = make_recipe(*changes, "schedule={keep_ratio=0.6, fraction=0.5}")
+    with pytest.raises(RecipeError, match=r"conv1\.weight keeps 216 coefficients, fewer than the target 259"):
+        build_schedule(recipe, model)
+    number = make_recipe(*changes, "schedule={num_kept=2, fraction=0.5}")
+    assert set(build_schedule(number, model).targets.values()) == {2}  # type: ignore[union-attr]
+
+
 def test_norms_that_are_not_there_are_refused(make_recipe: MakeRecipe) -> None:
     with pytest.raises(RecipeError, match="norms: expected batch norm with gains or shifts"):
         build_model(make_recipe("norms.num_kept=3"))

@@ -84,5 +84,7 @@ def test_what_an_evaluation_refuses_is_told_before_the_training(
     monkeypatch.setattr(registry, "_families", dict(registry._families))
     register_model("flat_example", example_shape=(1, 28, 28))(FlatExample)
     recipe = make_recipe("model={name = 'flat_example'}", "training.execution=dense")
-    with pytest.raises(ArgumentError, match=r"cannot take images of shape \(1, 28, 28\), its example input"):
+    with pytest.raises(
+        ArgumentError, match=r"cannot take images of shape \(1, 28, 28\), its example input.*is \(1, 1, 28, 28\) meant"
+    ):
         network_of(recipe, tmp_path)

@@ -65,12 +65,27 @@ class MaskDataset(Dataset):
         strict, max_pixels = self._reading.strict, self._reading.max_pixels
         image = read_image(image_path, channels=3, strict=strict, max_pixels=max_pixels)[0]
         mask = read_mask(mask_path, strict=strict, max_pixels=max_pixels)
-        if image.shape[1:] != mask.shape:
-            raise DataError(
-                f"{mask_path}: a mask has the size of its image {image_path.name}, (height, width) "
-                f"{tuple(image.shape[1:])}; this one has {tuple(mask.shape)}"
-            )
+        check_mask_size(mask_path, mask, image_path, tuple(image.shape[1:]))
         return image, mask
+
+
+def check_mask_size(mask_path: Path, mask: Tensor, image_path: Path, size: tuple[int, ...]) -> None:
+    """Raise `DataError` if a mask has another (height, width) than its image, of `size`."""
+    if tuple(mask.shape) != size:
+        raise DataError(
+            f"{mask_path}: a mask has the size of its image {image_path.name}, (height, width) {size}; this one has "
+            f"{tuple(mask.shape)}"
+        )
+
+
+def images_of_masks(folder: Path) -> dict[str, Path]:
+    """Return the images of the masks in a folder `masks`, by the stems of the masks' names; of another folder none."""
+    beside = folder.with_name(PARTS[0]) if folder.name == PARTS[1] else None
+    if beside is None or not beside.is_dir():
+        return {}
+    stems = {path.stem: path for path in folder.iterdir()}
+    images = [path for path in sorted(beside.iterdir()) if path.suffix.lower() in SUFFIXES and path.name[0] != "."]
+    return {_mask_stem(path.stem, stems): path for path in images}
 
 
 def open_carvana(split: str, *, roots: Roots = None) -> MaskDataset:

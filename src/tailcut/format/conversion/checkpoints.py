@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tailcut.errors import DataError, ModelMismatchError
 
 # Where training scripts put the tensors beside the epoch and the optimiser's state.
-NESTED_KEYS = ("state_dict", "model")
+NESTED_KEYS = ("state_dict", "model", "model_state_dict", "net")
 _COMPILED = "_orig_mod"
 # What DataParallel, AveragedModel and torch.compile put before every name.
 PREFIXES = ("module.", f"{_COMPILED}.")
@@ -44,9 +44,9 @@ def load_checkpoint(path: str | Path, model: nn.Module) -> None:
 
     Args:
         path: a file of `torch.save` (read with weights_only: no code in it is run) or `.safetensors`: tensors by
-            name, or these under the key `state_dict` or `model`. `module.` and `_orig_mod.` before all names are
-            taken off, as often as they stand there, and the `n_averaged` of torch's AveragedModel. Names and shapes
-            must be those of the model's state_dict; batch norm's counters may be missing.
+            name, or these under the key `state_dict`, `model`, `model_state_dict` or `net`. `module.` and `_orig_mod.`
+            before all names are taken off, as often as they stand there, and the `n_averaged` of torch's AveragedModel.
+            Names and shapes must be those of the model's state_dict; batch norm's counters may be missing.
         model: the network. Its types and device stay.
 
     Raises:
@@ -115,7 +115,8 @@ def named_tensors(content: Any, path: str | Path) -> OrderedDict[str, Tensor]:
         raise DataError(f"{path} holds no tensors by name, but {_described(content)}")
     strange = next((name for name, value in content.items() if not isinstance(value, Tensor)), None)
     if strange is not None:
-        raise DataError(f"{path} is no checkpoint of weights: {strange!r} is {_described(content[strange])}")
+        hint = "; save the dict of tensors in it alone" if isinstance(content[strange], Mapping) else ""
+        raise DataError(f"{path} is no checkpoint of weights: {strange!r} is {_described(content[strange])}{hint}")
     # Torch's reader takes such a size where another is 0.
     negative = next((name for name, value in content.items() if any(size < 0 for size in value.shape)), None)
     if negative is not None:

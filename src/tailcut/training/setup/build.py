@@ -2,6 +2,7 @@
 
 import logging
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,12 +16,13 @@ from tailcut.runs import Run, packed_network
 from tailcut.structure import set_class_names, set_image_size
 from tailcut.training.batches import generator
 from tailcut.training.recipe.fields import check_unused
-from tailcut.training.recipe.schema import LrScheduleSection, OptimizerSection, Recipe
+from tailcut.training.recipe.schema import LrScheduleSection, OptimizerSection, Recipe, ScheduleSection
 from tailcut.training.recipe.sections import GENERATIVE
 from tailcut.training.setup.build_generation import build_gan, check_generative
 from tailcut.training.setup.initial_network import fresh_network, parent
 from tailcut.training.setup.initialization import regularized
 from tailcut.weights import TailTruncation, norm_counts, truncate_norms, truncated_tensors
+from tailcut.weights.planning.counts import count_kept
 
 logger = logging.getLogger("tailcut.training")
 
@@ -187,9 +189,7 @@ def build_schedule(
     try:
         return TailTruncation(
             model,
-            num_kept=section.num_kept,
-            keep_ratio=section.keep_ratio,
-            min_kept=section.min_kept,
+            **_target(recipe, section, model),
             spacing=section.spacing,
             rate=PAPER_RATE if section.rate is None else section.rate,
             num_steps=num_cuts,
@@ -197,6 +197,20 @@ def build_schedule(
         )
     except (ArgumentError, StructureError) as error:
         raise RecipeError(f"schedule: {error}") from error
+
+
+def _target(recipe: Recipe, section: ScheduleSection, model: nn.Module) -> dict[str, Any]:
+    """Return the target of the cuts; a ratio is one of the weights, and `[norms]` has said what norms keep."""
+    norms = norm_counts(model) if recipe.norms is not None else {}
+    if section.keep_ratio is None or not norms:
+        return {"num_kept": section.num_kept, "keep_ratio": section.keep_ratio, "min_kept": section.min_kept}
+    counts = {}
+    for tensor in truncated_tensors(model):
+        if tensor.name not in norms:
+            count = count_kept(tensor.shape, tensor.axes, keep_ratio=section.keep_ratio, num_kept=None)
+            too_many = count > tensor.num_kept  # which the schedule refuses
+            counts[tensor.name] = count if too_many else min(max(count, section.min_kept), tensor.num_kept)
+    return {"num_kept": counts}
 
 
 def lr_factor(section: LrScheduleSection, progress: float) -> float:

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from tailcut.data import Dataset, open_dataset
 from tailcut.errors import ArgumentError, RecipeError
-from tailcut.evaluation.class_check import check_splits
+from tailcut.evaluation.class_check import check_splits, warn_of_one_class
 from tailcut.evaluation.stored_inputs import read_as
+from tailcut.training.recipe.sections import GENERATIVE
 from tailcut.training.setup.build import check_data, hold_out
 from tailcut.training.setup.initial_network import input_transform
 from tailcut.training.setup.job import Job
@@ -52,5 +53,7 @@ def open_data(job: Job) -> TrainingData:
 
     everything, test = opened(section.train_split), opened(section.test_split)
     check_splits(everything, test)
+    if job.recipe.training.loss not in GENERATIVE:
+        warn_of_one_class(everything)
     train, held_out = hold_out(job.recipe, everything)
     return TrainingData(train, held_out, test, check_data(job.recipe, train, job.fabric.world_size))
