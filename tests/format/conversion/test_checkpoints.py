@@ -162,6 +162,17 @@ class Evil:
         return print, ("code of a checkpoint ran",)
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
+def test_numbers_that_are_no_weights_are_refused(dtype: torch.dtype, tmp_path: Path) -> None:
+    """Torch would take quantised weights without their scale, and drop imaginary parts."""
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    state = model.state_dict()
+    torch.save({**state, "0.weight": state["0.weight"].to(dtype)}, tmp_path / "a.pt")
+    message = f"no floating-point numbers.*: 0.weight is {dtype} in the file, torch.float32 in the model"
+    with pytest.raises(ModelMismatchError, match=message):
+        load_checkpoint(tmp_path / "a.pt", model)
+
+
 def test_nothing_in_a_file_is_executed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"state_dict": Evil()}, tmp_path / "evil.pt")
     (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Evil()))

@@ -66,7 +66,8 @@ def fill_in(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -
         path: where they come from, for messages.
 
     Raises:
-        ModelMismatchError: names or shapes differ; the message lists which.
+        ModelMismatchError: names or shapes differ, or whole or complex numbers stand where weights should; the message
+            lists which.
     """
     own: dict[str, Tensor] = model.state_dict(keep_vars=True)
     missing = [name for name in own if name not in tensors and not name.endswith(_COUNTER)]
@@ -76,9 +77,19 @@ def fill_in(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -
         for name, value in tensors.items()
         if name in own and value.shape != own[name].shape
     ]
+    types = [
+        f"{name} is {value.dtype} in the file, {own[name].dtype} in the model"
+        for name, value in tensors.items()
+        if name in own and _loses_meaning(value, own[name])
+    ]
     problems = [
         f"{what}: {_first(names)}"
-        for what, names in (("missing in the file", missing), ("unknown to the model", unexpected), ("wrong", wrong))
+        for what, names in (
+            ("missing in the file", missing),
+            ("unknown to the model", unexpected),
+            ("wrong", wrong),
+            ("no floating-point numbers, as quantised weights without their scale", types),
+        )
         if names
     ]
     if any(_COMPILED in name.split(".") for name in (*unexpected, *missing)):
@@ -91,6 +102,11 @@ def fill_in(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -
     with torch.no_grad():
         for name, value in tensors.items():
             own[name].copy_(value)
+
+
+def _loses_meaning(value: Tensor, own: Tensor) -> bool:
+    """Return whether these are not the numbers themselves, but codes without their scale, or complex."""
+    return own.is_floating_point() and not value.is_floating_point()
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
