@@ -88,6 +88,10 @@ def test_the_version_is_shown(tailcut: Tailcut) -> None:
         (["fly"], "invalid choice: 'fly'"),
         (["inspect"], "required: FILE"),
         (["inspect", "a", "--colour"], "tailcut inspect: error: unrecognized arguments: --colour\n"),
+        (
+            ["compress", "a", "--data", "digits", "--max-byte=3KB", "-o", "b"],
+            "tailcut compress: error: unrecognized arguments: --max-byte=3KB; did you mean '--max-bytes'?\n",
+        ),
         (["train", "a", "--out", "b", "--device", "c"], "--device c; did you mean '--devices'?\n"),
         (["pack", "a", "-o", "b", "--dtype", "float8"], "invalid choice: 'float8'"),
         (["convert", "a", "--from", "zip", "--model", "unet", "-o", "b"], "invalid choice: 'zip'"),

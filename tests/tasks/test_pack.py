@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from tailcut.channels import prune, score
-from tailcut.errors import ArgumentError, DataError
+from tailcut.errors import ArgumentError, DataError, ModelMismatchError
 from tailcut.format import inspect, load, save
 from tailcut.runs import Run
 from tailcut.structure import class_names, create_model, set_class_names
@@ -144,6 +144,17 @@ def test_plain_weights_need_their_model(tmp_path: Path) -> None:
     pack(tmp_path / "weights.pt", tmp_path / "a.tailcut", model="lenet300", arguments={"bias": False})
     inputs = torch.rand(3, 1, 28, 28)
     torch.testing.assert_close(load(tmp_path / "a.tailcut")(inputs), model(inputs), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_quantised_weights_without_their_scale_are_refused(plain: bool, tmp_path: Path) -> None:
+    state = create_model("lenet300").state_dict()
+    torch.save({**state, "fc1.weight": state["fc1.weight"].to(torch.int8)}, tmp_path / "a.pt")
+    with pytest.raises(
+        ModelMismatchError, match=r"fc1\.weight is torch\.int8 in the file, torch\.float32 in the model"
+    ):
+        pack(tmp_path / "a.pt", tmp_path / "a.tailcut", model="lenet300", plain=plain)
+    assert not (tmp_path / "a.tailcut").exists()
 
 
 @pytest.mark.parametrize("wrap", [lambda state: {"state_dict": state, "epoch": 3}, lambda state: {"model": state}])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
 from tailcut.errors import ArgumentError, did_you_mean
@@ -55,14 +56,32 @@ def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
     Raises:
         UsageError: they do not fit it; of an unknown option it names the command, and the option that is nearest.
     """
-    arguments, unknown = parser.parse_known_args(words)
+    try:
+        arguments, unknown = parser.parse_known_args(words)
+    except UsageError as error:
+        # What argparse misses first, such as a required option, may be the very one that is misspelt.
+        command = _command_of(parser, error.prog)
+        for word in takewhile(lambda word: word != "--", words):
+            _refuse(command, [word], only_if_like=True)
+        raise
     if unknown:
-        command: Parser = getattr(arguments, "parser", parser)
-        known = [option for action in command._actions for option in action.option_strings]
-        option = next((word.partition("=")[0] for word in unknown if word.startswith("--")), "")
-        hint = did_you_mean(option, known)
-        command.error(f"unrecognized arguments: {' '.join(unknown)}{'; ' if hint else ''}{hint}")
+        _refuse(getattr(arguments, "parser", parser), unknown)
     return arguments
+
+
+def _command_of(parser: Parser, prog: str) -> Parser:
+    """Return the parser of the command that is called so in its usage; the whole one if there is none."""
+    groups = [action.choices.values() for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return next((command for group in groups for command in group if command.prog == prog), parser)
+
+
+def _refuse(command: Parser, words: Sequence[str], *, only_if_like: bool = False) -> None:
+    """Raise `UsageError` for words that a command does not have; only if the first option is like one that it has."""
+    known = [option for action in command._actions for option in action.option_strings]
+    option = next((word.partition("=")[0] for word in words if word.startswith("--")), "")
+    hint = did_you_mean(option, known) if option not in known else ""
+    if hint or not only_if_like:
+        command.error(f"unrecognized arguments: {' '.join(words)}{'; ' if hint else ''}{hint}")
 
 
 def add_command(

@@ -17,7 +17,7 @@ from tailcut.errors import ArgumentError, DataError
 from tailcut.files import check_output_path, write_atomically
 from tailcut.format import SaveReport, inspect, load, write
 from tailcut.format.container.numbers import QUANTIZED_DTYPE
-from tailcut.format.conversion.checkpoints import named_tensors, read_torch_file
+from tailcut.format.conversion.checkpoints import check_numbers, named_tensors, read_torch_file
 from tailcut.format.open_network import is_tailcut_file
 from tailcut.printing import Report, sizes, table
 from tailcut.runs import Run
@@ -331,6 +331,7 @@ def _network_of(
         raise ArgumentError(
             f"the weights of {path} do not fit model {model!r} with {dict(arguments)}: {_reasons(error)}"
         ) from error
+    check_numbers(network, state, path)
     return network, bool(vectors)
 
 

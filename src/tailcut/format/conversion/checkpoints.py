@@ -77,19 +77,9 @@ def fill_in(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -
         for name, value in tensors.items()
         if name in own and value.shape != own[name].shape
     ]
-    types = [
-        f"{name} is {value.dtype} in the file, {own[name].dtype} in the model"
-        for name, value in tensors.items()
-        if name in own and _loses_meaning(value, own[name])
-    ]
     problems = [
         f"{what}: {_first(names)}"
-        for what, names in (
-            ("missing in the file", missing),
-            ("unknown to the model", unexpected),
-            ("wrong", wrong),
-            ("no floating-point numbers, as quantised weights without their scale", types),
-        )
+        for what, names in (("missing in the file", missing), ("unknown to the model", unexpected), ("wrong", wrong))
         if names
     ]
     if any(_COMPILED in name.split(".") for name in (*unexpected, *missing)):
@@ -99,14 +89,25 @@ def fill_in(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -
         )
     if problems:
         raise ModelMismatchError(f"{path} does not fit {type(model).__name__}: {'; '.join(problems)}")
+    check_numbers(model, tensors, path)
     with torch.no_grad():
         for name, value in tensors.items():
             own[name].copy_(value)
 
 
-def _loses_meaning(value: Tensor, own: Tensor) -> bool:
-    """Return whether these are not the numbers themselves, but codes without their scale, or complex."""
-    return own.is_floating_point() and not value.is_floating_point()
+def check_numbers(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """Raise `ModelMismatchError` where weights are whole or complex numbers, which torch would cast without a word."""
+    own: dict[str, Tensor] = model.state_dict(keep_vars=True)
+    codes = [
+        f"{name} is {value.dtype} in the file, {own[name].dtype} in the model"
+        for name, value in tensors.items()
+        if name in own and own[name].is_floating_point() and not value.is_floating_point()
+    ]
+    if codes:
+        raise ModelMismatchError(
+            f"{path} does not fit {type(model).__name__}: {_first(codes)}; whole numbers are no weights without their "
+            "scale, and complex ones would lose a part: save the weights as floating-point numbers"
+        )
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
