@@ -9,7 +9,7 @@ import torch
 from conformance.valid_dependent import allowed
 from torch import Tensor
 
-from tailcut.format import trellis
+from tailcut.format import trellis, trellis_loop
 from tailcut.format.quantized import Coded, Layout, decode, encode
 from tailcut.format.quantized.coder import DEPENDENT
 from tailcut.format.quantized.loops import LINE
@@ -159,7 +159,7 @@ def test_the_loop_decides_as_torch_does(*, with_feedback: bool, scale: float, mo
 def test_large_tensors_take_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     calls: list[int] = []
-    loop = trellis._compiled_loop()
+    loop = trellis_loop.decide
 
     def counted(*arrays: Any) -> None:
         calls.append(arrays[0].size)
