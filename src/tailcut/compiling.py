@@ -42,6 +42,12 @@ def is_installed() -> bool:
     return importlib.util.find_spec("numba") is not None
 
 
+def compile_inner(loop: Loop, **options: Any) -> Loop:
+    """Return a function that numba compiles as a part of the loops that call it; see `compile_loop`."""
+    compiled: Loop = importlib.import_module("numba").njit(nogil=True, **options)(loop)
+    return compiled
+
+
 def compile_loop(loop: Loop, **options: Any) -> Loop:
     """Return a function that numba compiles, or loads from disk, at its first call with arguments of each type.
 
@@ -52,7 +58,7 @@ def compile_loop(loop: Loop, **options: Any) -> Loop:
     Raises:
         ImportError: numba is not installed.
     """
-    compiled: Any = importlib.import_module("numba").njit(nogil=True, **options)(loop)
+    compiled: Any = compile_inner(loop, **options)
     if hasattr(compiled, "_cache"):  # not so where NUMBA_DISABLE_JIT gives the plain function back
         compiled._cache = _LoopCache(loop, options)
     made: Loop = compiled

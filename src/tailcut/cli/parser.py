@@ -62,10 +62,13 @@ def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
         # What argparse misses first, such as a required option, may be the very one that is misspelt.
         command = _command_of(parser, error.prog)
         for word in takewhile(lambda word: word != "--", words):
-            _refuse(command, [word], only_if_like=True)
+            if hint := _nearest_option(command, word):
+                command.error(f"unrecognized arguments: {word}; {hint}")
         raise
     if unknown:
-        _refuse(getattr(arguments, "parser", parser), unknown)
+        command = getattr(arguments, "parser", parser)
+        hint = _nearest_option(command, next((word for word in unknown if word.startswith("--")), ""))
+        command.error(f"unrecognized arguments: {' '.join(unknown)}{'; ' if hint else ''}{hint}")
     return arguments
 
 
@@ -75,13 +78,11 @@ def _command_of(parser: Parser, prog: str) -> Parser:
     return next((command for group in groups for command in group if command.prog == prog), parser)
 
 
-def _refuse(command: Parser, words: Sequence[str], *, only_if_like: bool = False) -> None:
-    """Raise `UsageError` for words that a command does not have; only if the first option is like one that it has."""
+def _nearest_option(command: Parser, word: str) -> str:
+    """Return a question about the option that is meant by one that the command does not have; "" where none is near."""
     known = [option for action in command._actions for option in action.option_strings]
-    option = next((word.partition("=")[0] for word in words if word.startswith("--")), "")
-    hint = did_you_mean(option, known) if option not in known else ""
-    if hint or not only_if_like:
-        command.error(f"unrecognized arguments: {' '.join(words)}{'; ' if hint else ''}{hint}")
+    option = word.partition("=")[0]
+    return did_you_mean(option, known) if option.startswith("--") and option not in known else ""
 
 
 def add_command(

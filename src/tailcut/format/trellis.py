@@ -19,7 +19,7 @@ MAX_ROWS = 1 << 12
 """So many rows are rounded at a time: what is kept of all their states takes some 100 MB."""
 
 COMPILED_FROM = 1 << 12
-"""From so many numbers on a compiled loop rounds them, if numba is installed: it takes a twentieth of the time."""
+"""From so many numbers on a compiled loop rounds them, if numba is installed: it takes a tenth of the time."""
 
 FINER = step_size(-5)
 """Step in a trellis, of which every other multiple is allowed at a time, over one whose errors are of the same size."""

@@ -4,12 +4,11 @@ It gives the same numbers as torch's operations in `trellis`, bit for bit: each 
 same order.
 """
 
-import importlib
 from typing import Any
 
 import numpy as np
 
-from tailcut.compiling import Loop, compile_loop
+from tailcut.compiling import compile_inner, compile_loop
 from tailcut.format.quantized.loops import TRELLIS_INTO
 
 Array = np.ndarray[Any, Any]
@@ -17,16 +16,8 @@ Array = np.ndarray[Any, Any]
 _NUM_STATES = len(TRELLIS_INTO)
 _WAYS = np.array(TRELLIS_INTO)
 
-_numba: Any = importlib.import_module("numba")
 
-
-def _inner(loop: Loop) -> Loop:
-    """Compile as a part of the loop that calls it."""
-    compiled: Loop = _numba.njit(nogil=True)(loop)
-    return compiled
-
-
-@_inner
+@compile_inner
 def _nearest(multiple: float, in_odd_state: int, odd: int) -> Any:
     """Return the nearest allowed whole number whose coded magnitude is even, or odd."""
     if in_odd_state == 0:
@@ -37,7 +28,7 @@ def _nearest(multiple: float, in_odd_state: int, odd: int) -> Any:
     return sign * (0.0 if size < 1.5 else 4 * np.rint((size + 1) / 4) - 1)  # 0, 3, 7, ...
 
 
-@_inner
+@compile_inner
 def _weigh(left: Array, place: int, step: float, cost: float, ways: tuple[Array, Array, Array, Array]) -> None:
     """Fill in what each way out of each state chooses, misses (in steps), and costs with all before it."""
     total, found, missed, sums = ways
@@ -50,14 +41,14 @@ def _weigh(left: Array, place: int, step: float, cost: float, ways: tuple[Array,
             sums[way] = total[state] + missed[way] * missed[way] * cost
 
 
-@_inner
+@compile_inner
 def _take(values: Array, factors: Array, error: float, rest: Array) -> None:
     """Write into `rest` what an error leaves of the values."""
     for place in range(len(rest)):
         rest[place] = values[place] - factors[place] * error
 
 
-@_inner
+@compile_inner
 def _cheapest(total: Array) -> int:
     state = 0
     for other in range(1, _NUM_STATES):

@@ -5,12 +5,11 @@ the end of its restart interval, behind which the array goes on for at least tha
 leave it. A loop returns one of the numbers below and the MCU it stopped at.
 """
 
-import importlib
 from typing import Any
 
 import numpy as np
 
-from tailcut.compiling import Loop, compile_loop
+from tailcut.compiling import compile_inner, compile_loop
 from tailcut.jpeg.markers import MAX_AC_BITS, MAX_DC_BITS, NATURAL_ORDER
 
 DONE, ENDS_EARLY, BYTES_LEFT, BAD_CODE, BAD_POSITION, BAD_VALUE = range(6)
@@ -32,14 +31,7 @@ Array = np.ndarray[Any, Any]
 Int = Any  # an int of Python to mypy, an int64 to numba
 Reader = tuple[Int, Int, Int]  # next word, bits that were read, how many of them (the low ones) are not yet used
 
-_numba: Any = importlib.import_module("numba")
 _ORDER = NATURAL_ORDER.copy()
-
-
-def _inner(loop: Loop) -> Loop:
-    """Compile as a part of the loops that call it."""
-    compiled: Loop = _numba.njit(nogil=True)(loop)
-    return compiled
 
 
 @compile_loop
@@ -84,7 +76,7 @@ def unstuff(data: Array, start: int, stop: int, words: Array, starts: Array, end
     return num + 1
 
 
-@_inner
+@compile_inner
 def _fill(words: Array, at: Int, held: Int, num: Int) -> Reader:
     """At least 32 unused bits."""
     if num < 32:
@@ -92,7 +84,7 @@ def _fill(words: Array, at: Int, held: Int, num: Int) -> Reader:
     return at, held, num
 
 
-@_inner
+@compile_inner
 def _symbol(tables: Array, row: Int, held: Int, num: Int) -> tuple[Int, Int]:
     """Return the symbol of the next code and the number of unused bits left; -1 for an invalid code."""
     entry = tables[row, SHORT_CODES + ((held >> (num - LOOK_BITS)) & (SHORT_CODES - 1))]
@@ -106,14 +98,14 @@ def _symbol(tables: Array, row: Int, held: Int, num: Int) -> tuple[Int, Int]:
     return np.int64(-1), num
 
 
-@_inner
+@compile_inner
 def _value(held: Int, num: Int, size: Int) -> Int:
     """Return the next `size` bits (1 or more) as a signed number (T.81, F.2.2.1)."""
     value = (held >> (num - size)) & ((1 << size) - 1)
     return value if value >> (size - 1) else value - (1 << size) + 1
 
 
-@_inner
+@compile_inner
 def _difference(words: Array, reader: Reader, tables: Array, row: Int) -> tuple[Int, Int, Reader]:
     """Return the status, and the difference of a DC coefficient to that of the block before."""
     at, held, num = reader
@@ -128,7 +120,7 @@ def _difference(words: Array, reader: Reader, tables: Array, row: Int) -> tuple[
     return DONE, _value(held, num, size), (at, held, num - size)
 
 
-@_inner
+@compile_inner
 def _sequential_ac(
     words: Array, reader: Reader, tables: Array, row: Int, blocks: Array, block: Int
 ) -> tuple[Int, Reader]:
@@ -170,7 +162,7 @@ def _sequential_ac(
     return DONE, (at, held, num)
 
 
-@_inner
+@compile_inner
 def _first_ac(
     words: Array, reader: Reader, tables: Array, band: tuple[Int, Int, Int], blocks: Array, block: Int, ending: Int
 ) -> tuple[Int, Int, Reader]:
@@ -202,7 +194,7 @@ def _first_ac(
     return DONE, 0, (at, held, num)
 
 
-@_inner
+@compile_inner
 def _refine_ac(
     words: Array, reader: Reader, tables: Array, band: tuple[Int, Int, Int], blocks: Array, block: Int, ending: Int
 ) -> tuple[Int, Int, Reader]:
@@ -245,7 +237,7 @@ def _refine_ac(
     return DONE, max(ending - 1, 0), (at, held, num)
 
 
-@_inner
+@compile_inner
 def _progressive(
     kind: Int,
     words: Array,

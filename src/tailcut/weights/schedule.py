@@ -16,6 +16,25 @@ from tailcut.weights.planning.counts import check_named_counts, check_part, chec
 SPACINGS = ("paper", "geometric")
 
 
+def ratio_target(tensor: TruncatedTensor, keep_ratio: float, min_kept: int) -> int:
+    """Return how many coefficients a ratio leaves of a tensor: at least `min_kept`, if it keeps so many.
+
+    Raises:
+        ArgumentError: the tensor keeps fewer than the ratio says.
+    """
+    target = count_kept(tensor.shape, tensor.axes, keep_ratio=keep_ratio, num_kept=None, name=tensor.name)
+    _check_reached(tensor, target)
+    return min(max(target, min_kept), tensor.num_kept)
+
+
+def _check_reached(tensor: TruncatedTensor, target: int) -> None:
+    if target > tensor.num_kept:
+        raise ArgumentError(
+            f"{tensor.name} keeps {tensor.num_kept} coefficients, fewer than the target {target}; start with more, or "
+            "cut the others alone by num_kept, a table of names and counts"
+        )
+
+
 class TailTruncation:
     """Cuts the tails of a regularised network's tensors step by step, each from its count to its target.
 
@@ -194,6 +213,9 @@ class TailTruncation:
             raise ArgumentError(f"num_kept names {sorted(unknown)[0]!r}; regularised are {', '.join(self.starts)}")
         targets = {}
         for tensor in self._tensors:
+            if keep_ratio is not None:
+                targets[tensor.name] = ratio_target(tensor, keep_ratio, min_kept)
+                continue
             if by_name is not None and tensor.name not in by_name:
                 targets[tensor.name] = tensor.num_kept
                 continue
@@ -201,19 +223,14 @@ class TailTruncation:
             target = count_kept(
                 tensor.shape,
                 tensor.axes,
-                keep_ratio=keep_ratio,
+                keep_ratio=None,
                 num_kept=count,
                 name=tensor.name,
             )
             if by_name is not None:
                 target = int(count)  # not clipped: more than a tensor has is a slip where it is asked for by its name
-            if target > tensor.num_kept and (by_name is not None or keep_ratio is not None):
-                raise ArgumentError(
-                    f"{tensor.name} keeps {tensor.num_kept} coefficients, fewer than the target {target}; start with "
-                    "more, or cut the others alone by num_kept, a table of names and counts"
-                )
-            least = 1 if keep_ratio is None else min_kept
-            targets[tensor.name] = min(max(target, least), tensor.num_kept)
+                _check_reached(tensor, target)
+            targets[tensor.name] = min(target, tensor.num_kept)
         most = max(self.starts.values())
         if num_kept is not None and not isinstance(num_kept, Mapping) and num_kept > most:
             raise ArgumentError(f"num_kept {num_kept} cuts nothing: no tensor keeps more than {most}; start higher")

@@ -120,7 +120,7 @@ class TruncatedWeight:
     def _lasting_bases(self) -> Bases:
         """Return `_make_bases()`, kept until the corner changes: in training, where each step makes the factors anew.
 
-        For a wide linear layer their cosines are as much work as the layer itself.
+        Those of wide linear layers are a good part of its work.
         """
         if is_transformed() or is_traced() or torch.compiler.is_compiling():
             return self._make_bases()

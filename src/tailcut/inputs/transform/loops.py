@@ -4,18 +4,15 @@ Innermost loops run over neighbours in memory by a plain counter and take severa
 turns into whole vectors. All work of a row of blocks stays in the first- and second-level cache.
 """
 
-import importlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
 
-from tailcut.compiling import compile_loop
+from tailcut.compiling import compile_inner, compile_loop
 
 Array = np.ndarray[Any, Any]
 Loop = TypeVar("Loop", bound=Callable[..., None])
-
-_numba: Any = importlib.import_module("numba")
 
 # Pixels of a block's row, and with one more on each side.
 INSIDE, AROUND = 8, 10
@@ -31,8 +28,7 @@ def _compiled(loop: Loop) -> Loop:
 
 
 def _inner(loop: Loop) -> Loop:
-    compiled: Loop = _numba.njit(nogil=True, fastmath={"contract", "reassoc"})(loop)
-    return compiled
+    return compile_inner(loop, fastmath={"contract", "reassoc"})
 
 
 @_compiled

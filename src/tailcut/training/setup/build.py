@@ -22,7 +22,7 @@ from tailcut.training.setup.build_generation import build_gan, check_generative
 from tailcut.training.setup.initial_network import fresh_network, parent
 from tailcut.training.setup.initialization import regularized
 from tailcut.weights import TailTruncation, norm_counts, truncate_norms, truncated_tensors
-from tailcut.weights.planning.counts import count_kept
+from tailcut.weights.schedule import ratio_target
 
 logger = logging.getLogger("tailcut.training")
 
@@ -204,13 +204,8 @@ def _target(recipe: Recipe, section: ScheduleSection, model: nn.Module) -> dict[
     norms = norm_counts(model) if recipe.norms is not None else {}
     if section.keep_ratio is None or not norms:
         return {"num_kept": section.num_kept, "keep_ratio": section.keep_ratio, "min_kept": section.min_kept}
-    counts = {}
-    for tensor in truncated_tensors(model):
-        if tensor.name not in norms:
-            count = count_kept(tensor.shape, tensor.axes, keep_ratio=section.keep_ratio, num_kept=None)
-            too_many = count > tensor.num_kept  # which the schedule refuses
-            counts[tensor.name] = count if too_many else min(max(count, section.min_kept), tensor.num_kept)
-    return {"num_kept": counts}
+    weights = [tensor for tensor in truncated_tensors(model) if tensor.name not in norms]
+    return {"num_kept": {x.name: ratio_target(x, section.keep_ratio, section.min_kept) for x in weights}}
 
 
 def lr_factor(section: LrScheduleSection, progress: float) -> float:
