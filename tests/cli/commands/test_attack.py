@@ -62,7 +62,7 @@ def test_the_default_is_the_paper_s_table(tailcut: Tailcut, packed: Path) -> Non
         (["--epsilon", "a,b"], "expected numbers such as 0.25,0.5, got"),
         (["--epsilon", "8"], "epsilon must be 0 to 1"),
         (["--method", "cw"], "invalid choice"),
-        (["--num-images", "0"], "a part needs"),
+        (["--num-images", "0"], "--num-images must be 1 to 355, the images of digits, split test, got 0"),
     ],
 )
 def test_bad_usage(words: list[str], message: str, tailcut: Tailcut, packed: Path) -> None:
