@@ -57,10 +57,16 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a question about the known name that is nearest to a misspelt one; "" where none is near."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else ""
+def did_you_mean(name: str, known: Iterable[str], *, prefix: str = "") -> str:
+    """Return a question about the known name that is nearest to a misspelt one; "" where none is near.
+
+    Args:
+        name: what was given.
+        known: the names that there are.
+        prefix: what all of them begin with, which makes none of them nearer.
+    """
+    near = difflib.get_close_matches(name.removeprefix(prefix), (one.removeprefix(prefix) for one in known), n=1)
+    return f"did you mean {prefix + near[0]!r}?" if near else ""
 
 
 def how_to_install(extra: str) -> str:

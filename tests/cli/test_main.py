@@ -92,6 +92,7 @@ def test_the_version_is_shown(tailcut: Tailcut) -> None:
             ["compress", "a", "--data", "digits", "--max-byte=3KB", "-o", "b"],
             "tailcut compress: error: unrecognized arguments: --max-byte=3KB; did you mean '--max-bytes'?\n",
         ),
+        (["prune", "a", "-o", "b", "--rates", "0.3", "--keep", "3"], "error: unrecognized arguments: --keep 3\n"),
         (["train", "a", "--out", "b", "--device", "c"], "--device c; did you mean '--devices'?\n"),
         (["pack", "a", "-o", "b", "--dtype", "float8"], "invalid choice: 'float8'"),
         (["convert", "a", "--from", "zip", "--model", "unet", "-o", "b"], "invalid choice: 'zip'"),

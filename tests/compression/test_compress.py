@@ -287,6 +287,18 @@ def test_mistakes(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("max_bytes", "message"), [(40, "cannot have 40 bytes"), ("2 KB", "whole number of bytes")])
+def test_a_size_that_cannot_be_had_is_refused_at_once(
+    max_bytes: Any, message: str, trained: nn.Module, tmp_path: Path
+) -> None:
+    def unread() -> Iterator[torch.Tensor]:
+        pytest.fail("inputs are read for gradients, which take minutes")
+        yield
+
+    with pytest.raises(ArgumentError, match=message):
+        compress(trained, tmp_path / "a.tailcut", unread(), max_bytes=max_bytes)
+
+
 def test_a_loader_is_not_read_to_its_end(tmp_path: Path) -> None:
     """A loader may have no end, and a data set more images than memory."""
     images, num_read = torch.rand(500, 1, 28, 28), []

@@ -80,9 +80,9 @@ def _command_of(parser: Parser, prog: str) -> Parser:
 
 def _nearest_option(command: Parser, word: str) -> str:
     """Return a question about the option that is meant by one that the command does not have; "" where none is near."""
-    known = [option for action in command._actions for option in action.option_strings]
+    known = [option for action in command._actions for option in action.option_strings if option.startswith("--")]
     option = word.partition("=")[0]
-    return did_you_mean(option, known) if option.startswith("--") and option not in known else ""
+    return did_you_mean(option, known, prefix="--") if option.startswith("--") and option not in known else ""
 
 
 def add_command(

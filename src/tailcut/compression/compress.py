@@ -26,7 +26,7 @@ from tailcut.format.quantized import Coded
 from tailcut.format.quantized.values import FineStepError, step_size
 from tailcut.format.save import checked_step, compression_ratio, dense_bytes, holds_halves, pack, warn_of_nothing_left
 from tailcut.format.sensitivity import Sensitivity
-from tailcut.format.step_search import COARSEST, FINEST, REFINEMENT, finest_step
+from tailcut.format.step_search import COARSEST, FINEST, REFINEMENT, check_least, checked_max_bytes, finest_step
 from tailcut.model_inputs import Loader, ModelInputs, first_inputs
 from tailcut.printing import Report
 from tailcut.structure import (
@@ -137,12 +137,14 @@ def compress(
     _check_metric(max_drop, evaluate)
     check_output_path(path)  # the rest takes up to hours
     check_not_shared("rounding", current_tensors(model).named())
+    settings = {"metadata": metadata, "registered": registered, "levels": levels}
+    if max_bytes is not None:
+        check_least(lambda coarse: len(pack(model, dtype="quantized", step=coarse, **settings)[0]), max_bytes)
     count = usual_gradients(model) if num_gradients is None else num_gradients
     batches = first_inputs(loader, max(MAX_INPUTS, GRADIENT_BATCH * count))
     if sensitivity is None:
         _log.info("measuring how much each number matters")
         sensitivity = measure_sensitivity(model, batches, num_gradients=count)
-    settings = {"metadata": metadata, "registered": registered, "levels": levels}
     own = deepcopied(without_views(model)).eval()
     separate(own.state_dict(keep_vars=True).values())
     work = _Work(own, batches, sensitivity, settings)
@@ -169,6 +171,8 @@ def check_goal(max_bytes: object, max_drop: float | None, step: object) -> None:
         raise ArgumentError("give one of max_bytes, max_drop and step: each sets the others")
     if max_drop is not None and not 0 <= max_drop < math.inf:
         raise ArgumentError(f"the metric can fall by 0 or more, got {max_drop!r}")
+    if max_bytes is not None:
+        checked_max_bytes(max_bytes)
     if step is not None:
         checked_step(step)
 

@@ -43,12 +43,17 @@ def finest_step(
     Raises:
         ArgumentError: no step makes it so small.
     """
-    if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
-        raise ArgumentError(f"max_bytes must be a whole number of bytes, got {max_bytes!r}")
-    search = _Search(size_of, max_bytes, min(finest, FINEST))
+    search = _Search(size_of, checked_max_bytes(max_bytes), min(finest, FINEST))
     if estimate is not None:
         search.approach(estimate)
     return search.finest()
+
+
+def checked_max_bytes(max_bytes: object) -> int:
+    """Return `max_bytes`; raise `ArgumentError` unless it is a number of bytes."""
+    if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
+        raise ArgumentError(f"max_bytes must be a whole number of bytes, got {max_bytes!r}")
+    return max_bytes
 
 
 def check_least(size_of: Callable[[float], int], max_bytes: int) -> None:

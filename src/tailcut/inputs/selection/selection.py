@@ -83,7 +83,7 @@ class Selection:
             if count not in PUBLISHED:
                 raise ArgumentError(
                     f"there is no published selection of {count} channels, only of 6, 12, 24, 32, 48, 64 and 192; "
-                    f"for others use tailcut.inputs.square(n), triangle(n) or a list of channels"
+                    "for others give a list of channel numbers, or in Python tailcut.inputs.square(n) or triangle(n)"
                 )
             luma, chroma = PUBLISHED[count]
             return cls(luma, chroma, chroma)
