@@ -137,7 +137,7 @@ def compress(
     _check_metric(max_drop, evaluate)
     check_output_path(path)  # the rest takes up to hours
     check_not_shared("rounding", current_tensors(model).named())
-    settings = {"metadata": metadata, "registered": registered, "levels": levels}
+    settings: dict[str, Any] = {"metadata": metadata, "registered": registered, "levels": levels}
     if max_bytes is not None:
         check_least(lambda coarse: len(pack(model, dtype="quantized", step=coarse, **settings)[0]), max_bytes)
     count = usual_gradients(model) if num_gradients is None else num_gradients
