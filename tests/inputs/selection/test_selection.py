@@ -155,7 +155,7 @@ def test_hostile_files(content: bytes, message: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("channels", "message"),
     [
-        (25, r"no published selection of 25 channels, only of 6, 12, 24, 32, 48, 64 and 192; for others give a list of channel numbers"),
+        (25, r"no published selection of 25 channels, only of 6, 12, 24, 32, 48, 64 and 192; for others give a list"),
         (0, "no published selection of 0 channels"),
         ([], "keeps at least one frequency"),
         ([192], "channels must be integers of 0 to 191, got "),
