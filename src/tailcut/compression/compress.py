@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.compression.correction import MAX_INPUTS, CoarseStepError, Original, write_numbers
-from tailcut.compression.fisher import GRADIENT_BATCH, measure_sensitivity
+from tailcut.compression.fisher import GRADIENT_BATCH, check_measurable, measure_sensitivity
 from tailcut.compression.refit import Refit
 from tailcut.counting import keeping_buffers
 from tailcut.errors import ArgumentError
@@ -137,9 +138,12 @@ def compress(
     _check_metric(max_drop, evaluate)
     check_output_path(path)  # the rest takes up to hours
     check_not_shared("rounding", current_tensors(model).named())
+    if sensitivity is None:
+        check_measurable(current_tensors(model))
     settings: dict[str, Any] = {"metadata": metadata, "registered": registered, "levels": levels}
     if max_bytes is not None:
-        check_least(lambda coarse: len(pack(model, dtype="quantized", step=coarse, **settings)[0]), max_bytes)
+        with suppress(FineStepError):  # numbers beyond the coarsest step: what they do is told where they are run
+            check_least(lambda coarse: len(pack(model, dtype="quantized", step=coarse, **settings)[0]), max_bytes)
     count = usual_gradients(model) if num_gradients is None else num_gradients
     batches = first_inputs(loader, max(MAX_INPUTS, GRADIENT_BATCH * count))
     if sensitivity is None:

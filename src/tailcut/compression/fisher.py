@@ -80,10 +80,10 @@ def measure_sensitivity(
     check_module("measure_sensitivity", model)
     check_positive("num_gradients", num_gradients)
     tensors = current_tensors(model)
+    check_measurable(tensors)
     generator = torch.Generator().manual_seed(seed)
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
     sums = _Sums(model, tensors)
-    _check_numbers(sums)
     batches = list(_batches(loader, num_gradients))
     try:
         for parameter in wanted:
@@ -119,11 +119,12 @@ def _batches(loader: Loader, count: int) -> Iterator[ModelInputs]:
         raise ArgumentError("the loader gave no batch: give some of the training data")
 
 
-def _check_numbers(sums: "_Sums") -> None:
+def check_measurable(tensors: NetworkTensors) -> None:
     """Raise `ArgumentError` unless there are parameters, all of them finite, and gradients by them can be had."""
-    if not sums.parameters:
+    parameters = _parameters(tensors)
+    if not parameters:
         raise ArgumentError("the network has no parameters: there is nothing to compress")
-    for name, parameter in zip(sums.names, sums.parameters, strict=True):
+    for name, parameter in parameters:
         if parameter.is_meta or parameter.is_inference():
             how = "on the meta device" if parameter.is_meta else "under torch.inference_mode"
             raise ArgumentError(
@@ -131,6 +132,13 @@ def _check_numbers(sums: "_Sums") -> None:
             )
         if not bool(parameter.isfinite().all()):
             raise ArgumentError(f"{name} has numbers that are not finite, which cannot be quantised")
+
+
+def _parameters(tensors: NetworkTensors) -> list[tuple[str, Tensor]]:
+    """Return the name and memory of all that has a gradient: coefficients first."""
+    floats = [other for other in tensors.others if other.is_parameter and other.tensor.is_floating_point()]
+    kept = [(entry.name, entry.parameter) for entry in tensors.coefficients]
+    return kept + [(other.name, other.tensor) for other in floats]
 
 
 def _outputs(run: Callable[[ModelInputs], Result], batch: ModelInputs) -> Result:
@@ -179,9 +187,9 @@ class _Sums:
     """Squares of gradients of each tensor, and products within blocks of tensors."""
 
     def __init__(self, model: nn.Module, tensors: NetworkTensors) -> None:
-        floats = [other for other in tensors.others if other.is_parameter and other.tensor.is_floating_point()]
-        self.parameters = [entry.parameter for entry in tensors.coefficients] + [other.tensor for other in floats]
-        self.names = [entry.name for entry in tensors.coefficients] + [other.name for other in floats]
+        named = _parameters(tensors)
+        self.names = [name for name, _ in named]
+        self.parameters = [parameter for _, parameter in named]
         self.counts = {entry.name: entry.num_kept for entry in tensors.coefficients}
         self.norms = _norms(model)
         self.vectors: dict[str, tuple[Any, Any]] = {
