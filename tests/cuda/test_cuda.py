@@ -18,6 +18,7 @@ import tailcut
 from tailcut.channels import recalibrate, score
 from tailcut.inputs import BlockDCT, replace_stem
 from tailcut.structure import create_model
+from tailcut.tasks.compress import compress_file
 from tailcut.transform import dct, idct
 from tailcut.weights import lsuv_init, truncated_tensors
 
@@ -295,6 +296,17 @@ def test_a_compressed_network(name: str, tmp_path: Path) -> None:
     with torch.no_grad():
         found, expected = (tailcut.load(tmp_path / f"{where}.tailcut")(x) for where in ("there", "here"))
     torch.testing.assert_close(found, expected, rtol=0.05, atol=0.5)  # of outputs to 40
+
+
+def test_a_compressed_file(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="has the digits")
+    out = tmp_path / "there.tailcut"
+    settings: dict[str, Any] = {"max_bytes": 700, "num_gradients": 16}
+    report = compress_file("zoo:lenet5-776", out, "digits", **settings, device=str(DEVICE))
+    here = compress_file("zoo:lenet5-776", tmp_path / "here.tailcut", "digits", **settings, device="cpu")
+    assert (report.device, here.device) == (torch.cuda.get_device_name(DEVICE), "cpu")
+    assert report.file_bytes == out.stat().st_size <= 700
+    assert (report.before, report.after) == pytest.approx((here.before, here.after), abs=0.03)
 
 
 def test_training_for_bytes() -> None:

@@ -70,6 +70,16 @@ def test_numbers_out_of_range_are_told_before_the_work(settings: dict[str, Any],
         compress_file(tmp_path / "no file is read", tmp_path / "out.tailcut", data="digits", **settings)
 
 
+def test_a_size_that_cannot_be_had_is_told_before_images_are_read(file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="the file cannot have 40 bytes: with all numbers rounded away it has "):
+        compress_file(file, tmp_path / "b.tailcut", "folder:nowhere", max_bytes=40)
+
+
+def test_a_device_that_is_not_there_is_told_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="'nowhere'"):
+        compress_file(tmp_path / "no file is read", tmp_path / "b.tailcut", "digits", step=1.0, device="nowhere")
+
+
 def test_a_network_that_cannot_run_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a.tailcut").write_bytes(zero_file("lenet5", edits=[narrowed_alone("conv2")]))
     with pytest.raises(ArgumentError, match=r"cannot take images of shape .*channels"):

@@ -142,8 +142,7 @@ def compress(
         check_measurable(current_tensors(model))
     settings: dict[str, Any] = {"metadata": metadata, "registered": registered, "levels": levels}
     if max_bytes is not None:
-        with suppress(FineStepError):  # numbers beyond the coarsest step: what they do is told where they are run
-            check_least(lambda coarse: len(pack(model, dtype="quantized", step=coarse, **settings)[0]), max_bytes)
+        check_room(model, max_bytes, settings)
     count = usual_gradients(model) if num_gradients is None else num_gradients
     batches = first_inputs(loader, max(MAX_INPUTS, GRADIENT_BATCH * count))
     if sensitivity is None:
@@ -179,6 +178,18 @@ def check_goal(max_bytes: object, max_drop: float | None, step: object) -> None:
         checked_max_bytes(max_bytes)
     if step is not None:
         checked_step(step)
+
+
+def check_room(model: nn.Module, max_bytes: int, settings: Mapping[str, Any]) -> None:
+    """Raise `ArgumentError` if the file has more than `max_bytes` bytes even with all numbers rounded away.
+
+    Args:
+        model: the network.
+        max_bytes: the most bytes.
+        settings: of `pack`: what else lies in the file.
+    """
+    with suppress(FineStepError):  # numbers beyond the coarsest step: what they do is told where the network is run
+        check_least(lambda coarse: len(pack(model, dtype="quantized", step=coarse, **settings)[0]), max_bytes)
 
 
 def _check_metric(max_drop: object, evaluate: object) -> None:

@@ -10,16 +10,23 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.compression import compress, measure_sensitivity
-from tailcut.compression.compress import check_goal, usual_gradients
+from tailcut.compression.compress import check_goal, check_room, usual_gradients
 from tailcut.compression.fisher import GRADIENT_BATCH
 from tailcut.data import Dataset, Roots, open_dataset, split_off
 from tailcut.errors import ArgumentError
-from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, evaluate, run_forward, uses_batch_statistics
+from tailcut.evaluation.evaluate import (
+    PROGRESS_INTERVAL,
+    choose_device,
+    evaluate,
+    run_forward,
+    uses_batch_statistics,
+)
 from tailcut.evaluation.random_batches import network_inputs
 from tailcut.files import check_output_path
 from tailcut.format.open_network import open_network
 from tailcut.printing import Report
 from tailcut.runtime.progress import live_progress
+from tailcut.runtime.share import Share, device_name
 from tailcut.weights.planning.counts import check_positive
 
 METRICS = {"classification": "accuracy", "segmentation": "dice"}
@@ -44,6 +51,7 @@ class CompressFileReport(Report):
             checkpoint, if there are such.
         seconds: for all but the evaluation.
         threads: of torch.
+        device: where the network ran: a GPU's model, else "cpu".
     """
 
     source: str
@@ -59,6 +67,7 @@ class CompressFileReport(Report):
     settings: dict[str, Any]
     seconds: float
     threads: int
+    device: str
 
     def __str__(self) -> str:
         ratio = "" if self.compression_ratio is None else f" ({self.compression_ratio:,.1f} : 1)"
@@ -86,6 +95,7 @@ def compress_file(
     held_out: int = 1000,
     test_split: str | None = "",
     seed: int = 0,
+    device: str = "auto",
 ) -> CompressFileReport:
     """Write a file's network to fewer bytes; see `tailcut.compress`.
 
@@ -105,6 +115,7 @@ def compress_file(
         held_out: how many of the training images are kept for `max_drop`, and nothing else.
         test_split: what is evaluated at the end; "" the data set's test images, None nothing.
         seed: chooses the images, and what is drawn.
+        device: see `choose_device`.
 
     Raises:
         ArgumentError: the arguments exclude each other, do not fit the network, or no step does what is asked for.
@@ -113,7 +124,10 @@ def compress_file(
     """
     check_output_path(out)
     _check_numbers(max_bytes, max_drop, step, num_gradients)
-    network = open_network(source, model=model, arguments=arguments)
+    share = Share(choose_device(device))
+    network = open_network(source, model=model, arguments=arguments, device=share.device)
+    if max_bytes is not None:
+        check_room(network, max_bytes, {"levels": levels})
     train, test = _datasets(data, test_split, roots, download=download)
     metric = METRICS[train.task]
     train, judge = (train, None) if max_drop is None else split_off(train, held_out)
@@ -127,7 +141,7 @@ def compress_file(
         inputs,
         **goal,
         levels=levels,
-        evaluate=None if judge is None else _measure(judge, metric),
+        evaluate=None if judge is None else _measure(judge, metric, share),
         sensitivity=measure_sensitivity(network, inputs, num_gradients=count, seed=seed),
     )
     seconds = round(time.perf_counter() - start, 1)
@@ -135,10 +149,10 @@ def compress_file(
     settings |= {} if judge is None else {"held_out": held_out}
     settings |= {} if model is None else {"model": model, "arguments": dict(arguments or {})}
     sizes, judged = report.sizes, (data, None if test is None else test.split, metric)
-    before, after = (None if test is None else _measure(test, metric)(found) for found in (network, open_network(out)))
-    return CompressFileReport(
-        str(source), str(out), *sizes, *judged, before, after, settings, seconds, torch.get_num_threads()
-    )
+    ran_on = (torch.get_num_threads(), device_name(share.device))
+    networks = (network, open_network(out, device=share.device))
+    before, after = (None if test is None else _measure(test, metric, share)(found) for found in networks)
+    return CompressFileReport(str(source), str(out), *sizes, *judged, before, after, settings, seconds, *ran_on)
 
 
 def _check_numbers(max_bytes: int | None, max_drop: float | None, step: float | None, count: int | None) -> None:
@@ -166,5 +180,5 @@ def _inputs(network: nn.Module, dataset: Dataset, count: int, seed: int) -> list
     return inputs
 
 
-def _measure(dataset: Dataset, metric: str) -> Callable[[nn.Module], float]:
-    return lambda network: evaluate(network, dataset)[metric]
+def _measure(dataset: Dataset, metric: str, share: Share) -> Callable[[nn.Module], float]:
+    return lambda network: evaluate(network, dataset, share=share)[metric]

@@ -64,10 +64,11 @@ def test_a_file_of_the_size_that_was_asked_for(tailcut: Tailcut, file: Path, tmp
     assert outcome.code == 0
     assert list(outcome.json) == [
         *("source", "out", "file_bytes", "dense_bytes", "compression_ratio", "data", "split", "metric", "before"),
-        *("after", "settings", "seconds", "threads"),
+        *("after", "settings", "seconds", "threads", "device"),
     ]
     assert outcome.json["file_bytes"] == out.stat().st_size <= 20_000
     assert outcome.json["split"] == "test"
+    assert outcome.json["device"] in ("cpu", *(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())))
     assert 0 <= outcome.json["after"] <= 1
     assert load(out)(torch.zeros(1, 1, 28, 28)).shape == (1, 10)
     text = tailcut("compress", file, *words, "--no-test").out

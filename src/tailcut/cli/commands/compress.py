@@ -6,6 +6,7 @@ from tailcut.cli.parser import (
     Commands,
     add_command,
     add_data_roots,
+    add_device,
     add_levels,
     add_network,
     add_reading,
@@ -63,6 +64,7 @@ def add_parser(commands: Commands) -> None:
         "--no-test", dest="test_split", action="store_const", const=None, help="evaluate nothing at the end"
     )
     parser.add_argument("--seed", type=seed, default=0, metavar="N", help="seed that chooses the images (default: 0)")
+    add_device(parser)
 
 
 def run(arguments: argparse.Namespace) -> Report:

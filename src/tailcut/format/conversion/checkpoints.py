@@ -39,6 +39,10 @@ _REFUSED = "bytearray"
 _COUNTER = "num_batches_tracked"
 
 
+class _ProgramError(Exception):
+    """An archive holds a network's code as well as its weights."""
+
+
 def load_checkpoint(path: str | Path, model: nn.Module) -> None:
     """Fill `model` with the weights of a checkpoint (changes the module). On an error it is left as it was.
 
@@ -171,10 +175,11 @@ def read_torch_file(path: str | Path) -> Any:
             than a GiB and its own size.
     """
     try:
+        _check_is_no_program(path)
         expanded = expanded_bytes(path)
         if expanded <= max(MAX_EXPANDED_BYTES, Path(path).stat().st_size):
             return load_plain(path)
-    except OSError as error:
+    except (OSError, _ProgramError) as error:
         raise DataError(f"cannot read {path}: {error}") from error
     except Exception as error:
         # Errors of torch's readers on foreign bytes. Their text advises to load without
@@ -184,6 +189,18 @@ def read_torch_file(path: str | Path) -> Any:
             f"plain values ({type(error).__name__}); if it is a whole pickled module, save model.state_dict() instead"
         ) from error
     raise DataError(f"{path} is packed and expands to {expanded:,} bytes, at most {MAX_EXPANDED_BYTES:,} are read")
+
+
+def _check_is_no_program(path: str | Path) -> None:
+    """Raise `_ProgramError` for an archive of `torch.jit.save` or `torch.export.save`, which holds a program."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        names = {name.rpartition("/")[2] for name in archive.namelist()}
+    if "constants.pkl" in names and "data.pkl" in names:
+        raise _ProgramError("it is TorchScript, a program: save torch.jit.load(file).state_dict() with torch.save")
+    if "archive_format" in names:
+        raise _ProgramError("it is an exported program: save torch.export.load(file).state_dict with torch.save")
 
 
 def load_plain(file: str | Path | IO[bytes], device: str = "cpu") -> Any:
