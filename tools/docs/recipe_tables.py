@@ -14,7 +14,8 @@ from tailcut.inputs import BlockDCT, Selection, replace_stem, use_ycbcr
 from tailcut.reports import read_records, same_training
 from tailcut.runs import Result
 from tailcut.structure import create_model, example_shape
-from tailcut.training.recipe.schema import InputsSection, Recipe
+from tailcut.training.recipe.fields import ModelSection
+from tailcut.training.recipe.schema import InputsSection, PruningSection, Recipe
 from tailcut.training.recipe.toml_files import load_recipe, shipped_recipes
 from tools.docs.comparisons import mean_and_spread
 from tools.docs.markdown import counted, duration, markdown_table, percent
@@ -60,8 +61,8 @@ def cells(recipe: Recipe, runs: Sequence[Result]) -> list[str]:
     paper = recipe.paper.metrics.get(metric) if recipe.paper is not None and not recipe.paper.why_not else None
     # What was trained may differ from the recipe as it stands now (`--set`, or the recipe was changed since).
     trained = Recipe.model_validate(runs[0].recipe) if runs else recipe
-    dense = dense_size(trained.model_dump_json())
-    left = pruned_size(trained.model_dump_json())
+    dense = dense_size(trained)
+    left = pruned_size(trained)
     size = dense if recipe.pruning is None else left
     parameters = "" if size is None else f"{size[0]:,}"
     macs = "" if dense is None else macs_text(trained, dense[1])
@@ -103,7 +104,7 @@ def macs_text(recipe: Recipe, macs: int) -> str:
         return before
     if recipe.pruning.macs_ratio is not None:
         return f"at most {recipe.pruning.macs_ratio * macs / 1e6:,.0f} M of {before}"
-    left = pruned_size(recipe.model_dump_json())
+    left = pruned_size(recipe)
     return f"{before} before pruning" if left is None else f"{left[1] / 1e6:,.0f} M of {before}"
 
 
@@ -113,19 +114,25 @@ def image_side(recipe: Recipe) -> int:
     return int(size.rpartition("/")[2]) if size else SIDES[kind]
 
 
-@functools.cache
-def dense_size(recipe_json: str) -> tuple[int, int] | None:
-    """Parameters and MACs for one image, before pruning; None for detectors, whose inputs have no one size.
-
-    Takes the recipe as JSON, so that each is counted once. Counted on the meta device: neither memory nor time.
-    """
-    recipe = Recipe.model_validate_json(recipe_json)
+def dense_size(recipe: Recipe) -> tuple[int, int] | None:
+    """Parameters and MACs for one image, before pruning; None for detectors, whose inputs have no one size."""
     if recipe.detection is not None:
         return None
+    inputs = "" if recipe.inputs is None else recipe.inputs.model_dump_json()
+    return _dense_size(recipe.model.model_dump_json(), inputs, image_side(recipe))
+
+
+@functools.cache
+def _dense_size(model_json: str, inputs_json: str, side: int) -> tuple[int, int] | None:
+    """Count a network for images of `side` pixels, read as `inputs_json` says if it is not empty.
+
+    Takes the sections as JSON, so that each network is counted once. Counted on the meta device, without memory.
+    """
+    section = ModelSection.model_validate_json(model_json)
     with torch.device("meta"):
-        model = create_model(recipe.model.name, **recipe.model.arguments)
-    side = image_side(recipe)
-    shape = (1, 3, side, side) if recipe.inputs is None else _read_channels(model, recipe.inputs, side)
+        model = create_model(section.name, **section.arguments)
+    inputs = InputsSection.model_validate_json(inputs_json) if inputs_json else None
+    shape = (1, 3, side, side) if inputs is None else _read_channels(model, inputs, side)
     if shape is None:
         return None
     return count_parameters(model), count_macs(model, torch.empty(shape, device="meta")).total
@@ -137,31 +144,35 @@ def macs_left(recipe: Recipe) -> float:
     Raises:
         ValueError: the recipe does not prune by rates.
     """
-    written = recipe.model_dump_json()
-    before, after = dense_size(written), pruned_size(written)
+    before, after = dense_size(recipe), pruned_size(recipe)
     if before is None or after is None:
         raise ValueError(f"{recipe.name} does not prune by rates")
     return after[1] / before[1]
 
 
+def pruned_size(recipe: Recipe) -> tuple[int, int] | None:
+    """Parameters and MACs for one image of what a recipe with rates leaves; None for others."""
+    if recipe.pruning is None or recipe.pruning.rates is None or recipe.inputs is not None:
+        return None
+    pruning = recipe.pruning.model_dump_json(include={"rates", "min_channels", "round_to"})
+    return _pruned_size(recipe.model.model_dump_json(), pruning, image_side(recipe))
+
+
 @functools.cache
-def pruned_size(recipe_json: str) -> tuple[int, int] | None:
-    """Parameters and MACs for one image of what a recipe with rates leaves; None for others.
+def _pruned_size(model_json: str, pruning_json: str, side: int) -> tuple[int, int]:
+    """Prune a network that reads images of `side` pixels, and count what is left.
 
     Rates fix how many channels stay, whatever their scores, so any scores do.
     """
-    recipe = Recipe.model_validate_json(recipe_json)
-    if recipe.pruning is None or recipe.pruning.rates is None or recipe.inputs is not None:
-        return None
-    model = create_model(recipe.model.name, **recipe.model.arguments)
+    section, pruning = ModelSection.model_validate_json(model_json), PruningSection.model_validate_json(pruning_json)
+    model = create_model(section.name, **section.arguments)
     scores = {
         name: torch.arange(len(module.weight))
         for name, module in model.named_modules()
         if isinstance(module, (nn.Conv2d, nn.Linear))
     }
-    rates = list(recipe.pruning.rates) if isinstance(recipe.pruning.rates, tuple) else recipe.pruning.rates
-    side = image_side(recipe)
-    least, multiple = recipe.pruning.min_channels, recipe.pruning.round_to
+    rates = list(pruning.rates) if isinstance(pruning.rates, tuple) else pruning.rates
+    least, multiple = pruning.min_channels, pruning.round_to
     report = prune(model, torch.zeros(1, 3, side, side), scores, rates, min_channels=least, round_to=multiple)
     return report.parameters_after, report.macs_after
 

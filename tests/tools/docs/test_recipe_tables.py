@@ -132,17 +132,16 @@ def test_networks_are_counted_as_they_are_trained() -> None:
     model = replace_stem(create_model("resnet18", num_classes=10), 24, image_size=224)
     macs = count_macs(model, torch.zeros(1, 24, 28, 28)).total
     recipe = load_recipe("imagenette-resnet18-dct24")
-    assert recipe_tables.dense_size(recipe.model_dump_json()) == (count_parameters(model), macs)
+    assert recipe_tables.dense_size(recipe) == (count_parameters(model), macs)
 
 
 def test_colours_change_no_size() -> None:
     one, other = (
-        recipe_tables.dense_size(load_recipe(f"imagenette-resnet18-{name}").model_dump_json())
-        for name in ("rgb112", "ycbcr112")
+        recipe_tables.dense_size(load_recipe(f"imagenette-resnet18-{name}")) for name in ("rgb112", "ycbcr112")
     )
     assert one is not None
     assert one == other
-    assert recipe_tables.dense_size(load_recipe("mask-rcnn-rgb").model_dump_json()) is None
+    assert recipe_tables.dense_size(load_recipe("mask-rcnn-rgb")) is None
 
 
 def test_pruned_networks_say_what_is_known() -> None:
@@ -158,9 +157,9 @@ def test_pruned_networks_say_what_is_known() -> None:
 def test_rates_say_what_is_left() -> None:
     """The oracle is the record of the training, whose network was pruned by its scores."""
     (result,) = (result for result in read_records(RECORDS) if result.name == "resnet56-tuned")
-    left = recipe_tables.pruned_size(Recipe.model_validate(result.recipe).model_dump_json())
+    left = recipe_tables.pruned_size(Recipe.model_validate(result.recipe))
     assert left is not None
     assert left[0] == result.num_parameters
     line = dict(zip(HEADER, recipe_tables.cells(load_recipe("resnet56-tuned"), []), strict=True))
     assert (line["parameters"], line["MACs"]) == ("659,719", f"{left[1] / 1e6:,.0f} M of 125 M")
-    assert recipe_tables.pruned_size(load_recipe("resnet20-l1").model_dump_json()) is None
+    assert recipe_tables.pruned_size(load_recipe("resnet20-l1")) is None
