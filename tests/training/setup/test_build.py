@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tailcut.data import open_dataset, split_off
-from tailcut.errors import RecipeError
+from tailcut.errors import DataNotFoundError, RecipeError
 from tailcut.execution import FusedNetwork
 from tailcut.format import load, save
 from tailcut.structure import create_model, image_size
@@ -290,6 +290,36 @@ def test_a_missing_teacher_names_its_key(make_recipe: MakeRecipe) -> None:
     with pytest.raises(RecipeError, match=r"distillation.teacher: .*nowhere"):
         load_teacher(make_recipe("distillation.teacher=nowhere"), torch.device("cpu"))
     assert load_teacher(make_recipe(), torch.device("cpu")) is None
+
+
+def test_a_checkpoint_of_another_model_teaches(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    model, inputs = create_model("lenet5", conv_relu=True).eval(), torch.rand(2, 1, 28, 28)
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "trained.pth")
+    named = "distillation.model={name='lenet5', arguments={conv_relu=true}}"
+    for source in (f"{tmp_path}/trained.pth", "data:trained.pth"):
+        recipe = make_recipe(f"distillation.teacher={source}", named)
+        teacher = load_teacher(recipe, torch.device("cpu"), roots=[tmp_path])
+        assert teacher is not None
+        torch.testing.assert_close(teacher(inputs), model(inputs))
+
+
+def test_mistakes_about_a_teachers_model_name_its_key(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    torch.save(create_model("lenet5").state_dict(), tmp_path / "trained.pth")
+    trained, device = f"distillation.teacher={tmp_path}/trained.pth", torch.device("cpu")
+    zoo = "distillation.teacher=zoo:lenet5-776"
+    for changes, message in (
+        ([trained], r"is no \.tailcut file: name the model of its weights as distillation\.model"),
+        ([trained, "distillation.model.name=nothing"], "nothing"),
+        ([trained, "distillation.model.name=lenet300"], "lenet300|fc"),
+        ([trained, "distillation.model={name='lenet5', arguments={size=3}}"], "size"),
+        ([zoo, "distillation.model.name=lenet5"], r"names its model itself: leave out distillation\.model"),
+    ):
+        with pytest.raises(RecipeError, match=rf"distillation\.teacher: .*({message})"):
+            load_teacher(make_recipe(*changes), device)
+    with pytest.raises(DataNotFoundError, match=r"distillation\.teacher: .*trained\.pth"):
+        load_teacher(make_recipe("distillation.teacher=data:trained.pth"), device, roots=[tmp_path / "nowhere"])
+    with pytest.raises(RecipeError, match=r"distillation\.model: the teacher 'start' is of the recipe's own model"):
+        make_recipe("start.file=zoo:lenet300-ref", "distillation.teacher=start", "distillation.model.name=lenet300")
 
 
 def test_a_classifier_is_told_a_size_that_is_not_its_familys(make_recipe: MakeRecipe) -> None:

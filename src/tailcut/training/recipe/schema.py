@@ -297,12 +297,15 @@ class DistillationSection(RecipeSection):
 
     Attributes:
         teacher: `zoo:NAME`, a .tailcut file, a finished run folder, `run:NAME` (the run folder of that name beside
-            this run's), or `start`: the network of the `start` section as it was before anything was removed.
+            this run's), or a torch checkpoint, for which `data:PATH` is searched under the data roots; or `start`: the
+            network of the `start` section as it was before anything was removed.
+        model: of a teacher that is a torch checkpoint: the registered model that its weights fit.
         temperature: both outputs are divided by it before the softmax.
         weight: weight of the teacher's part of the loss; that of the labels' part is 1 - weight.
     """
 
     teacher: str
+    model: ModelSection | None = None
     temperature: Annotated[float, Field(gt=0)] = 4.0
     weight: Fraction = 0.7
 
@@ -407,6 +410,8 @@ class Recipe(RecipeSection):
             raise ValueError("regularization.num_drawn takes no [schedule]: a tail of coefficients drawn is no tail")
         if self.distillation is not None and self.distillation.teacher == "start" and not self._goes_on():
             raise ValueError("distillation.teacher 'start' needs a [start] section")
+        if self.distillation is not None and self.distillation.teacher == "start" and self.distillation.model:
+            raise ValueError("distillation.model: the teacher 'start' is of the recipe's own model; leave it out")
         if self.stage and (self.training.loss == "gan" or self.detection is not None):
             raise ValueError("stage: a gan and a detector cannot go on from another network, and so have no stages")
         check_stages(self.stage)

@@ -8,18 +8,24 @@ import torch
 from torch import nn
 
 from tailcut.data import Dataset, Roots, split_off
-from tailcut.errors import ArgumentError, RecipeError, StructureError, TailcutError
+from tailcut.errors import ArgumentError, DataNotFoundError, RecipeError, StructureError, TailcutError
 from tailcut.evaluation.evaluate import runnable
 from tailcut.evaluation.pixel_inputs import image_shape
-from tailcut.format import load
-from tailcut.runs import Run, packed_network
+from tailcut.format.open_network import is_tailcut_file, open_network
+from tailcut.runs import Run
 from tailcut.structure import set_class_names, set_image_size
 from tailcut.training.batches import generator
 from tailcut.training.recipe.fields import check_unused
-from tailcut.training.recipe.schema import LrScheduleSection, OptimizerSection, Recipe, ScheduleSection
+from tailcut.training.recipe.schema import (
+    DistillationSection,
+    LrScheduleSection,
+    OptimizerSection,
+    Recipe,
+    ScheduleSection,
+)
 from tailcut.training.recipe.sections import GENERATIVE
 from tailcut.training.setup.build_generation import build_gan, check_generative
-from tailcut.training.setup.initial_network import fresh_network, parent
+from tailcut.training.setup.initial_network import find_network, fresh_network, parent
 from tailcut.training.setup.initialization import regularized
 from tailcut.weights import TailTruncation, norm_counts, truncate_norms, truncated_tensors
 from tailcut.weights.schedule import ratio_target
@@ -309,10 +315,11 @@ def load_teacher(
     Args:
         recipe: the recipe.
         device: where the teacher shall be.
-        roots: data roots, for the network of the `start` section.
+        roots: data roots, for `data:PATH` and the network of the `start` section.
         beside: the run that `run:NAME` lies beside.
 
     Raises:
+        DataNotFoundError: the file `data:PATH` lies under no data root.
         RecipeError: the teacher cannot be loaded.
     """
     if recipe.distillation is None:
@@ -320,9 +327,23 @@ def load_teacher(
     if recipe.distillation.teacher == "start":
         teacher = parent(recipe, roots=roots, beside=beside)
     else:
-        try:
-            teacher = load(packed_network(recipe.distillation.teacher, beside=beside))
-        except (TailcutError, OSError) as error:
-            raise RecipeError(f"distillation.teacher: {error}") from error
+        teacher = _open_teacher(recipe.distillation, roots, beside)
     is_dense = recipe.training.precision != "fp32" or device.type != "cpu"
     return runnable(teacher, device, dense=is_dense).requires_grad_(False)
+
+
+def _open_teacher(section: DistillationSection, roots: Roots, beside: Run | None) -> nn.Module:
+    key, model = "distillation.teacher", section.model
+    try:
+        source = find_network(section.teacher, key, roots, beside)
+        if not is_tailcut_file(source) and model is None:
+            raise ArgumentError(f"{source} is no .tailcut file: name the model of its weights as distillation.model")
+        if is_tailcut_file(source) and model is not None:
+            raise ArgumentError(f"{source} names its model itself: leave out distillation.model")
+        if model is None:
+            return open_network(source)
+        return open_network(source, model=model.name, arguments=model.arguments)
+    except DataNotFoundError:  # no defect of the recipe: tables leave such a row out
+        raise
+    except (TailcutError, OSError, TypeError) as error:
+        raise RecipeError(f"{key}: {error}") from error

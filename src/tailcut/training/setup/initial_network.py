@@ -35,12 +35,12 @@ def needs_start(recipe: Recipe) -> bool:
     return recipe.start is not None or recipe.inputs is not None or recipe.pruning is not None
 
 
-def sources(recipe: Recipe) -> list[str]:
+def sources(recipe: Recipe, *, with_teachers: bool = True) -> list[str]:
     """Return the networks that a recipe and its stages start or learn from: files, `run:NAME`, `zoo:NAME`, `start`."""
     named: list[str] = []
     for training in (recipe, *stages_of(recipe).values()):
         named += [training.start.file] if training.start is not None else []
-        named += [training.distillation.teacher] if training.distillation is not None else []
+        named += [training.distillation.teacher] if with_teachers and training.distillation is not None else []
         named += [training.detection.backbone] if training.detection and training.detection.backbone else []
     return [source for source in dict.fromkeys(named) if not source.startswith(STAGE_PREFIX)]
 
@@ -52,9 +52,12 @@ def needed_runs(recipe: Recipe) -> list[str]:
 
 
 def check_data_files(recipe: Recipe, roots: Roots = None) -> None:
-    """Raise `DataNotFoundError` if the file `data:PATH` that a recipe's `start` section names lies nowhere."""
-    if recipe.start is not None and recipe.start.file.startswith(DATA_PREFIX):
-        _find(recipe.start.file, roots, None)
+    """Raise `DataNotFoundError` if a file `data:PATH` that a recipe starts or learns from lies nowhere."""
+    named = {} if recipe.start is None else {"start.file": recipe.start.file}
+    named |= {} if recipe.distillation is None else {"distillation.teacher": recipe.distillation.teacher}
+    for key, file in named.items():
+        if file.startswith(DATA_PREFIX):
+            find_network(file, key, roots)
 
 
 def initial_network(job: Job, dataset: Dataset) -> nn.Module | None:
@@ -140,7 +143,7 @@ def parent(recipe: Recipe, *, roots: Roots = None, beside: Run | None = None) ->
         raise RecipeError("start: there is no such section")
     name = recipe.model.name
     try:
-        source = _find(recipe.start.file, roots, beside)
+        source = find_network(recipe.start.file, "start.file", roots, beside)
         if is_tailcut_file(source):
             model = load(source)
         else:
@@ -178,13 +181,19 @@ def _transform(section: InputsSection) -> BlockDCT | YCbCrPixels:
     return BlockDCT(_selection(section.channels), chroma=section.chroma)
 
 
-def _find(file: str, roots: Roots, beside: Run | None) -> str | Path:
+def find_network(file: str, key: str, roots: Roots, beside: Run | None = None) -> str | Path:
+    """Return where the network lies that a recipe's `key` names; `file` as it is if it is no `data:`, no `run:`.
+
+    Raises:
+        ArgumentError: there is no such run beside `beside`.
+        DataNotFoundError: `data:PATH` lies under no data root.
+    """
     if not file.startswith(DATA_PREFIX):
         return packed_network(file, beside=beside)
     try:
         return find_file(file.removeprefix(DATA_PREFIX), roots=roots)
     except DataNotFoundError as error:
-        raise DataNotFoundError(f"start.file: {error}") from error
+        raise DataNotFoundError(f"{key}: {error}") from error
 
 
 def _selection(channels: int | tuple[int, ...] | str) -> Selection:
