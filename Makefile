@@ -6,6 +6,7 @@
 #   WORKERS=4                        test processes (default: one per core, at most 4)
 #   TESTS="tests/data -k mnist"      what `make test` runs (default: everything)
 #   VERSIONS="3.13:2.15.*"           pairs of Python and torch for `make check-versions`
+#   SLOWEST=15                       how many of the slowest tests `make test` lists
 #   MINUTES=10                       how long `make fuzz` goes on, all targets together
 #   TAILCUT_DATA=/data               folders with real data sets, separated by ":"
 
@@ -14,6 +15,7 @@ PYTHON ?= $(shell for candidate in python3.11 python3 python3.12 python3.13; do 
 TORCH_INDEX ?=
 WORKERS ?= auto
 TESTS ?=
+SLOWEST ?= 15
 MINUTES ?= 10
 # The lowest and the newest torch that pyproject.toml allows, and all Pythons that it names.
 VERSIONS ?= 3.11:2.11.* 3.12:2.15.* 3.13:2.15.*
@@ -57,7 +59,7 @@ demo: setup  ## train, pack, load and run a small network, in a few minutes and 
 	@$(BIN)/python demo.py
 
 test: setup  ## run all tests (real data too, where TAILCUT_DATA points to it)
-	@$(PYTEST) -n $(WORKERS) --maxprocesses 4 --dist loadfile --durations=15 $(TESTS)
+	@$(PYTEST) -n $(WORKERS) --maxprocesses 4 --dist loadfile --durations=$(SLOWEST) $(TESTS)
 
 test-fast: setup  ## run the tests of the core, without those marked slow, in under two minutes on two cores
 	@$(PYTEST) -q -n $(WORKERS) --maxprocesses 4 --dist loadfile -m "not slow" $(QUICK)
