@@ -74,9 +74,10 @@ def _sizes(rows: list[Row]) -> Table:
 def _size_rows(name: str, model: nn.Module) -> list[Row]:
     state = {key: value.detach() for key, value in model.state_dict().items() if value.is_floating_point()}
     rows: list[Row] = []
+    known: dict[int, tuple[int, float]] = {}
     for peer, (num_bytes, restored) in _peers(state).items():
         error = _error(state, restored)
-        own, just = _own_bytes(model, state, error)
+        own, just = _own_bytes(model, state, error, known)
         rows.append(
             {
                 "network": name,
@@ -154,24 +155,27 @@ def _error(state: dict[str, Tensor], restored: dict[str, Tensor]) -> float:
     return math.sqrt(squares / sum(float(state[key].double().square().sum()) for key in weights))
 
 
-def _own_bytes(model: nn.Module, state: dict[str, Tensor], error: float) -> tuple[int | None, float | None]:
+def _own_bytes(
+    model: nn.Module, state: dict[str, Tensor], error: float, known: dict[int, tuple[int, float]]
+) -> tuple[int | None, float | None]:
     """Return the bytes of the file with the coarsest step whose error is at most that, and those at just that error.
 
-    The latter are estimated between two steps. None: no step is so fine.
+    The latter are estimated between two steps. None: no step is so fine. `known` has bytes and errors of steps that
+    were tried, and is added to.
     """
     low, high = FINEST, COARSEST
-    found: dict[int, tuple[int, float]] = {}
     while low < high:
         middle = (low + high + 1) // 2
         try:
-            found[middle] = _bytes_and_error(model, state, middle)
+            if middle not in known:
+                known[middle] = _bytes_and_error(model, state, middle)
         except ArgumentError:  # too fine for the largest numbers
             low = middle
             continue
-        low, high = (middle, high) if found[middle][1] <= error else (low, middle - 1)
-    if low not in found:
+        low, high = (middle, high) if known[middle][1] <= error else (low, middle - 1)
+    if low not in known:
         return None, None
-    (fine, least), (coarse, most) = found[low], found.get(low + 1) or _bytes_and_error(model, state, low + 1)
+    (fine, least), (coarse, most) = known[low], known.get(low + 1) or _bytes_and_error(model, state, low + 1)
     part = math.log(error / least) / math.log(most / least)
     return fine, fine * (coarse / fine) ** part
 

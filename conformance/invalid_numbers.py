@@ -133,7 +133,9 @@ def quantized() -> Iterator[Named]:
         yield f"quantized-coefficients-{transform}", "quantized-transform", sound(transform)
     yield "quantized-kernel", "quantized-transform", sound(3, name="bias")
     yield "quantized-infinite", "quantized-finite", sound(1, 80, 100, name="bias")
-    wide = named(CHAIN, arguments=[(0, [512, 400])], types={"layer0.weight": 10})
+    # Its payload is that of another; none of its own numbers is coded before.
+    none = {"layer0.weight": (0, -32, 0, 0)}
+    wide = named(CHAIN, arguments=[(0, [512, 400])], types={"layer0.weight": 10}, parameters=none)
     yield "quantized-claims", "quantized-claims", replace(wide, payloads=[payload, *wide.payloads[1:]])
     yield "quantized-wholes", "quantized-whole", own("counters", types={"many": 11})
     small = own("own", types={"kept.small": 11}, numbers={"kept.small": [-129, 0, 0]})
