@@ -20,7 +20,7 @@ from tailcut.errors import ArgumentError
 from tailcut.files import check_output_path, write_atomically
 from tailcut.format.container.contents import decode
 from tailcut.format.container.streams import decode_values
-from tailcut.format.network.tensors import current_tensors, network_tensors
+from tailcut.format.network.tensors import NetworkTensors, current_tensors, network_tensors
 from tailcut.format.network.verification import check_not_wrapped, warn_of_wrapper
 from tailcut.format.quantization import Rounding, completed, finest_eighth, types_of_others
 from tailcut.format.quantized import Coded
@@ -137,12 +137,9 @@ def compress(
     check_goal(max_bytes, max_drop, step)
     _check_metric(max_drop, evaluate)
     check_output_path(path)  # the rest takes up to hours
-    check_not_shared("rounding", current_tensors(model).named())
-    if sensitivity is None:
-        check_measurable(current_tensors(model))
+    _check_tensors(current_tensors(model), is_measured=sensitivity is None)
     settings: dict[str, Any] = {"metadata": metadata, "registered": registered, "levels": levels}
-    if max_bytes is not None:
-        check_room(model, max_bytes, settings)
+    check_room(model, max_bytes, settings)
     count = usual_gradients(model) if num_gradients is None else num_gradients
     batches = first_inputs(loader, max(MAX_INPUTS, GRADIENT_BATCH * count))
     if sensitivity is None:
@@ -180,16 +177,25 @@ def check_goal(max_bytes: object, max_drop: float | None, step: object) -> None:
         checked_step(step)
 
 
-def check_room(model: nn.Module, max_bytes: int, settings: Mapping[str, Any]) -> None:
+def check_room(model: nn.Module, max_bytes: int | None, settings: Mapping[str, Any]) -> None:
     """Raise `ArgumentError` if the file has more than `max_bytes` bytes even with all numbers rounded away.
 
     Args:
         model: the network.
-        max_bytes: the most bytes.
+        max_bytes: the most bytes; None for any number.
         settings: of `pack`: what else lies in the file.
     """
+    if max_bytes is None:
+        return
     with suppress(FineStepError):  # numbers beyond the coarsest step: what they do is told where the network is run
         check_least(lambda coarse: len(pack(model, dtype="quantized", step=coarse, **settings)[0]), max_bytes)
+
+
+def _check_tensors(tensors: NetworkTensors, *, is_measured: bool) -> None:
+    """Raise `ArgumentError` unless the network's numbers can be rounded, and first measured if they are to be."""
+    check_not_shared("rounding", tensors.named())
+    if is_measured:
+        check_measurable(tensors)
 
 
 def _check_metric(max_drop: object, evaluate: object) -> None:

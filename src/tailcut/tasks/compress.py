@@ -126,8 +126,7 @@ def compress_file(
     _check_numbers(max_bytes, max_drop, step, num_gradients)
     share = Share(choose_device(device))
     network = open_network(source, model=model, arguments=arguments, device=share.device)
-    if max_bytes is not None:
-        check_room(network, max_bytes, {"levels": levels})
+    check_room(network, max_bytes, {"levels": levels})
     train, test = _datasets(data, test_split, roots, download=download)
     metric = METRICS[train.task]
     train, judge = (train, None) if max_drop is None else split_off(train, held_out)
