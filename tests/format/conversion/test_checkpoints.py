@@ -353,9 +353,9 @@ def test_an_archive_with_a_name_in_no_alphabet_is_damaged(tmp_path: Path) -> Non
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 def test_a_program_is_told_from_weights(tmp_path: Path) -> None:
     torch.jit.script(filled()).save(tmp_path / "a.pt")
-    with pytest.raises(DataError, match=r"a\.pt: it is TorchScript, a program: .*\.state_dict\(\)"):
+    with pytest.raises(DataError, match=r"a\.pt: it is TorchScript, a program: save the state_dict"):
         read_torch_file(tmp_path / "a.pt")
     program = torch.export.export(filled().eval(), (torch.rand(2, 3, 4, 4),))
     torch.export.save(program, tmp_path / "a.pt2")
-    with pytest.raises(DataError, match=r"a\.pt2: it is an exported program: .*\.state_dict"):
+    with pytest.raises(DataError, match=r"a\.pt2: it is an exported program: save the state_dict"):
         read_torch_file(tmp_path / "a.pt2")

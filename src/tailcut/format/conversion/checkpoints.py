@@ -198,9 +198,9 @@ def _check_is_no_program(path: str | Path) -> None:
     with zipfile.ZipFile(path) as archive:
         names = {name.rpartition("/")[2] for name in archive.namelist()}
     if "constants.pkl" in names and "data.pkl" in names:
-        raise _ProgramError("it is TorchScript, a program: save torch.jit.load(file).state_dict() with torch.save")
+        raise _ProgramError("it is TorchScript, a program: save the state_dict of what torch.jit.load gives")
     if "archive_format" in names:
-        raise _ProgramError("it is an exported program: save torch.export.load(file).state_dict with torch.save")
+        raise _ProgramError("it is an exported program: save the state_dict of what torch.export.load gives")
 
 
 def load_plain(file: str | Path | IO[bytes], device: str = "cpu") -> Any:
