@@ -23,7 +23,7 @@ from tailcut.training.experiments.definition import load_experiment, shipped_exp
 from tailcut.training.experiments.sweep import find_results
 from tailcut.training.recipe.schema import Recipe
 from tailcut.training.recipe.toml_files import changed_since, load_recipe, shipped_recipes
-from tailcut.training.setup.initial_network import sources
+from tailcut.training.setup.initial_network import needed_runs, sources
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 ZOO_BYTES = 2_000_000  # a larger network does not ship
@@ -118,14 +118,10 @@ def _same_settings(run: Run, result: Result, recipe: Recipe) -> bool:
 
 
 def is_ours(recipe: Recipe) -> bool:
-    """Return whether no weights of another's training went into the network, as start or backbone.
-
-    A teacher gives answers to learn, as a data set does.
-    """
-    given = sources(recipe, with_teachers=False)
-    runs = [source.removeprefix(RUN_PREFIX) for source in given if source.startswith(RUN_PREFIX)]
+    """Return whether no file of another's training went into the network, as start, teacher or backbone."""
+    given = [source for source in sources(recipe) if source != "start"]
     return all(source.startswith((RUN_PREFIX, ZOO_PREFIX)) for source in given) and all(
-        is_ours(load_recipe(needed)) for needed in runs
+        is_ours(load_recipe(needed)) for needed in needed_runs(recipe)
     )
 
 

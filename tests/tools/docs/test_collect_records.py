@@ -13,7 +13,6 @@ from tailcut.errors import ArgumentError, DataError
 from tailcut.reports import same_training
 from tailcut.runs import Run, read_result
 from tailcut.training.experiments.definition import load_experiment, trials_of
-from tailcut.training.recipe.schema import Recipe
 from tailcut.training.recipe.toml_files import load_recipe
 from tools.docs import collect_records
 
@@ -108,13 +107,6 @@ def test_an_experiment_s_finished_runs(tmp_path: Path) -> None:
 )
 def test_whose_network_it_is(name: str, ours: bool) -> None:
     assert is_ours(load_recipe(name)) is ours
-
-
-def test_a_teacher_gives_answers_and_no_weights() -> None:
-    recipe = load_recipe("lenet5-776")
-    taught = recipe.model_dump() | {"distillation": {"teacher": "data:a.pth", "model": {"name": "lenet5"}}}
-    assert is_ours(Recipe.model_validate(taught))
-    assert not is_ours(Recipe.model_validate(taught | {"start": {"file": "data:a.pth"}}))
 
 
 def test_bad_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

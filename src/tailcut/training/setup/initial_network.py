@@ -35,12 +35,12 @@ def needs_start(recipe: Recipe) -> bool:
     return recipe.start is not None or recipe.inputs is not None or recipe.pruning is not None
 
 
-def sources(recipe: Recipe, *, with_teachers: bool = True) -> list[str]:
+def sources(recipe: Recipe) -> list[str]:
     """Return the networks that a recipe and its stages start or learn from: files, `run:NAME`, `zoo:NAME`, `start`."""
     named: list[str] = []
     for training in (recipe, *stages_of(recipe).values()):
         named += [training.start.file] if training.start is not None else []
-        named += [training.distillation.teacher] if with_teachers and training.distillation is not None else []
+        named += [training.distillation.teacher] if training.distillation is not None else []
         named += [training.detection.backbone] if training.detection and training.detection.backbone else []
     return [source for source in dict.fromkeys(named) if not source.startswith(STAGE_PREFIX)]
 
