@@ -247,3 +247,21 @@ def test_mutants_of_checkpoints_get_behind_the_archive() -> None:
             found["refused"] += 1
     assert found["sound"] > 270
     assert 60 < found["read"] < 200
+
+
+def test_an_archive_that_zipfile_cannot_read_is_changed_blindly() -> None:
+    """A member that is encrypted and has no name: zipfile looks at the end of that name for its message."""
+    content = bytearray(checkpoints.archived([("a", b"x")]))
+    directory = content.index(b"PK\1\2")
+    content[directory + 8] |= 1  # encrypted
+    for length, name in ((directory + 28, directory + 46), (26, 30)):  # in the directory, and before the member
+        content[length] = 0
+        del content[name]
+    end = content.index(b"PK\5\6")
+    content[end + 12] -= 1  # bytes of the directory
+    content[end + 16] -= 1  # where it begins
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        (entry,) = archive.infolist()
+        assert (entry.filename, entry.flag_bits & 1) == ("", 1)
+    made = {checkpoints.mutate(bytes(content), random.Random(seed)) for seed in range(20)}
+    assert len(made) > 15
