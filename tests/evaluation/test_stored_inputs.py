@@ -260,6 +260,7 @@ def test_a_recipe_goes_on_with_a_network_of_channels(root: Path, tmp_path: Path)
         (("inputs=",), "needs a network on frequency channels"),
         (("inputs={ pixels = 'ycbcr' }",), "needs a network on frequency channels"),
         (("data.augmentation.shift=2",), "takes no augmentation.shift"),
+        (("data.augmentation.cutout=8",), "takes no augmentation.cutout"),
         (("data.coarse.fraction=0.5",), "takes no coarse"),
         (("data.strict=false",), "takes no strict = false"),
         (("training.loss=dice_bce",), "is for networks of classes"),

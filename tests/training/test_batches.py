@@ -12,11 +12,12 @@ from scipy import ndimage
 from tailcut.data import Dataset, InMemoryDataset, open_dataset, split_off
 from tailcut.data.workers import Workers
 from tailcut.errors import ArgumentError
-from tailcut.training.batches import augment, batches, coarsen, generator, shift
+from tailcut.training.batches import augment, batches, coarsen, cutout, generator, shift
 from tailcut.training.recipe.sections import AugmentationSection
 
 NOTHING = AugmentationSection()
 EVERYTHING = AugmentationSection(shift=3, flip=True)
+HIDING = AugmentationSection(shift=3, flip=True, cutout=3)
 
 
 def numbered(num: int) -> InMemoryDataset:
@@ -54,7 +55,7 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
 @pytest.mark.parametrize("num_processes", [2, 4])
 def test_processes_share_what_one_process_sees(num_processes: int) -> None:
     data = numbered(18)
-    settings = {"batch_size": 4, "seed": 1, "epoch": 3, "augmentation": EVERYTHING}
+    settings = {"batch_size": 4, "seed": 1, "epoch": 3, "augmentation": HIDING}
     whole = list(batches(data, **settings))  # type: ignore[arg-type]
     parts = [
         list(batches(data, rank=rank, num_processes=num_processes, **settings))  # type: ignore[arg-type]
@@ -77,6 +78,36 @@ def test_a_shift_agrees_with_scipy(down: int, right: int) -> None:
     moved = shift(image, torch.tensor([[down, right]]))
     expected = ndimage.shift(image[0].numpy(), (0, down, right), order=0, mode="constant", cval=0.0)
     np.testing.assert_array_equal(moved[0].numpy(), expected)
+
+
+@given(st.integers(0, 5), st.integers(0, 4), st.integers(1, 5))
+def test_a_hidden_square_is_the_mean_and_the_rest_stays(row: int, column: int, side: int) -> None:
+    image = torch.rand(1, 2, 6, 5, generator=torch.Generator().manual_seed(0))
+    expected = image.numpy().copy()
+    before, after = side // 2, side - side // 2
+    square = slice(max(row - before, 0), row + after), slice(max(column - before, 0), column + after)
+    expected[0, :, *square] = image.numpy().mean((2, 3))[0][:, None, None]
+    np.testing.assert_allclose(cutout(image, torch.tensor([[row, column]]), side).numpy(), expected, rtol=1e-6)
+
+
+def test_squares_lie_anywhere_and_hide_alike_in_all_channels() -> None:
+    ramp = torch.arange(30.0).view(6, 5)
+    images, classes = torch.stack([ramp, ramp + 100]).expand(400, 2, 6, 5), torch.arange(400)
+    section = AugmentationSection(cutout=1)
+    hidden, same = augment(images, classes, section, generator(0), 400, torch.arange(400))
+    assert torch.equal(same, classes)
+    changed = hidden != images
+    assert (changed.sum((1, 2, 3)) == 2).all()
+    assert torch.equal(changed[:, 0], changed[:, 1])
+    assert changed[:, 0].any(0).all()
+
+
+def test_a_hidden_square_leaves_shift_and_flip_as_they_were() -> None:
+    images, classes = torch.rand(8, 1, 6, 5), torch.arange(8)
+    shown, _ = augment(images, classes, EVERYTHING, generator(1), 8, torch.arange(8))
+    hidden, _ = augment(images, classes, HIDING, generator(1), 8, torch.arange(8))
+    assert (hidden == shown).sum() >= 8 * (30 - 9)
+    assert (hidden != shown).any(dim=(1, 2, 3)).all()
 
 
 def test_a_mask_is_changed_like_its_image() -> None:

@@ -140,7 +140,36 @@ def augment(
         flipped = (torch.rand(batch_size, generator=noise) < 0.5)[places].to(images.device)
         images = torch.where(flipped[:, None, None, None], (mirrored or mirror)(images), images)
         targets = torch.where(flipped[:, None, None], targets.flip(2), targets) if has_masks else targets
+    if augmentation.cutout:
+        height, width = images.shape[-2:]
+        # Drawn last: without it, the batches of a seed are those of before.
+        shares = torch.rand(batch_size, 2, generator=noise, dtype=torch.float64)[places]
+        centers = (shares * torch.tensor([height, width])).long().to(images.device)
+        images = cutout(images, centers, augmentation.cutout)
     return images, targets
+
+
+def cutout(images: Tensor, centers: Tensor, side: int) -> Tensor:
+    """Return each image with a square hidden behind the mean of each of its channels.
+
+    Source: T. DeVries and G. W. Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout" (2017).
+    What of a square lies outside the image hides nothing.
+
+    Args:
+        images: (n, channels, height, width).
+        centers: int64 (n, 2), row and column of each square's middle, on the same device.
+        side: the square's rows and columns; of an even number, one more lies before the middle than after it.
+
+    Returns:
+        (n, channels, height, width).
+    """
+    first = centers - side // 2
+    height, width = images.shape[-2:]
+    rows = torch.arange(height, device=centers.device) - first[:, :1]
+    columns = torch.arange(width, device=centers.device) - first[:, 1:]
+    hides_rows, hides_columns = (rows >= 0) & (rows < side), (columns >= 0) & (columns < side)
+    hidden = hides_rows[:, None, :, None] & hides_columns[:, None, None, :]
+    return torch.where(hidden, images.mean((2, 3), keepdim=True), images)
 
 
 def mirror(images: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ def test_coarse_images(make_recipe: MakeRecipe) -> None:
         ("data.coarse={ factor = 1, fraction = 0.5 }", "data.coarse.factor: must be greater than or equal to 2"),
         ("data.coarse.factor=2", "data.coarse.fraction: is missing"),
         ("data.augmentation.shift=-1", "data.augmentation.shift: must be greater than or equal to 0"),
+        ("data.augmentation.cutout=-1", "data.augmentation.cutout: must be greater than or equal to 0"),
         ("data.augmentation.turn=true", "data.augmentation.turn"),
     ],
 )

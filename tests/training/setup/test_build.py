@@ -153,6 +153,13 @@ def test_a_shift_leaves_a_pixel(make_recipe: MakeRecipe) -> None:
         check_data(make_recipe("data.augmentation.shift=28"), train, 1)
 
 
+def test_a_square_to_hide_is_within_the_image(make_recipe: MakeRecipe) -> None:
+    train = open_dataset("digits", "train")
+    assert check_data(make_recipe("data.augmentation.cutout=28"), train, 1)
+    with pytest.raises(RecipeError, match=r"^data\.augmentation\.cutout: must be at most 28, .* got 29$"):
+        check_data(make_recipe("data.augmentation.cutout=29"), train, 1)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

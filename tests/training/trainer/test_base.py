@@ -478,6 +478,9 @@ def test_masks_are_learned(recipe_text: str, tmp_path: Path) -> None:
     result = train(recipe, tmp_path / "run", roots=tmp_path)
     assert list(result.metrics) == ["dice"]
     assert result.metrics["dice"] > 0.7
+    hiding = parse_recipe(recipe_text, source="masks", overrides=[*overrides, "data.augmentation.cutout=4"])
+    with pytest.raises(RecipeError, match=r"^data\.augmentation\.cutout: hides what masks ask for"):
+        train(hiding, tmp_path / "hiding", roots=tmp_path)
     assert Run(tmp_path / "run").read_metrics()[-1]["metrics"] == pytest.approx(result.metrics, abs=0.01)
 
 

@@ -19,11 +19,13 @@ class AugmentationSection(RecipeSection):
         shift: by up to so many pixels in each direction, padded with zeros.
         flip: mirror every second image, left to right.
         crop: random crops of photos in folders, 8 % to 100 % of their area, at the size that the data's name says.
+        cutout: hide a square of so many pixels a side behind the image's mean; see `tailcut.training.batches.cutout`.
     """
 
     shift: Annotated[int, Field(ge=0)] = 0
     flip: bool = False
     crop: bool = False
+    cutout: Annotated[int, Field(ge=0)] = 0
 
 
 class CoarseSection(RecipeSection):
@@ -79,6 +81,7 @@ class DataSection(RecipeSection):
     def _stored_as_they_are(self) -> Self:
         useless = {
             "augmentation.shift": self.augmentation.shift > 0,
+            "augmentation.cutout": self.augmentation.cutout > 0,
             "coarse": self.coarse is not None,
             "strict = false": not self.strict,
         }

@@ -247,8 +247,8 @@ def check_data(recipe: Recipe, train: Dataset, num_processes: int) -> int:
         The number of steps per epoch.
 
     Raises:
-        RecipeError: not one full batch, a batch that cannot be shared evenly, images below one coarse pixel, or a shift
-            by a whole image.
+        RecipeError: not one full batch, a batch that cannot be shared evenly, images below one coarse pixel, a shift by
+            a whole image, or a hidden square that is larger than an image, or lies over masks.
     """
     size = recipe.data.batch_size
     if size > len(train):
@@ -264,11 +264,19 @@ def check_data(recipe: Recipe, train: Dataset, num_processes: int) -> int:
     if shift >= side:
         raise RecipeError(f"data.augmentation.shift: must be less than {side}, a side of the images, got {shift}")
     masks = train.task == "segmentation"
+    _check_cutout(recipe.data.augmentation.cutout, side, masks)
     if masks != (recipe.training.loss == "dice_bce") and not masks:
         raise RecipeError(f"training.loss: {recipe.training.loss} is for masks; {recipe.data.name} has classes")
     num_steps = len(train) // size
     _warn_of_few_steps(recipe, num_steps)
     return num_steps
+
+
+def _check_cutout(cutout: int, side: int, masks: bool) -> None:
+    if cutout and masks:
+        raise RecipeError("data.augmentation.cutout: hides what masks ask for; choose shift and flip")
+    if cutout > side:
+        raise RecipeError(f"data.augmentation.cutout: must be at most {side}, a side of the images, got {cutout}")
 
 
 def _warn_of_few_steps(recipe: Recipe, num_steps: int) -> None:
