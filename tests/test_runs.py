@@ -87,6 +87,16 @@ def test_what_an_attempt_left_before_its_recipe_is_removed(tmp_path: Path) -> No
     assert not run.start.exists()
 
 
+@pytest.mark.parametrize("name", ["start.tailcut", "metrics.jsonl"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_files_that_no_training_made_are_kept(name: str, resume: bool, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ArgumentError, match=f"{name} is not of a training, which would write over it; move it away"):
+        Run.create(tmp_path, resume=resume)
+    assert (tmp_path / name).read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 @pytest.mark.parametrize("name", ["checkpoints/last.pt", "checkpoints/previous.pt", "model.tailcut", "result.json"])
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_run_that_lost_its_recipe_is_refused(name: str, resume: bool, tmp_path: Path) -> None:

@@ -204,6 +204,14 @@ def check_output_path(out: str | Path, *suffixes: str) -> None:
                 temporary.unlink(missing_ok=True)
 
 
+def expand_user(path: str | os.PathLike[str]) -> Path:
+    """Return the path with the home folder for `~` and `~user`; as it is where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def check_length(path: Path) -> None:
     """Raise `ArgumentError` for a name that is longer than its file system, or the operating system, allows."""
     try:

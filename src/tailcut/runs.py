@@ -184,7 +184,8 @@ class Run:
             resume: a folder that holds a run already is taken as it is; one without a finished epoch is begun anew.
 
         Raises:
-            ArgumentError: the path is a file, holds a run and `resume` is False, or has lost the recipe of its run.
+            ArgumentError: the path is a file, holds a run and `resume` is False, has lost the recipe of its run, or
+                holds files with names of ours that no training made.
         """
         run = cls(Path(path))
         make_folder(run.path)
@@ -201,11 +202,22 @@ class Run:
                 else f"{run.path} holds a run that has not finished an epoch; begin it anew with --resume, or choose "
                 "another folder"
             )
+        run._check_foreign()
         if not has_epochs:  # of an earlier attempt, perhaps with another recipe, which the training writes over
             run.start.unlink(missing_ok=True)
             run.metrics.unlink(missing_ok=True)
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         return run
+
+    def _check_foreign(self) -> None:
+        """Raise `ArgumentError` for a file that would be deleted, in a folder where no training ever began."""
+        if self.checkpoints.is_dir() or self.exists():
+            return
+        for path in (self.start, self.metrics):
+            if path.exists():
+                raise ArgumentError(
+                    f"{path} is not of a training, which would write over it; move it away, or choose another folder"
+                )
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -146,3 +146,27 @@ def test_a_file_of_zeros_is_told(goal: dict[str, Any], tmp_path: Path, caplog: p
 def loss_of(network: nn.Module) -> torch.Tensor:
     with torch.no_grad():
         return nn.functional.mse_loss(network(FITTING), sound()(FITTING))
+
+
+class Pair(nn.Linear):
+    """Gives its bias beside its output, as Megatron's layers do."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return super().forward(x), None
+
+
+class Outer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = Pair(784, 20), nn.Linear(20, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.last(self.first(x.flatten(1))[0].relu())
+        return y
+
+
+def test_a_layer_may_give_more_than_a_tensor(tmp_path: Path) -> None:
+    report = tailcut.compress(Outer(), tmp_path / "a.tailcut", FITTING, max_bytes=9_000, num_gradients=8)
+    assert report.file_bytes <= 9_000
+    assert tailcut.load(tmp_path / "a.tailcut", into=Outer())(FITTING).isfinite().all()

@@ -36,6 +36,7 @@ def test_one_root_may_be_given_without_a_list(cache: Path, tmp_path: Path) -> No
 def test_home_is_expanded(cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert data_roots("~/data")[0] == tmp_path / "data"
+    assert data_roots("~no-such-user/data")[0] == Path("~no-such-user/data")
 
 
 def test_cache_root_is_the_user_cache_of_tailcut() -> None:

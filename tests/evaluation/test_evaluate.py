@@ -18,6 +18,7 @@ from tailcut.errors import ArgumentError, DataNotFoundError, LimitError
 from tailcut.evaluation.evaluate import (
     EvaluateReport,
     choose_device,
+    classification_batch,
     evaluate,
     evaluate_file,
     fitting,
@@ -125,6 +126,15 @@ def test_an_engine_of_one_process_gives_the_same_report(tmp_path: Path) -> None:
     save(create_model("lenet300"), tmp_path / "a.tailcut")
     alone = evaluate_file(tmp_path / "a.tailcut", "digits", device="cpu")
     assert evaluate_file(tmp_path / "a.tailcut", "digits", devices=Devices("cpu")).metrics == alone.metrics
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"), [((3, 32, 32), 500), ((3, 128, 128), 500), ((1, 224, 224), 163), ((3, 9000, 9000), 1)]
+)
+def test_larger_images_are_given_in_smaller_batches(shape: tuple[int, int, int], size: int) -> None:
+    dataset = open_dataset("digits", "test")
+    dataset.image_shape = shape
+    assert classification_batch(dataset) == size
 
 
 @pytest.mark.slow

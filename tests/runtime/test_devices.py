@@ -14,6 +14,12 @@ def test_one_cpu() -> None:
     assert fabric.world_size == 1
 
 
+def test_auto_is_not_apple_s_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    assert make_fabric(Devices()).device.type == "cpu"
+
+
 @pytest.mark.parametrize(
     "devices",
     [
@@ -22,6 +28,7 @@ def test_one_cpu() -> None:
         Devices(accelerator="cpu", num_nodes=0),
         Devices(accelerator="cpu", strategy="hope"),
         Devices(accelerator="tpu"),
+        Devices(accelerator="mps"),
     ],
 )
 def test_machines_that_are_not_there_are_refused(devices: Devices) -> None:

@@ -108,6 +108,24 @@ def test_nothing_is_changed() -> None:
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
 
 
+def test_within_inference_mode_too() -> None:
+    model = classifier()
+    x, target = images()
+    expected = fgsm(model, x, target, 0.3), pgd(model, x, target, 0.3)
+    with torch.inference_mode():
+        found = fgsm(model, x.clone(), target, 0.3), pgd(model, x.clone(), target, 0.3)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_memory_that_a_gradient_lacks_is_told() -> None:
+    class Large(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise torch.OutOfMemoryError("no memory")
+
+    with pytest.raises(ArgumentError, match="memory"):
+        fgsm(Large(), *images(), 0.3)
+
+
 def test_step_sizes() -> None:
     assert AttackPlan().step_sizes == list(EPSILONS)
     assert AttackPlan("pgd", (0.2, 0.4), steps=5).step_sizes == pytest.approx([0.1, 0.2])

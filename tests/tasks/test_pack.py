@@ -369,6 +369,15 @@ def test_numbers_that_are_rounded_a_second_time_are_told(tmp_path: Path, caplog:
     assert all(torch.equal(kept[name], wanted[name]) for name in wanted)
 
 
+def test_plain_numbers_that_are_quantised_stay_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first, again = tmp_path / "first.tailcut", tmp_path / "again.tailcut"
+    save(to_dense(load("zoo:lenet5-776")), first, step=0.01)
+    assert not inspect(first).tensors
+    pack(first, again)
+    assert "first.tailcut holds quantised numbers, which were rounded a second time" in caplog.text
+    assert again.stat().st_size < 1.1 * first.stat().st_size
+
+
 def test_what_plain_weights_lose_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     trained = to_dense(load("zoo:lenet300-ref"))
     arguments: dict[str, Any] = {}

@@ -87,3 +87,14 @@ def test_what_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     pytest.importorskip("segno", reason="needs the extra qr")
     with pytest.raises(ArgumentError, match="4 QR codes hold about 9,280"):
         draw_codes("zoo:lenet5-7668", tmp_path / "code.png")
+
+
+def test_no_packet_is_written_over(tmp_path: Path) -> None:
+    split_file("zoo:lenet5-776", tmp_path, packet_bytes=200)
+    first = tmp_path / "lenet5-776-000.packet"
+    before = first.read_bytes()
+    with pytest.raises(ArgumentError, match=r"000\.packet is one of the packets, and would be written over"):
+        join_files([tmp_path], first)
+    assert first.read_bytes() == before
+    with pytest.raises(ArgumentError, match="nowhere"):
+        join_files([tmp_path], tmp_path / "nowhere" / "a.tailcut")

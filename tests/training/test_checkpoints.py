@@ -211,11 +211,12 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
 
 def test_what_a_killed_process_left_is_removed(run: Run) -> None:
     write_checkpoint(run, state(1))
-    (run.checkpoints / ".last.pt.abc.part").write_text("")
-    (run.path / ".metrics.jsonl.abc.part").write_text("")
+    (run.checkpoints / ".tailcut-abc.part").write_text("")
+    (run.path / ".tailcut-def.part").write_text("")
+    (run.path / ".download.part").write_text("of another program")
     remove_unfinished(run)
     assert [path.name for path in run.checkpoints.iterdir()] == ["last.pt"]
-    assert [path.name for path in run.path.iterdir()] == ["checkpoints"]
+    assert sorted(path.name for path in run.path.iterdir()) == [".download.part", "checkpoints"]
 
 
 def test_each_process_gets_its_own_row_of_the_states() -> None:

@@ -34,7 +34,8 @@ def test_one_output_per_pixel_is_the_difference_of_two() -> None:
     outputs = torch.randn(2, 1, 3, 4)
     masks = torch.randint(0, 2, (2, 3, 4))
     two = torch.cat([torch.zeros_like(outputs), outputs], dim=1)
-    torch.testing.assert_close(label_loss(outputs, masks, MASKS), label_loss(two, masks, MASKS))
+    for section in (MASKS, TrainingSection(epochs=1, loss="dice_bce", label_smoothing=0.2)):
+        torch.testing.assert_close(label_loss(outputs, masks, section), label_loss(two, masks, section))
     assert soft_dice_loss(outputs, masks) == pytest.approx(soft_dice_loss(two, masks).item(), abs=1e-6)
     assert sigmoid(outputs).shape == outputs.shape
 
@@ -49,6 +50,14 @@ def test_distillation_is_the_divergence_of_softened_probabilities() -> None:
     p, q = log_softmax(teacher / 3, dim=1).exp(), log_softmax(student / 3, dim=1).exp()
     expected = 9 * (p * (p / q).log()).sum(dim=1).mean()
     assert distillation_loss(student, teacher, TEACHER).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_one_output_per_pixel_is_taught_like_two() -> None:
+    outputs, taught = torch.randn(2, 2, 1, 3, 4)
+    two, taught_two = (torch.cat([torch.zeros_like(one), one], dim=1) for one in (outputs, taught))
+    found = distillation_loss(outputs, taught, TEACHER)
+    assert found > 0.01
+    torch.testing.assert_close(found, distillation_loss(two, taught_two, TEACHER))
 
 
 def test_the_weight_mixes_both_losses() -> None:

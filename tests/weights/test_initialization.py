@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import tailcut
 from tailcut.errors import ArgumentError, StructureError
-from tailcut.weights import initialize_norms, lsuv_init, regularize, truncated_tensors
+from tailcut.weights import initialize_norms, lsuv_init, regularize, truncate_norms, truncated_tensors
 
 
 def network() -> nn.Sequential:
@@ -264,3 +264,10 @@ def test_a_deviation_out_of_range_is_refused(std: object) -> None:
 def test_a_network_without_such_layers_is_reported() -> None:
     with pytest.raises(StructureError, match="expected batch norm with gains or biases that train"):
         initialize_norms(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, affine=False)))
+
+
+def test_gains_that_are_coefficients_get_no_noise() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 8, 1), nn.BatchNorm2d(8))
+    truncate_norms(model, 4)
+    with pytest.raises(StructureError, match=r"the network has none \(truncate_norms comes after\)"):
+        initialize_norms(model)

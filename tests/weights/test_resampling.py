@@ -243,6 +243,7 @@ class Positions(nn.Module):
         (smooth(nn.Linear(3, 8)), nn.Linear(3, 8, bias=False), "'bias' is in only one of the two networks"),
         (smooth(convolutions(8)), convolutions(8, kernel=5), r"0.weight: axis 2 has 3 places.*only channels"),
         (smooth(nn.Embedding(9, 8)), nn.Embedding(12, 8), "weight: axis 0 has 9 places"),
+        (smooth(nn.Embedding(9, 8)), nn.Embedding(9, 16, sparse=True), "weight of the other network cannot be regul"),
         (smooth(nn.MultiheadAttention(8, 2)), nn.MultiheadAttention(16, 2), "attention divides by the root"),
         (smooth(Positions(8)), Positions(16), r"positions has shape \(1, 7, 8\)"),
     ],

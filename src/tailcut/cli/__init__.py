@@ -49,7 +49,7 @@ from tailcut.cli.completion import SHELLS, PrintCompletion
 from tailcut.cli.output import drop_stdout, is_first_process, messages_on_stderr, open_streams, say_error
 from tailcut.cli.parser import Parser, UsageError, parse, reading_of
 from tailcut.errors import ArgumentError, MissingExtraError, RecipeError, TailcutError, first_line
-from tailcut.files import check_length
+from tailcut.files import check_length, expand_user
 from tailcut.limits import command_line_limit
 from tailcut.reports.html.output_paths import check_no_file_of_a_run
 from tailcut.runs import tailcut_version
@@ -205,7 +205,7 @@ def _check_paths(arguments: argparse.Namespace) -> None:
     if "" in (*outputs, *given):  # else the current folder
         raise ArgumentError("expected the name of a file or folder, got none: is a variable of the shell not set?")
     for root in getattr(arguments, "roots", None) or ():
-        if not Path(root).expanduser().is_dir():
+        if not expand_user(root).is_dir():
             raise ArgumentError(f"--data-root {root}: there is no such folder")
     for place, out in enumerate(outputs):
         check_length(Path(out))

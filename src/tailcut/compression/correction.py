@@ -163,8 +163,9 @@ def _listening(model: nn.Module, listen: Callable[[str, Tensor], None]) -> Itera
 
 
 def _after(module: nn.Module, name: str, listen: Callable[[str, Tensor], None]) -> RemovableHandle:
-    def hook(_: nn.Module, args: Any, output: Tensor) -> None:
-        if output.ndim > 1 and output.numel():  # channels of a linear layer are last
+    def hook(_: nn.Module, args: Any, output: Any) -> None:
+        # A layer of a class of its own may give more than a tensor. Channels of a linear layer are last.
+        if isinstance(output, Tensor) and output.ndim > 1 and output.numel():
             listen(name, output.movedim(-1, 1) if isinstance(module, nn.Linear) else output)
 
     return module.register_forward_hook(hook)

@@ -83,7 +83,7 @@ class _Moments:
 
     def take(self, _: nn.Module, args: tuple[Tensor, ...]) -> None:
         """Add the inputs of a call; those given by name are not seen."""
-        if not args:
+        if not args or not isinstance(args[0], Tensor):
             return
         rows = input_rows(self.layer, args[0], POSITIONS * len(args[0]), self.generator).float().cpu()
         if not self.count and len(rows):

@@ -131,4 +131,9 @@ def _layer_of(model: nn.Module, name: str) -> Layer:
 
 def before(module: nn.Module, name: str, listen: Callable[[str, Tensor], None]) -> RemovableHandle:
     """Pass inputs of a module to a function before it runs, with its name; not empty ones, nor those given by name."""
-    return module.register_forward_pre_hook(lambda _, args: listen(name, args[0]) if args and args[0].numel() else None)
+
+    def hook(_: nn.Module, args: tuple[object, ...]) -> None:
+        if args and isinstance(args[0], Tensor) and args[0].numel():
+            listen(name, args[0])
+
+    return module.register_forward_pre_hook(hook)

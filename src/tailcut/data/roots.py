@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tailcut.errors import ArgumentError, DataNotFoundError
-from tailcut.files import atomic_write
+from tailcut.files import atomic_write, expand_user
 
 ENVIRONMENT_VARIABLE = "TAILCUT_DATA"
 
@@ -44,7 +44,7 @@ def data_roots(roots: Roots = None) -> list[Path]:
     """
     given = [roots] if isinstance(roots, (str, Path)) else list(roots or ())
     named = [root for root in os.environ.get(ENVIRONMENT_VARIABLE, "").split(os.pathsep) if root]
-    return [Path(root).expanduser() for root in (*given, *named)] + [cache_root()]
+    return [expand_user(root) for root in (*given, *named)] + [cache_root()]
 
 
 def cache_root() -> Path:

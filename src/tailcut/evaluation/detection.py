@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from tailcut.data import CocoDataset, Roots, open_dataset
 from tailcut.data.reading import read_ahead
 from tailcut.errors import ArgumentError, DataError, MissingExtraError
-from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, EvaluateReport, file_at_level, run_in_processes, runnable
+from tailcut.evaluation.evaluate import (
+    PROGRESS_INTERVAL,
+    EvaluateReport,
+    file_at_level,
+    fitting,
+    run_in_processes,
+    runnable,
+)
 from tailcut.format import load
 from tailcut.inputs.detection.detectors import Detector
 from tailcut.runtime.progress import Throughput, live_progress
@@ -108,7 +115,8 @@ def evaluate_detector(
         throughput = Throughput()
         images = throughput.waiting_for(images_in_order(dataset, mine, workers))
         for index, image in zip(mine, images, strict=True):
-            (found,) = network([image.to(share.device)])
+            with fitting(image[None]):
+                (found,) = network([image.to(share.device)])
             findings += to_coco_results(found, dataset.image_id(index))
             throughput.count(share.num_processes)
             bar.show(index + 1, f"{throughput}")

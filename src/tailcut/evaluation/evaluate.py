@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ if TYPE_CHECKING:  # they need an extra, which one process does without
 Found = TypeVar("Found")
 
 CLASSIFICATION_BATCH = 500
+BATCH_PIXELS = CLASSIFICATION_BATCH * 128 * 128  # of larger images a batch has fewer, so that maps fit into memory
 PROGRESS_INTERVAL = 10.0  # seconds
 
 logger = logging.getLogger("tailcut.training")
@@ -198,8 +200,8 @@ def evaluate(
     Args:
         model: any network, regularised or not; its images and outputs must fit the data set.
         dataset: images and targets.
-        batch_size: images per forward; 500 for classes and 1 for masks when None. Always 1 for a network
-            whose batch norm uses the statistics of the batch in evaluation too.
+        batch_size: images per forward; when None `classification_batch` for classes, 1 for masks. Always 1 for a
+            network whose batch norm uses the statistics of the batch in evaluation too.
         share: where to run, and which part of the work.
         dense: see `runnable`.
         progress: show on standard error how far it is.
@@ -216,7 +218,7 @@ def evaluate(
     check_class_names(model, dataset)
     network = runnable(model, share.device, dense=dense)
     if batch_size is None:
-        batch_size = CLASSIFICATION_BATCH if dataset.task == "classification" else 1
+        batch_size = classification_batch(dataset) if dataset.task == "classification" else 1
     if uses_batch_statistics(network):
         batch_size = 1
     read = reader_of(network, dataset)
@@ -245,6 +247,11 @@ def evaluate(
         if share.rank == 0:
             _warn_of_one_class(classes, dataset)
     return {name: mean.value() for name, mean in means.items()}
+
+
+def classification_batch(dataset: Dataset) -> int:
+    """Return how many images a classifier is given at once: 500, or as many as have the pixels of 500 of 128 x 128."""
+    return max(1, min(CLASSIFICATION_BATCH, BATCH_PIXELS // math.prod(dataset.image_shape[1:])))
 
 
 def _warn_of_one_class(counts: ClassCounts, dataset: Dataset) -> None:

@@ -92,7 +92,8 @@ class RateLossCallback(Callback):
     def on_before_backward(self, trainer: "Trainer", pl_module: "LightningModule", loss: Tensor) -> None:
         """Add the gradients of the bytes."""
         cost = self.rate()
-        cost.backward()
+        scaler = getattr(trainer.precision_plugin, "scaler", None)  # of 16-mixed, whose optimiser divides again
+        (cost if scaler is None else scaler.scale(cost)).backward()
         pl_module.log("rate_loss", cost.detach())
         pl_module.log("file_bytes", float(self.rate.target.num_bytes))
 

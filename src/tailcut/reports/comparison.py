@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tailcut.errors import ArgumentError, first_line
+from tailcut.errors import ArgumentError, LimitError, first_line
 from tailcut.format import InspectReport, inspect
 from tailcut.format.inspect import StoredOtherTensor, StoredTensor
 from tailcut.printing import Report, sizes, table
@@ -227,7 +227,10 @@ def _compare_outputs(first: ReportedNetwork, second: ReportedNetwork) -> tuple[C
     results: list[list[Tensor]] = []
     shapes: list[Sizes] = []
     for network in (first, second):
-        example = None if network.model is None else example_input(network.model)
+        try:
+            example = None if network.model is None else example_input(network.model)
+        except LimitError as error:
+            return None, f"{network.source}: {first_line(error)}"
         if network.model is None or example is None:
             return None, f"{network.source} does not give the shape of its input"
         shapes.append(tuple(example.shape))

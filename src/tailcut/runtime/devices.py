@@ -34,7 +34,7 @@ class Devices:
     """Devices of a training or an evaluation, in the terms of Lightning Fabric.
 
     Attributes:
-        accelerator: `auto` (a GPU if there is one), `cpu`, `cuda`, ...
+        accelerator: `auto` (a CUDA GPU if there is one), `cpu`, `cuda`, ...
         devices: how many per machine.
         num_nodes: how many machines.
         strategy: how they share the work; `auto` is data parallel (`ddp`) for several devices.
@@ -105,9 +105,10 @@ def make_fabric(devices: Devices, precision: Precision = "fp32") -> Fabric:
     """
     if devices.devices < 1 or devices.num_nodes < 1:
         raise ArgumentError(f"devices and num_nodes must be at least 1, got {devices.devices} and {devices.num_nodes}")
+    accelerator = _accelerator(devices.accelerator)
     try:
         fabric = Engine(
-            accelerator=devices.accelerator,
+            accelerator=accelerator,
             devices=devices.devices,
             num_nodes=devices.num_nodes,
             strategy=devices.strategy,
@@ -121,6 +122,17 @@ def make_fabric(devices: Devices, precision: Precision = "fp32") -> Fabric:
     except (ValueError, RuntimeError, TypeError, ImportError) as error:  # what Fabric raises for what is not there
         asked = ", ".join(f"{name}={value}" for name, value in asdict(devices).items())
         raise ArgumentError(f"cannot run on {asked}: {first_line(error)}") from error
+
+
+def _accelerator(name: str) -> str:
+    """Return the accelerator to ask Fabric for, whose own choice could be Apple's GPU, which has no float64."""
+    if name == "mps":
+        raise ArgumentError(
+            "cannot run on mps: metrics are summed in float64, which Apple's GPUs do not have; take cpu"
+        )
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def is_first_process() -> bool:

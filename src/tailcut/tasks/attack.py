@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from tailcut.data import Dataset, Roots, open_dataset
 from tailcut.errors import ArgumentError
 from tailcut.evaluation.class_check import check_class_names
-from tailcut.evaluation.evaluate import choose_device, run_forward, runnable, uses_batch_statistics
+from tailcut.evaluation.evaluate import choose_device, fitting, run_forward, runnable, uses_batch_statistics
 from tailcut.evaluation.metrics import StreamingMean, accuracy
 from tailcut.evaluation.pixel_inputs import ImageReader
 from tailcut.files import check_output_path
@@ -352,8 +352,8 @@ def _attacked(
 
 def _gradient(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
     """Return the gradient of the loss for each image. Losses are summed, so that none depends on its batch."""
-    with torch.enable_grad():
-        x = images.detach().requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad(), fitting(images):
+        x = images.detach().clone().requires_grad_()
         loss = cross_entropy(model(x), targets, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, x)
     return gradient

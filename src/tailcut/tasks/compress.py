@@ -1,5 +1,6 @@
 """Compression of a file's network: measured on training images, evaluated on test images."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ from tailcut.compression.compress import check_goal, check_room, usual_gradients
 from tailcut.compression.fisher import GRADIENT_BATCH
 from tailcut.data import Dataset, Roots, open_dataset, split_off
 from tailcut.errors import ArgumentError
+from tailcut.evaluation.class_check import check_class_names
 from tailcut.evaluation.evaluate import (
     PROGRESS_INTERVAL,
+    check_outputs,
     choose_device,
     evaluate,
     run_forward,
@@ -30,6 +33,7 @@ from tailcut.runtime.share import Share, device_name
 from tailcut.weights.planning.counts import check_positive
 
 METRICS = {"classification": "accuracy", "segmentation": "dice"}
+INPUT_NUMBERS = 1 << 29  # 2 GiB of float32
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,7 @@ def compress_file(
     count = usual_gradients(network) if num_gradients is None else num_gradients
     goal: dict[str, Any] = {"max_bytes": max_bytes, "max_drop": max_drop, "step": step}
     start = time.perf_counter()
-    inputs = _inputs(network, train, count, seed)
+    inputs = _inputs(network, train, test, count, seed)
     report = compress(
         network,
         out,
@@ -149,8 +153,8 @@ def compress_file(
     settings |= {} if model is None else {"model": model, "arguments": dict(arguments or {})}
     sizes, judged = report.sizes, (data, None if test is None else test.split, metric)
     ran_on = (torch.get_num_threads(), device_name(share.device))
-    networks = (network, open_network(out, device=share.device))
-    before, after = (None if test is None else _measure(test, metric, share)(found) for found in networks)
+    before = None if test is None else _measure(test, metric, share)(network)
+    after = None if test is None else _measure(test, metric, share)(open_network(out, device=share.device))
     return CompressFileReport(str(source), str(out), *sizes, *judged, before, after, settings, seconds, *ran_on)
 
 
@@ -170,12 +174,21 @@ def _datasets(data: str, test_split: str | None, roots: Roots, *, download: bool
     return train, test
 
 
-def _inputs(network: nn.Module, dataset: Dataset, count: int, seed: int) -> list[Tensor]:
-    """Batches of training images as the network reads them; of one where it mixes the images of a batch."""
+def _inputs(network: nn.Module, dataset: Dataset, test: Dataset | None, count: int, seed: int) -> list[Tensor]:
+    """Batches of training images as the network reads them; of one where it mixes the images of a batch.
+
+    They stay in memory, so that of large images there are fewer, which `measure_sensitivity` takes again. What cannot
+    run, or not be measured on the test images, fails before the work.
+    """
+    if test is not None:
+        check_class_names(network, test)
     size = 1 if uses_batch_statistics(network) else GRADIENT_BATCH
+    count = min(count, max(1, INPUT_NUMBERS // (size * math.prod(dataset.image_shape))))
     with live_progress(True, "images read", min(count * size, len(dataset)), interval=PROGRESS_INTERVAL) as bar:
         inputs = list(network_inputs(network, dataset, size, count, seed, bar))
-    run_forward(network, inputs[0])  # a network that cannot run fails before the work
+    outputs = run_forward(network, inputs[0])
+    if test is not None:
+        check_outputs(outputs, test)
     return inputs
 
 

@@ -182,8 +182,11 @@ class _Source:
 
 
 def _from_file(file: str | Path) -> _Source:
-    tensors = inspect(file).tensors
-    return _Source(load(file), tensors[0].dtype if tensors else "float32", None)
+    report = inspect(file)
+    dtypes = [entry.dtype for entry in report.tensors]
+    if not dtypes:  # of a network without coefficients
+        dtypes = [entry.dtype for entry in report.other_tensors if entry.dtype == QUANTIZED_DTYPE]
+    return _Source(load(file), dtypes[0] if dtypes else "float32", None)
 
 
 def _warn_of_loss(cut: RegularizationReport) -> None:

@@ -130,9 +130,12 @@ def join_files(paths: list[str | Path], out: str | Path) -> JoinReport:
     Raises:
         FormatError: packets are missing (the message says which), one is damaged or of another file, or the file is no
             sound `.tailcut` file.
-        ArgumentError: there is none.
+        ArgumentError: there is none, or the file to write is one of them.
     """
+    check_output_path(out)
     files = [file for path in map(Path, paths) for file in _packets_in(path)]
+    if Path(out).is_file() and any(file.exists() and file.samefile(out) for file in files):
+        raise ArgumentError(f"{out} is one of the packets, and would be written over: give the output another name")
     content = join((str(file), file.read_bytes()) for file in files)
     with naming(out):
         decode(content)

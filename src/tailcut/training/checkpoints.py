@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tailcut.errors import DataError, first_line
-from tailcut.files import atomic_write, rename
+from tailcut.files import PREFIX, atomic_write, rename
 from tailcut.format.conversion.checkpoints import read_torch_file
 from tailcut.runs import Run
 from tailcut.training.checkpoint_digest import check_members, has_digest, save_with_digest
@@ -80,7 +80,7 @@ def put_aside_damaged(run: Run) -> None:
 def remove_unfinished(run: Run) -> None:
     """Delete what a killed process left of a file it was writing."""
     for folder in (run.path, run.checkpoints):
-        for path in folder.glob(".*.part"):
+        for path in folder.glob(f"{PREFIX}*.part"):
             path.unlink(missing_ok=True)
 
 

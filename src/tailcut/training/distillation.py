@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tailcut.data import Dataset
 from tailcut.errors import ArgumentError, RecipeError
 from tailcut.evaluation.class_check import check_class_names
-from tailcut.evaluation.evaluate import fitting
+from tailcut.evaluation.evaluate import classification_batch, fitting
 from tailcut.evaluation.pixel_inputs import reader_of
 
 BATCH_SIZE = 256
@@ -73,7 +73,8 @@ class Teacher:
 
     def _ask_about_all(self, dataset: Dataset) -> Tensor | None:
         answers = []
-        for images, _ in dataset.batches(dataset.in_order(BATCH_SIZE)):
+        size = min(BATCH_SIZE, classification_batch(dataset))
+        for images, _ in dataset.batches(dataset.in_order(size)):
             answers.append(self._ask(images.to(self._device, memory_format=self._memory_format)))
             if answers[0][0].numel() * len(dataset) > MAX_NUMBERS:
                 return None

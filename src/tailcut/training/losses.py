@@ -28,7 +28,8 @@ def label_loss(outputs: Tensor, targets: Tensor, section: TrainingSection) -> Te
     """
     outputs = outputs.float()
     if outputs.ndim == 4 and outputs.shape[1] == 1:  # one output per pixel: the logit of foreground
-        entropy = binary_cross_entropy_with_logits(outputs[:, 0], targets.float())
+        smoothing = section.label_smoothing
+        entropy = binary_cross_entropy_with_logits(outputs[:, 0], targets.float() * (1 - smoothing) + smoothing / 2)
     else:
         entropy = cross_entropy(outputs, targets, label_smoothing=section.label_smoothing)
     return entropy + soft_dice_loss(outputs, targets) if section.loss == "dice_bce" else entropy
@@ -73,6 +74,8 @@ def distillation_loss(outputs: Tensor, teacher_outputs: Tensor, section: Distill
             f"distillation.teacher: must give outputs of shape {tuple(outputs.shape)}, as the network does, got "
             f"{tuple(teacher_outputs.shape)}"
         )
+    if outputs.ndim == 4 and outputs.shape[1] == 1:  # as label_loss: the logit of foreground, against 0 for background
+        outputs, teacher_outputs = (torch.cat([torch.zeros_like(one), one], 1) for one in (outputs, teacher_outputs))
     temperature = section.temperature
     student = log_softmax(outputs.float() / temperature, dim=1)
     teacher = log_softmax(teacher_outputs.float() / temperature, dim=1)

@@ -164,7 +164,9 @@ def initialize_norms(model: nn.Module, std: float = 1.0) -> list[str]:
     norms = {name: _trained(module) for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
     changed = [name for name, parts in norms.items() if parts]
     if not changed:
-        raise StructureError("expected batch norm with gains or biases that train, but the network has none")
+        raise StructureError(
+            "expected batch norm with gains or biases that train, but the network has none (truncate_norms comes after)"
+        )
     with torch.no_grad():
         for name in changed:
             for part in norms[name]:
@@ -173,4 +175,5 @@ def initialize_norms(model: nn.Module, std: float = 1.0) -> list[str]:
 
 
 def _trained(norm: _BatchNorm) -> list[nn.Parameter]:
-    return [part for part in (norm.weight, norm.bias) if part is not None and part.requires_grad]
+    # What is truncated is no parameter, but computed from its coefficients.
+    return [part for part in (norm.weight, norm.bias) if isinstance(part, nn.Parameter) and part.requires_grad]

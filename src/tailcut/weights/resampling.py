@@ -157,6 +157,8 @@ def _check_tensor(source: TruncatedTensor, place: Candidate | None) -> Candidate
     """Return the parameter of the same name, which must fit the tensor."""
     if place is None:
         raise StructureError(f"the other network has no parameter {source.name!r}; expected the same class")
+    if place.obstacle is not None:
+        raise StructureError(f"{source.name} of the other network cannot be regularised: {place.obstacle}")
     shape = tuple(place.parameter.shape)
     if len(shape) != len(source.shape):
         raise StructureError(

@@ -89,3 +89,13 @@ def test_what_does_not_fit(part: str, rates: Any, message: str) -> None:
         prune_part(model, part, torch.rand(1, 4 if part == "head" else 3, 16, 16), score(model, method="l1"), rates)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not record_of(model).edits
+
+
+@pytest.mark.parametrize("rates", [0.0, {"backbone.0": 0.0}])
+def test_where_nothing_is_removed_the_report_says_so(rates: Any) -> None:
+    model = Whole().eval()
+    expected = model.backbone(X)
+    report = prune_part(model, "backbone", X, score(model, method="l1"), rates)
+    assert report.macs_after == report.macs_before
+    assert torch.equal(model.backbone(X), expected)
+    assert not record_of(model).edits

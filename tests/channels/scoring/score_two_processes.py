@@ -1,7 +1,7 @@
 """One of two processes that score a network together: python score_two_processes.py RANK FOLDER.
 
 Process 0 has three batches, process 1 has one; each leaves the scores in FOLDER/RANK.json. Then process 1 has none, and
-the scores are left in FOLDER/RANK-alone.json.
+the scores are left in FOLDER/RANK-alone.json. At last process 0 scores, while process 1 waits: FOLDER/0-own.json.
 """
 
 import sys
@@ -41,6 +41,9 @@ def score_together(rank: int, folder: Path) -> None:
         model = DistributedDataParallel(network())
         score(model, own).save(folder / f"{rank}.json")
         score(model, own if rank == 0 else []).save(folder / f"{rank}-alone.json")
+        if rank == 0:
+            score(model, own, all_processes=False).save(folder / "0-own.json")
+        torch.distributed.barrier()
     finally:
         torch.distributed.destroy_process_group()
 

@@ -126,6 +126,11 @@ def concatenated_twice(net: Net, x: Tensor) -> Named:
     return {"last": y[:, 3:8], "conv": y[:, 8:]}
 
 
+def concatenated_with_an_empty_vector(net: Net, x: Tensor) -> Named:
+    y = functional.elu(torch.cat([torch.tensor([]), net.conv(x)], 1))
+    return {"conv": y}
+
+
 def concatenated_in_space(net: Net, x: Tensor) -> Named:
     y = net.conv(x)
     torch.cat([y, y], dim=2).relu()
@@ -176,6 +181,7 @@ NETWORKS = [
     dense,
     concatenated_before_activation,
     concatenated_twice,
+    concatenated_with_an_empty_vector,
     concatenated_in_space,
     squeeze_and_excite,
     pooled_before_activation,

@@ -98,3 +98,27 @@ def test_a_forward_that_fails_leaves_the_network_as_it_was(network: nn.Sequentia
     with pytest.raises(ArgumentError, match=r"Sequential does not run on an input of shape \(2, 5, 8, 8\)"):
         recalibrate(network, [batches()[0], torch.randn(2, 5, 8, 8)])
     assert unchanged(network, before)
+
+
+class Auxiliary(nn.Module):
+    """With a head that runs in training only, as GoogLeNet's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.norm, self.head = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        y = self.norm(self.body(x))
+        return (y, self.head(y)) if self.training else y
+
+
+def test_a_norm_that_does_not_run_keeps_its_statistics() -> None:
+    model = Auxiliary()
+    for x in batches():
+        model(x)
+    model.eval()
+    trained = copy.deepcopy(model.head.state_dict())
+    measured = model.norm.running_mean.clone()  # type: ignore[union-attr]
+    assert recalibrate(model, batches(2)) == 10
+    assert unchanged(model.head, trained)
+    assert not torch.equal(model.norm.running_mean, measured)  # type: ignore[arg-type]

@@ -352,6 +352,10 @@ def test_two_processes_score_as_one_does(tmp_path: Path) -> None:
             assert found.num_images == expected.num_images == num_images
             for name, values in expected.items():
                 torch.testing.assert_close(found[name], values, rtol=1e-12, atol=0)
+    own = Scores.load(tmp_path / "0-own.json")
+    assert own.num_images == 9
+    for name, values in score(network(), batches()[:3]).items():
+        torch.testing.assert_close(own[name], values, rtol=1e-12, atol=0)
 
 
 def test_maps_of_resnet20_are_those_behind_its_activations() -> None:

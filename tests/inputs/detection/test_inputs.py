@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from tailcut.data import read_image
 from tailcut.errors import ArgumentError, DataError
 from tailcut.inputs import BlockDCT
 from tailcut.inputs.detection.inputs import DetectorInputs, read_pixels
@@ -120,6 +121,15 @@ def test_files_become_images(tmp_path: Path) -> None:
     exif[0x0112] = 6  # to be turned clockwise
     made.save(tmp_path / "turned.jpg", exif=exif, quality=95)
     assert read_pixels(tmp_path / "turned.jpg").shape == (3, 6, 4)
+
+
+def test_grey_of_16_bits_and_transparent_images_are_those_that_classifiers_see(tmp_path: Path) -> None:
+    Image.fromarray(np.linspace(0, 65535, 24, dtype=np.uint16).reshape(4, 6)).save(tmp_path / "grey.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (4, 6, 4), dtype=np.uint8)).save(tmp_path / "clear.png")
+    for name in ("grey", "clear"):
+        image = read_pixels(tmp_path / f"{name}.png")
+        torch.testing.assert_close(image, read_image(tmp_path / f"{name}.png", channels=3)[0])
+        assert image.unique().numel() > 12
 
 
 def test_files_that_are_no_images(tmp_path: Path) -> None:

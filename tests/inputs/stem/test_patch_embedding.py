@@ -306,3 +306,12 @@ def test_the_numbers_are_computed_in_double() -> None:
     convolution = nn.Conv2d(3, 4, 8, 8).half()
     weight, bias = converted(convolution, BlockDCT(Selection.of(24)), MEAN, STD)
     assert (weight.dtype, bias.dtype, weight.shape) == (torch.float64, torch.float64, (4, 24, 1, 1))
+
+
+@pytest.mark.parametrize("trains", [False, True])
+def test_a_frozen_embedding_stays_frozen(trains: bool) -> None:
+    model = create_model("vit", **TINY).requires_grad_(trains)
+    convert_patch_embedding(model)
+    assert {parameter.requires_grad for parameter in model.parameters()} == {trains}
+    alone = convert_patch_embedding(nn.Conv2d(3, 4, 16, 16).requires_grad_(trains))
+    assert {parameter.requires_grad for parameter in alone.parameters()} == {trains}

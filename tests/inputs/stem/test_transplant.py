@@ -363,3 +363,10 @@ def test_images_that_are_enlarged_outside_are_warned_of(
         transplant_stem(model, BlockDCT(24), loader, resize=lambda x: interpolate(x, scale_factor=scale))
     assert len(caplog.records) == num_warnings
     assert not num_warnings or "resize makes images of 64 x 64 of those of 32 x 32, outside" in caplog.text
+
+
+def test_images_of_two_sizes_are_told() -> None:
+    model, loader = Patches(2).eval(), [images(4, 32), images(4, 48)]
+    with pytest.raises(ArgumentError, match=r"images must have one size: their channels are \(6, 6\) after \(4, 4\)"):
+        transplant_stem(model, fitted(24, loader[:1]), loader)
+    assert isinstance(model.conv1, nn.Conv2d)

@@ -110,6 +110,16 @@ def test_masks_never_replace_one_another_or_an_image(tmp_path: Path) -> None:
         predict(model, [tmp_path / "a.png"], tmp_path / "a.jpg")
 
 
+def test_an_image_that_is_gone_is_left_out_where_its_mask_is_still_there(tmp_path: Path) -> None:
+    for name in ("a.png", "masks/gone.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (16, 16)).save(tmp_path / name)
+    wanted = [tmp_path / "a.png", tmp_path / "gone.png"]
+    with reading(on_error="skip"):
+        report = predict(create_model("unet", widths=(2, 4)), wanted, tmp_path / "masks")
+    assert [Path(entry["image"]).name for entry in report.skipped] == ["gone.png"]
+
+
 def test_a_class_of_the_user_s_own_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="registered family"):
         predict(nn.Flatten(), [tmp_path / "a.png"])

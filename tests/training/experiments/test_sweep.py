@@ -197,8 +197,13 @@ def test_what_a_variant_needs_is_trained_first(experiment: Experiment, tmp_path:
     assert names(missing_trials(trials, only, {})) == ["dense-0", "cut-0", "dense-1", "cut-1"]
     done = {(trial.variant, trial.seed): result_of(trial, 0.5) for trial in trials if trial.variant == "dense"}
     assert names(missing_trials(trials, only, done)) == ["dense-0", "cut-0", "dense-1", "cut-1"]  # records: no network
-    Run.create(trials[1].run.path).result.write_text("{}")
+    run = Run.create(trials[1].run.path)
+    run.write_result(result_of(trials[1], 0.5))
     assert names(missing_trials(trials, only, done)) == ["dense-0", "cut-0", "cut-1"]
+    stale = result_of(trials[1], 0.5)
+    stale.recipe["optimizer"]["lr"] = 0.5
+    run.write_result(stale)
+    assert names(missing_trials(trials, only, done)) == ["dense-0", "cut-0", "dense-1", "cut-1"]
 
 
 def test_records_count_as_finished_runs(experiment: Experiment, tmp_path: Path, sweep: Sweep) -> None:

@@ -212,6 +212,12 @@ def test_tables_in_lists_survive_toml(recipe_text: str) -> None:
     assert parse_recipe(to_toml(recipe), source="x").model.arguments == arguments
 
 
+def test_a_recipe_in_another_encoding_is_the_user_s_own(recipe_text: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_bytes('description = "größer"\n'.encode("latin-1") + recipe_text.encode())
+    with pytest.raises(RecipeError, match=r"recipe\.toml is a recipe of your own"):
+        check_replaceable(parse_recipe(recipe_text, source="x"), tmp_path / "recipe.toml")
+
+
 @pytest.mark.parametrize("own", ["# a comment\n{text}", "not TOML at all", 'name = "a"\n'])
 def test_a_recipe_of_the_users_own_is_not_replaceable(own: str, recipe_text: str, tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
@@ -242,6 +248,12 @@ def test_a_run_keeps_its_recipe(tmp_path: Path, recipe_text: str) -> None:
         parse_recipe(recipe_text, source="x", overrides=["data.workers=2", "training.checkpoint_every=3"]),
         tmp_path / "recipe.toml",
     )  # these change no number
+    staged, moved = (
+        parse_recipe(f"{recipe_text}\n[[stage]]\nname = 'a'\ndata.workers = {number}\n", source="x")
+        for number in (2, 0)
+    )
+    (tmp_path / "staged.toml").write_text(to_toml(staged))
+    check_same(moved, tmp_path / "staged.toml")
     other = parse_recipe(recipe_text, source="x", overrides=["training.seed=9"])
     with pytest.raises(RecipeError, match=r"training\.seed: 3 and 9"):
         check_same(other, tmp_path / "recipe.toml")

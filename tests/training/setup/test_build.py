@@ -180,6 +180,14 @@ def test_a_square_to_hide_is_within_the_image(make_recipe: MakeRecipe) -> None:
         (["data.test_split=train"], r"data\.test_split: 'train' is data\.train_split, .* or no data\.holdout"),
         (["paper={ source = 'a', metrics = { acc = 0.5 } }"], r"paper\.metrics\.acc: .*known are accuracy, "),
         (["paper={ source = 'a', metrics = { fid = 9 } }"], r"paper\.metrics\.fid: .*known are accuracy, "),
+        (["inputs.gate_strength=0.5"], r"inputs\.gate_strength: has no meaning for inputs without a gate"),
+        (["inputs.gate_temperature=2.0"], r"inputs\.gate_temperature: has no meaning for inputs without a gate"),
+        (
+            ["inputs={ statistics_images = 0, statistics = 'images' }"],
+            r"inputs\.statistics: has no meaning for inputs\.statistics_images 0",
+        ),
+        (["regularization.min_kept=9"], r"regularization\.min_kept: has no meaning for counts without a keep_ratio"),
+        (["start.file=a.tailcut"], r"regularization\.initialization: 'he' would replace the numbers of \[start\]"),
     ],
 )
 def test_settings_without_effect_are_refused(overrides: list[str], message: str, make_recipe: MakeRecipe) -> None:
@@ -195,6 +203,9 @@ def test_settings_without_effect_are_refused(overrides: list[str], message: str,
         ["optimizer={ lr = 0.1, lr_schedule = { name = 'multistep', milestones = [0.5], factor = 1 } }"],
         ["optimizer.lr_schedule.name=cosine", "paper={ source = 'a', metrics = { top5_accuracy = 0.5 } }"],
         ["data.test_split=train", "data.holdout=0"],
+        ["inputs={ gate = true, gate_strength = 0.5, statistics = 'images' }"],
+        ["regularization={ keep_ratio = 0.5, min_kept = 9 }", "start.file=a.tailcut"],
+        ["regularization={ num_kept = 9, min_kept = 9, overrides = { fc1 = { keep_ratio = 0.5 } } }"],
     ],
 )
 def test_settings_with_an_effect_are_taken(overrides: list[str], make_recipe: MakeRecipe) -> None:
@@ -269,6 +280,10 @@ def test_batch_norm_may_have_fewer_numbers(num_kept: int, counts: set[int], make
     again = build_model(make_recipe("regularization={}", *changes), model)  # a stage after it
     assert again is model
     assert set(norm_counts(model).values()) == counts
+    if counts:
+        fewer = make_recipe("regularization={}", *changes[:2], "norms.num_kept=2")
+        with pytest.raises(RecipeError, match=r"^norms\.num_kept: bn1\.\w+ of \[start\] keeps 3, and 2 are asked for"):
+            build_model(fewer, model)
 
 
 def test_a_ratio_of_the_schedule_is_of_the_weights_alone(make_recipe: MakeRecipe) -> None:

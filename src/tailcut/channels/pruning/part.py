@@ -61,10 +61,10 @@ def prune_part(
     set_record(module, Record(None, []))
     try:
         report = prune(module, example_input, own, rates, **settings)
-        (edit,) = record_of(module).edits
+        edits = record_of(module).edits
     finally:
         set_record(module, kept)
-    cut = cast(PruneEdit, edit)
-    layers = tuple(layer._replace(name=prefix + layer.name) for layer in cut.layers)
-    record_edit(model, PruneEdit(layers, tuple(x._replace(name=prefix + x.name) for x in cut.tensors)))
+    for cut in cast(list[PruneEdit], edits):  # none where nothing was removed
+        layers = tuple(layer._replace(name=prefix + layer.name) for layer in cut.layers)
+        record_edit(model, PruneEdit(layers, tuple(x._replace(name=prefix + x.name) for x in cut.tensors)))
     return report

@@ -203,7 +203,7 @@ class MapFollower(TorchFunctionMode):
                     moved.append(_Part(part.layer, part.axis, start + part.start, part.size))
                 else:
                     ended.append((x, part))
-            start += x.shape[axis]
+            start += x.shape[axis] if x.ndim == result.ndim else 0  # torch takes an empty vector among them
         if not moved:
             return False
         for x in tensors:

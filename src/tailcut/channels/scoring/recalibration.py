@@ -1,7 +1,7 @@
 """Recalibration of batch norm: statistics measured again, since those of the dense network no longer fit."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tailcut.channels.scoring.forward import forward, inputs_of, running
@@ -61,13 +61,20 @@ def recalibrate(
                 raise ArgumentError("the loader gave no batch to measure the statistics on")
             if not all(bool(x.isfinite().all()) for norm in norms for x in norm.buffers(recurse=False)):
                 raise ArgumentError("the statistics are not finite: the inputs or the network hold NaN or infinity")
-    except BaseException:
-        with torch.no_grad():
             for norm, (_, buffers) in zip(norms, before, strict=True):
-                for name, x in buffers.items():
-                    norm.get_buffer(name).copy_(x)
+                if norm.num_batches_tracked is not None and int(norm.num_batches_tracked) == 0:
+                    _put_back(norm, buffers)  # it did not run, as the auxiliary heads of a classifier
+    except BaseException:
+        for norm, (_, buffers) in zip(norms, before, strict=True):
+            _put_back(norm, buffers)
         raise
     finally:
         for norm, (momentum, _) in zip(norms, before, strict=True):
             norm.momentum = momentum
     return taken
+
+
+def _put_back(norm: _BatchNorm, buffers: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, x in buffers.items():
+            norm.get_buffer(name).copy_(x)

@@ -40,13 +40,14 @@ def score(
     layers: Sequence[str] | None = None,
     inputs: Choose | None = None,
     seed: int = 0,
+    all_processes: bool = True,
 ) -> Scores:
     """Return the importance of each output channel of a network's layers. The model is not changed.
 
     The network runs in evaluation mode, without gradients, once per batch; all layers are scored in that pass, and
     memory does not grow with the number of batches. `tailcut.channels.scoring.feature_maps` says which map belongs to a
-    layer. The same batches give the same scores. Where torch.distributed is initialised, each process brings its own
-    batches, and all get the means over all of them.
+    layer. The same batches give the same scores. Where torch.distributed is initialised, each process calls this with
+    batches of its own, and all get the means over all of them.
 
     Args:
         model: any network of convolutions, or of linear layers over sequences of tokens (vision transformers, mixers).
@@ -69,6 +70,7 @@ def score(
             `lambda batch: (batch[0], batch[1])` for a network of two inputs; the batch itself, or its first entry, when
             None.
         seed: for `random`.
+        all_processes: False scores by this process's batches alone, where only one of several calls this.
 
     Returns:
         Layer name -> float64 (channels,), for `spectral` with the means of the parts. Linear layers that were not
@@ -90,7 +92,7 @@ def score(
     unnamed = frozenset(name for name, layer in chosen.items() if layers is None and isinstance(layer, nn.Linear))
     if loader is not None and (method == SPECTRAL or method in MAP_MEASURES):
         batches = inputs_of(loader, num_batches, network, inputs)
-        return _score_maps(network, chosen, unnamed, batches, method, formula)
+        return _score_maps(network, chosen, unnamed, batches, method, formula, all_processes)
     one = None if loader is None else next(inputs_of(loader, 1, network, inputs), None)
     # What batch norm scales are its channels on axis 1, which are no tokens' features.
     tokens = _token_layers(network, {name: chosen[name] for name in unnamed if method != NORM_SCALE}, one)
@@ -181,6 +183,7 @@ def _score_maps(
     batches: Iterable[ModelInputs],
     method: str,
     formula: Formula,
+    all_processes: bool,
 ) -> Scores:
     is_spectral = method == SPECTRAL
     measure: Measure = (lambda maps: map_parts(maps, formula)) if is_spectral else MAP_MEASURES[method]
@@ -197,6 +200,8 @@ def _score_maps(
             forward(model, batch)
             follower.finish()
             means.num_images += batch.batch_size
+    if all_processes:
+        means.add_up_processes(model)
     found, skipped = means.finish(model, unnamed)
     parts = {name: MapParts(*columns) for name, columns in found.items()} if is_spectral else {}
     return Scores(
@@ -227,11 +232,10 @@ class _Means:
         self._counts[name] += len(columns[0])
 
     def finish(self, model: nn.Module, unnamed: frozenset[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """Return the means by layer, (columns, channels), and the layers that gave no map, over all processes.
+        """Return the means by layer, (columns, channels), and the layers that gave no map.
 
         Linear layers that nobody named and that gave no tokens are in neither.
         """
-        self._add_up_processes(model)
         if self.num_images == 0:
             raise ArgumentError("the loader gave no batch: there is nothing to score by")
         found, skipped = {}, {}
@@ -252,7 +256,8 @@ class _Means:
             raise StructureError("no layer gave feature maps: none of the layers to score ran as a module")
         return found, skipped
 
-    def _add_up_processes(self, model: nn.Module) -> None:
+    def add_up_processes(self, model: nn.Module) -> None:
+        """Make the sums those of all processes of `torch.distributed`, which must all call this."""
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return
         counts = torch.tensor([self.num_images, *self._counts.values()], dtype=torch.float64, device="cpu")

@@ -122,6 +122,8 @@ class DetectorInputs(nn.Module):
 def read_pixels(path: str | Path) -> Tensor:
     """Return a PNG or JPEG file with its EXIF orientation applied, as RGB, float32 (3, height, width) in 0..1.
 
+    Transparent images are laid on white.
+
     Raises:
         DataError: the file cannot be read, is damaged, has too many pixels (see `tailcut.jpeg.limits`) or is no PNG or
             JPEG image.
@@ -132,7 +134,14 @@ def read_pixels(path: str | Path) -> Tensor:
             check_size(image.height, image.width, len(content), advice="give the detector the image as a tensor")
             if image.format != "PNG":
                 check_jpeg(content)  # libjpeg would make up what lacks
-            pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):  # 16-bit grey, which Pillow would clip to 255
+                grey = torch.from_numpy(np.asarray(upright).astype(np.float32) / 65535)
+                return grey.expand(3, -1, -1).contiguous()
+            if upright.has_transparency_data:
+                clear = upright.convert("RGBA")
+                upright = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear)
+            pixels = np.array(upright.convert("RGB"))
     except (*DAMAGED, DataError) as error:
         raise DataError(f"cannot read the image {path}: {error}") from error
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255

@@ -92,6 +92,7 @@ def convert_patch_embedding(
     with torch.no_grad():
         new.get_parameter("weight").copy_(weight)
         new.get_parameter("bias").copy_(bias)
+    new.requires_grad_(convolution.weight.requires_grad)  # a frozen one stays frozen
     _log.info("converted %s to %d channels", place, transform.num_channels)
     return model
 
@@ -133,7 +134,7 @@ def _as_layer(like: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
         layer.weight.copy_(weight)
         if layer.bias is not None:
             layer.bias.copy_(bias)
-    return layer.train(like.training)
+    return layer.train(like.training).requires_grad_(like.weight.requires_grad)
 
 
 def _place(model: nn.Module) -> str:

@@ -211,7 +211,14 @@ class _Regression:
         self.map_size = (0, 0)
 
     def add(self, channels: Tensor, features: Tensor) -> None:
-        """Add channels (batch, C, h, w) and the features (batch, K, hy, wy) of the same images."""
+        """Add channels (batch, C, h, w) and the features (batch, K, hy, wy) of the same images.
+
+        Raises:
+            ArgumentError: the images have another size than those before.
+        """
+        size = channels.shape[2], channels.shape[3]
+        if self.num_images and size != self.map_size:
+            raise ArgumentError(f"images must have one size: their channels are {size} after {self.map_size}")
         x, y = channels.double(), features.to(channels.device).double()
         y = pixel_unshuffle(y, self._entry.shuffle)
         per_image = y.shape[2] * y.shape[3] * (x.shape[1] * self._entry.kernel**2 + 1)

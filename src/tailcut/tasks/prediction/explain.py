@@ -103,6 +103,7 @@ class ExplainReport(Report):
         return f"{table(header, rows, align='<<<>')}\n\n{self.out}"
 
 
+@torch.inference_mode(False)
 @torch.enable_grad()
 def grad_cam(model: nn.Module, image: Tensor, *, layer: str | None = None, class_number: int | None = None) -> HeatMap:
     """Compute the Grad-CAM heat map of a class. The model is not changed.
@@ -194,8 +195,8 @@ def explain_files(
         network = runnable(model, place, dense=True)
         with fitting(x):
             own = grad_cam(network, x, layer=layer)
-        number = own.class_number if number is None else number
-        heat = own if own.class_number == number else grad_cam(network, x, layer=layer, class_number=number)
+            number = own.class_number if number is None else number
+            heat = own if own.class_number == number else grad_cam(network, x, layer=layer, class_number=number)
         panels.append((str(file), pixels.cpu()[0], heat))
         best = name_of(model, own.class_number, own.num_classes)
         explained = explained or name_of(model, number, own.num_classes)

@@ -246,6 +246,6 @@ def paths_of_output(images: Sequence[Path], folder: Path, what: str) -> dict[Pat
         raise ArgumentError(f"several images are named {twice[0]}: their {what}s would have one name; run them apart")
     outputs = {path: folder / f"{path.stem}.png" for path in images}
     for path, output in outputs.items():
-        if output.exists() and output.samefile(path):
+        if output.exists() and path.exists() and output.samefile(path):
             raise ArgumentError(f"the {what} of {path} would replace it; choose another folder")
     return outputs

@@ -17,7 +17,7 @@ from tailcut.data import read_image
 from tailcut.data.datasets.coco_categories import CATEGORIES, NUM_CLASSES
 from tailcut.errors import ArgumentError
 from tailcut.evaluation.detection import MASK_THRESHOLD
-from tailcut.evaluation.evaluate import choose_device, file_at_level, runnable
+from tailcut.evaluation.evaluate import choose_device, file_at_level, fitting, runnable
 from tailcut.files import atomic_write, make_folder, write_atomically
 from tailcut.format import load
 from tailcut.format.load import read_contents
@@ -97,10 +97,10 @@ class PredictObjectsReport(PredictReport):
     """Report of the detections in images.
 
     Attributes:
-        model: the file, as it was given.
+        source: the file, as it was given.
         task: `detection`.
         predictions: one dict per image: `image`, `drawing` (the file; None without a folder) and `objects`, the
-            surest first: `class` (its number), `name`, `probability` and `box` (left, top, right, bottom in pixels).
+            surest first: `class_number`, `class_name`, `probability` and `box` (left, top, right, bottom in pixels).
         seconds: time of it all.
         skipped: `image` and `reason` of those that were left out since they cannot be read.
     """
@@ -176,7 +176,8 @@ def predict_objects(
     predictions, skipped = [], list[dict[str, Any]]()
     with torch.inference_mode():
         for path, image in read_each(paths, lambda path: read_image(path, channels=3)[0], skipped):
-            (found,) = network([image.to(device)])
+            with fitting(image[None]):
+                (found,) = network([image.to(device)])
             kept = {key: value[found["scores"] >= least_score].cpu() for key, value in found.items()}
             if path in drawings:
                 write_image(draw_objects(image, kept, names), drawings[path])

@@ -172,8 +172,9 @@ def missing_trials(trials: Sequence[Trial], chosen: Experiment, results: Results
     def add(trial: Trial) -> None:
         for place in trial.needs.values():
             needed = by_place[place]
-            if not needed.run.result.is_file():
-                add(needed)
+            result = needed.run.result
+            if not result.is_file() or _valid_result(result, needed) is None:
+                add(needed)  # one that was trained by other settings then ends the sweep
         order.setdefault((trial.variant, trial.seed), trial)
 
     names = [variant.name for variant in chosen.variants]

@@ -19,6 +19,7 @@ from tailcut.training.recipe.stages import stages_of
 WITHOUT_EFFECT = ("data.workers", "training.checkpoint_every")  # keys that change no number of a training
 
 _TABLE = re.compile(r"\s*\[+([^\[\]]+)\]+\s*(#.*)?$")
+_STAGE_KEY = re.compile(r"^stage\.[^.]+\.")
 _KEY = re.compile(r"\s*([^=#\[\]{}]+?)\s*=")
 
 
@@ -214,7 +215,12 @@ def changed_since(recorded: Mapping[str, Any], recipe: Recipe, aside: Collection
 
 
 def _leaving_out(changed: Sequence[str], keys: Collection[str]) -> list[str]:
-    return [line for line in changed if line.partition(":")[0] not in keys]
+    def names(line: str) -> set[str]:
+        key = line.partition(":")[0]
+        of_stage = _STAGE_KEY.sub("", key)
+        return {key, of_stage} if of_stage in WITHOUT_EFFECT else {key}
+
+    return [line for line in changed if names(line).isdisjoint(keys)]
 
 
 def holds(path: Path, recipe: Recipe) -> bool:
@@ -231,7 +237,7 @@ def check_replaceable(recipe: Recipe, path: Path) -> None:
         return
     try:
         written_by_us = path.read_text(encoding="utf-8") == to_toml(load_recipe(path))
-    except RecipeError:
+    except (RecipeError, UnicodeDecodeError):
         written_by_us = False
     if not written_by_us:
         raise RecipeError(

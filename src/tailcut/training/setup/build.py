@@ -18,9 +18,12 @@ from tailcut.training.batches import generator
 from tailcut.training.recipe.fields import check_unused
 from tailcut.training.recipe.schema import (
     DistillationSection,
+    InputsSection,
     LrScheduleSection,
     OptimizerSection,
+    PackSection,
     Recipe,
+    RegularizationSection,
     ScheduleSection,
 )
 from tailcut.training.recipe.sections import GENERATIVE
@@ -59,10 +62,36 @@ def check_settings(recipe: Recipe) -> None:
             f"data.test_split: {data.test_split!r} is data.train_split, so that the final figures would be of images "
             "that the network learns; give another split, or no data.holdout to measure on the training images"
         )
+    _check_inputs(recipe.inputs)
+    _check_regularization(recipe)
     known = METRICS[recipe.training.loss]
     for name in recipe.paper.metrics if recipe.paper is not None and recipe.detection is None else ():
         if name not in known:
             raise RecipeError(f"paper.metrics.{name}: is not measured in this training; known are {', '.join(known)}")
+
+
+def _check_inputs(section: InputsSection | None) -> None:
+    if section is None:
+        return
+    plain = InputsSection()
+    of_gates = ("gate_temperature", "gate_strength")
+    useless = {f"inputs.{key}": getattr(section, key) != getattr(plain, key) for key in of_gates if not section.gate}
+    check_unused(useless, of="inputs without a gate")
+    unmeasured = not section.statistics_images and section.statistics != plain.statistics
+    check_unused({"inputs.statistics": unmeasured}, of="inputs.statistics_images 0")
+
+
+def _check_regularization(recipe: Recipe) -> None:
+    section = recipe.regularization
+    if section is None:
+        return
+    unused = section.keep_ratio is None and section.min_kept != RegularizationSection().min_kept
+    check_unused({"regularization.min_kept": unused and not section.overrides}, of="counts without a keep_ratio")
+    if recipe.start is not None and section.initialization in ("he", "normal", "lsuv"):
+        raise RecipeError(
+            f"regularization.initialization: {section.initialization!r} would replace the numbers of [start] by random "
+            "ones; leave it out (in a stage: name it in without)"
+        )
 
 
 def check_lr_schedule(section: LrScheduleSection) -> None:
@@ -95,6 +124,14 @@ def warn_of_other_optimizers(section: OptimizerSection) -> None:
         logger.warning("optimizer.%s has no effect: optimizer.name is %s", key, section.name)
 
 
+def warn_of_unused_dtype(section: PackSection, model: nn.Module) -> None:
+    """Say that a type of coefficients has no effect, if the network has none: stages and experiments share it."""
+    if section.dtype != PackSection().dtype and not truncated_tensors(model):
+        logger.warning(
+            "pack.dtype has no effect: the network has no coefficients; pack.other_dtype is of all its numbers"
+        )
+
+
 def build_model(recipe: Recipe, start: nn.Module | None = None) -> nn.Module:
     """Make the recipe's network, regularised if the recipe says so; for the loss `gan` both networks.
 
@@ -110,12 +147,25 @@ def build_model(recipe: Recipe, start: nn.Module | None = None) -> nn.Module:
         return build_gan(recipe)
     model = fresh_network(recipe) if start is None else start
     model = regularized(model, recipe.regularization)
-    if recipe.norms is not None and not norm_counts(model):  # a network of a stage before has them already
+    if recipe.norms is not None:
+        _truncate_norms(model, recipe.norms.num_kept)
+    return model
+
+
+def _truncate_norms(model: nn.Module, num_kept: int) -> None:
+    counts = norm_counts(model)
+    if not counts:
         try:
-            truncate_norms(model, recipe.norms.num_kept)
+            truncate_norms(model, num_kept)
         except (ArgumentError, StructureError) as error:
             raise RecipeError(f"norms: {error}") from error
-    return model
+    # A network of [start] or of a stage before has them already.
+    more = [name for name, count in counts.items() if count > num_kept]
+    if more:
+        raise RecipeError(
+            f"norms.num_kept: {more[0]} of [start] keeps {counts[more[0]]}, and {num_kept} are asked for; "
+            "schedule.num_kept, a table by tensor name, cuts it"
+        )
 
 
 def seed_parameters(recipe: Recipe) -> None:

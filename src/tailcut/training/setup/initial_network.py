@@ -234,7 +234,8 @@ def _prune(model: nn.Module, section: PruningSection, dataset: Dataset, seed: in
     rates = list(section.rates) if isinstance(section.rates, tuple) else section.rates
     try:
         images = partial(network_inputs, model, dataset, section.batch_size, section.num_batches, seed)
-        scores = score(model, images(), seed=seed, **settings)
+        # Of several processes the first makes the start, while the others wait for it.
+        scores = score(model, images(), seed=seed, all_processes=False, **settings)
         example = reader_of(model)(torch.zeros(1, *dataset.image_shape, device=next(model.parameters()).device))
         report = prune(
             model,

@@ -49,7 +49,13 @@ from tailcut.training.matrix_unit import fast_products, warn_of_emulation
 from tailcut.training.plots import try_to_draw_curves
 from tailcut.training.recipe.toml_files import to_toml
 from tailcut.training.result import make_result, num_kept, trained_on, warn_of_late_cut, warn_of_worse_file
-from tailcut.training.setup.build import build_schedule, set_lr, set_precision, warn_of_other_optimizers
+from tailcut.training.setup.build import (
+    build_schedule,
+    set_lr,
+    set_precision,
+    warn_of_other_optimizers,
+    warn_of_unused_dtype,
+)
 from tailcut.training.setup.data import TrainingData
 from tailcut.training.setup.execution_mode import DENSE, Execution, refresh_fused
 from tailcut.training.setup.job import Job
@@ -97,6 +103,7 @@ class Trainer(ABC):
         self.data, self.model, self.optimizer, self.stateful = data, model, optimizer, stateful or {}
         check_statistics(self.recipe, model)
         warn_of_other_optimizers(self.recipe.optimizer)
+        warn_of_unused_dtype(self.recipe.pack, model)
         warn_of_emulation(self.fabric.device, self.recipe.training.precision)
         self.schedule = build_schedule(self.recipe, model, optimizer, data.num_steps)
         decay = self.recipe.optimizer.ema_decay
@@ -353,7 +360,8 @@ class Trainer(ABC):
             self.average.load_state_dict(state["average"])
         for name, part in self.stateful.items():
             part.load_state_dict(state[name])
-        self.fabric.strategy.precision.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty from a device that scales no loss
+            self.fabric.strategy.precision.load_state_dict(state["scaler"])
         self.epoch, self.num_saved, self.lines = state["epoch"], state["epoch"], state["lines"]
         self.execution = state.get("execution", DENSE)  # there was only this once
         if self.fabric.global_rank < len(state["random"]["torch"]):

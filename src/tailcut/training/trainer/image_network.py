@@ -44,6 +44,8 @@ class ImageNetwork:
         self.data = open_data(job)
         seed_parameters(job.recipe)
         start = initial_network(job, self.data.train)
+        if start is not None:
+            seed_parameters(job.recipe)  # the same numbers follow whether this process made the start now or not
         self.model = build_model(job.recipe, start).to(job.fabric.device)
         standardize_start(job.recipe, self.model, self.data.train)
         note_data(job.recipe, self.model, self.data.train)

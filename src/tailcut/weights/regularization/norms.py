@@ -43,7 +43,7 @@ def truncate_norms(model: nn.Module, num_kept: int) -> list[str]:
     if num_kept == 0:
         _fix(found)
         return [entry.names[0] for entry in found]
-    chosen = [entry for entry in found if entry.parameter.numel() > num_kept and entry.obstacle is None]
+    chosen = [entry for entry in found if entry.obstacle is None and entry.parameter.numel() > num_kept]
     if not chosen:
         return []
     with torch.inference_mode(False), torch.no_grad():
@@ -70,6 +70,9 @@ def norm_counts(model: nn.Module) -> dict[str, int]:
 
 def _fix(found: list[Candidate]) -> None:
     """Make gains 1 and shifts 0, and freeze them (changes the modules)."""
+    for entry in found:
+        if entry.obstacle is not None:
+            raise StructureError(f"{entry.names[0]} cannot be fixed: {entry.obstacle}")
     with torch.no_grad():
         for entry in found:
             entry.parameter.fill_(1.0 if entry.owners[0][1] == "weight" else 0.0)
