@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -123,6 +124,27 @@ def test_training_for_bytes_ends_at_the_size(tmp_path: Path) -> None:
         accuracy = float((tailcut.load(tmp_path / COMPANION)(images).argmax(1) == labels).float().mean())
     assert accuracy > 0.5
     assert abs(float(made.callback_metrics["accuracy"]) - accuracy) < 0.05, "validation sees the network of the file"
+
+
+def test_the_gradients_of_the_bytes_are_scaled_like_those_of_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As 16-mixed does it, on a GPU, whose optimiser divides all gradients by the scale again."""
+    monkeypatch.setattr(Digits, "log", lambda *args: None)
+    images, labels = open_dataset("digits", "train").batch(range(8))
+    found = []
+    for scale in (1.0, 4.0):
+        torch.manual_seed(0)
+        module = Digits(target_bytes=700)
+        assert module.rate is not None
+        callback, scaler = RateLossCallback(module.rate), SimpleNamespace(scale=lambda loss, by=scale: by * loss)
+        trainer: Any = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler if scale > 1 else None))
+        callback.on_train_batch_start(trainer, module, None, 0)
+        loss = module.training_step((images, labels))
+        callback.on_before_backward(trainer, module, loss)
+        (scale * loss).backward()
+        callback.on_after_backward(trainer, module)
+        found.append([parameter.grad for parameter in module.network.parameters()])
+    for plain, scaled in zip(*found, strict=True):
+        torch.testing.assert_close(scaled, 4 * plain)
 
 
 def test_no_module(tmp_path: Path) -> None:
