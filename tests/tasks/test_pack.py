@@ -378,6 +378,18 @@ def test_plain_numbers_that_are_quantised_stay_so(tmp_path: Path, caplog: pytest
     assert again.stat().st_size < 1.1 * first.stat().st_size
 
 
+@pytest.mark.parametrize("kind", ["float32", "float16"])
+def test_exact_numbers_beside_quantised_ones_stay_exact(kind: str, tmp_path: Path) -> None:
+    first, again = tmp_path / "first.tailcut", tmp_path / "again.tailcut"
+    model = create_model("lenet5")
+    regularize(model, num_kept=60)
+    save(model, first, step=0.01, other_dtype=kind)
+    pack(first, again)
+    assert {entry.dtype for entry in inspect(again).other_tensors} == {kind}
+    kept, wanted = (load(file).state_dict() for file in (again, first))
+    assert all(torch.equal(kept[name], wanted[name]) for name in wanted if name.endswith("bias"))
+
+
 def test_what_plain_weights_lose_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     trained = to_dense(load("zoo:lenet300-ref"))
     arguments: dict[str, Any] = {}

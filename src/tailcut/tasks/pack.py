@@ -147,7 +147,7 @@ def pack(
     rounds_again = is_file and dtype is None and (max_bytes, step) == (None, None) and found.dtype == QUANTIZED_DTYPE
     if dtype is None:
         dtype = found.dtype if (max_bytes, step) == (None, None) else QUANTIZED_DTYPE
-    if other_dtype is None and dtype != QUANTIZED_DTYPE:
+    if other_dtype is None and (dtype != QUANTIZED_DTYPE or rounds_again):
         other_dtype = found.other_dtype
     settings: dict[str, Any] = {"max_bytes": max_bytes, "step": step, "levels": levels}
     written = write(found.network, out, dtype=dtype, other_dtype=other_dtype, **settings)
@@ -183,10 +183,13 @@ class _Source:
 
 def _from_file(file: str | Path) -> _Source:
     report = inspect(file)
-    dtypes = [entry.dtype for entry in report.tensors]
+    dtypes, others = ([entry.dtype for entry in part] for part in (report.tensors, report.other_tensors))
     if not dtypes:  # of a network without coefficients
-        dtypes = [entry.dtype for entry in report.other_tensors if entry.dtype == QUANTIZED_DTYPE]
-    return _Source(load(file), dtypes[0] if dtypes else "float32", None)
+        dtypes = [dtype for dtype in others if dtype == QUANTIZED_DTYPE] or ["float32"]
+    exact = {dtype for dtype in others if "float" in dtype}
+    # None is their own type, but beside quantised numbers it would have them rounded too.
+    stay = dtypes[0] == QUANTIZED_DTYPE and QUANTIZED_DTYPE not in others
+    return _Source(load(file), dtypes[0], (exact.pop() if len(exact) == 1 else "float32") if stay else None)
 
 
 def _warn_of_loss(cut: RegularizationReport) -> None:
