@@ -18,6 +18,7 @@ from tailcut.files import atomic_write
 from tailcut.jpeg.checking import DAMAGED, check_jpeg
 from tailcut.jpeg.limits import check_size
 from tailcut.jpeg.markers import read_markers, read_outline
+from tailcut.jpeg.pixels import decoded_pixels
 
 FORMATS = ("PNG", "JPEG")
 HALF = 128  # of a byte
@@ -68,12 +69,7 @@ def read_image(
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise ArgumentError(f"size must be a positive (height, width), got {size}")
     opened = _decoded(Path(path), _read(Path(path)), resolve_reading(strict, max_pixels))
-    if opened.mode.startswith("I"):  # 16-bit grey; Pillow has no other integer PNG or JPEG
-        pixels = np.asarray(opened).astype(np.float32)[:, :, None].repeat(channels, axis=2) / 65535
-    else:
-        pixels = np.array(_flat(opened).convert("L" if channels == 1 else "RGB"), dtype=np.float32) / 255
-        pixels = pixels.reshape(opened.height, opened.width, channels)
-    image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()[None]
+    image = torch.from_numpy(decoded_pixels(opened, channels)).permute(2, 0, 1).contiguous()[None]
     if size is not None and size != (opened.height, opened.width):
         image = interpolate(image, size=size, mode="bilinear", antialias=True).clamp_(0, 1)  # rounding may exceed 1
     return image
@@ -240,10 +236,3 @@ def _is_seen(image: Image.Image) -> np.ndarray:
     else:
         seen = np.asarray(image.convert("RGBA").getchannel("A")) > 0
     return seen
-
-
-def _flat(image: Image.Image) -> Image.Image:
-    if not image.has_transparency_data:
-        return image
-    colours = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours)

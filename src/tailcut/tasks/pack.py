@@ -186,10 +186,11 @@ def _from_file(file: str | Path) -> _Source:
     dtypes, others = ([entry.dtype for entry in part] for part in (report.tensors, report.other_tensors))
     if not dtypes:  # of a network without coefficients
         dtypes = [dtype for dtype in others if dtype == QUANTIZED_DTYPE] or ["float32"]
-    exact = {dtype for dtype in others if "float" in dtype}
-    # None is their own type, but beside quantised numbers it would have them rounded too.
-    stay = dtypes[0] == QUANTIZED_DTYPE and QUANTIZED_DTYPE not in others
-    return _Source(load(file), dtypes[0], (exact.pop() if len(exact) == 1 else "float32") if stay else None)
+    other_dtype = None  # their own
+    if dtypes[0] == QUANTIZED_DTYPE and QUANTIZED_DTYPE not in others:  # beside it, None would have them rounded too
+        exact = {dtype for dtype in others if "float" in dtype}
+        other_dtype = exact.pop() if len(exact) == 1 else "float32"
+    return _Source(load(file), dtypes[0], other_dtype)
 
 
 def _warn_of_loss(cut: RegularizationReport) -> None:

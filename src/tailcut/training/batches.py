@@ -167,9 +167,7 @@ def cutout(images: Tensor, centers: Tensor, side: int) -> Tensor:
     height, width = images.shape[-2:]
     rows = torch.arange(height, device=centers.device) - first[:, :1]
     columns = torch.arange(width, device=centers.device) - first[:, 1:]
-    hides_rows, hides_columns = (rows >= 0) & (rows < side), (columns >= 0) & (columns < side)
-    hidden = hides_rows[:, None, :, None] & hides_columns[:, None, None, :]
-    return torch.where(hidden, images.mean((2, 3), keepdim=True), images)
+    return torch.where(_within(rows, side, columns, side), images.mean((2, 3), keepdim=True), images)
 
 
 def mirror(images: Tensor) -> Tensor:
@@ -210,10 +208,13 @@ def shift(images: Tensor, moves: Tensor) -> Tensor:
     num, channels, height, width = images.shape
     rows = torch.arange(height, device=moves.device) - moves[:, :1]  # (n, height): the row that comes from there
     columns = torch.arange(width, device=moves.device) - moves[:, 1:]
-    inside_rows = (rows >= 0) & (rows < height)
-    inside_columns = (columns >= 0) & (columns < width)
     index = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
     index = index.view(num, 1, height * width).expand(-1, channels, -1)
     moved = images.reshape(num, channels, height * width).gather(2, index).view(images.shape)
-    inside = inside_rows[:, None, :, None] & inside_columns[:, None, None, :]
-    return torch.where(inside, moved, torch.zeros_like(moved))
+    return torch.where(_within(rows, height, columns, width), moved, torch.zeros_like(moved))
+
+
+def _within(rows: Tensor, height: int, columns: Tensor, width: int) -> Tensor:
+    """Whether rows (n, h) are in 0..height-1 and columns (n, w) in 0..width-1: bool (n, 1, h, w)."""
+    inside_rows, inside_columns = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
+    return inside_rows[:, None, :, None] & inside_columns[:, None, None, :]

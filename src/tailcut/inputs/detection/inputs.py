@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from tailcut.errors import ArgumentError, DataError
 from tailcut.inputs.transform.block_dct import BlockDCT
 from tailcut.jpeg.checking import DAMAGED, check_jpeg
 from tailcut.jpeg.limits import check_size
+from tailcut.jpeg.pixels import decoded_pixels
 
 Target = Mapping[str, Tensor]
 Size = tuple[int, int]
@@ -134,17 +134,10 @@ def read_pixels(path: str | Path) -> Tensor:
             check_size(image.height, image.width, len(content), advice="give the detector the image as a tensor")
             if image.format != "PNG":
                 check_jpeg(content)  # libjpeg would make up what lacks
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # 16-bit grey, which Pillow would clip to 255
-                grey = torch.from_numpy(np.asarray(upright).astype(np.float32) / 65535)
-                return grey.expand(3, -1, -1).contiguous()
-            if upright.has_transparency_data:
-                clear = upright.convert("RGBA")
-                upright = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear)
-            pixels = np.array(upright.convert("RGB"))
+            pixels = decoded_pixels(ImageOps.exif_transpose(image), channels=3)
     except (*DAMAGED, DataError) as error:
         raise DataError(f"cannot read the image {path}: {error}") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def _size(image: Tensor) -> Size:

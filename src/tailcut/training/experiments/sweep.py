@@ -4,6 +4,7 @@ import logging
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -169,11 +170,15 @@ def missing_trials(trials: Sequence[Trial], chosen: Experiment, results: Results
     by_place = {(trial.variant, trial.seed): trial for trial in trials}
     order: dict[tuple[str, int], Trial] = {}
 
+    @cache  # several variants may need one run
+    def is_trained(place: tuple[str, int]) -> bool:
+        trial = by_place[place]
+        return trial.run.result.is_file() and _valid_result(trial.run.result, trial) is not None
+
     def add(trial: Trial) -> None:
         for place in trial.needs.values():
             needed = by_place[place]
-            result = needed.run.result
-            if not result.is_file() or _valid_result(result, needed) is None:
+            if not is_trained(place):
                 add(needed)  # one that was trained by other settings then ends the sweep
         order.setdefault((trial.variant, trial.seed), trial)
 

@@ -19,7 +19,7 @@ from tailcut.training.recipe.stages import stages_of
 WITHOUT_EFFECT = ("data.workers", "training.checkpoint_every")  # keys that change no number of a training
 
 _TABLE = re.compile(r"\s*\[+([^\[\]]+)\]+\s*(#.*)?$")
-_STAGE_KEY = re.compile(r"^stage\.[^.]+\.")
+_STAGE = re.compile(r"^stage\.[^.]+\.")
 _KEY = re.compile(r"\s*([^=#\[\]{}]+?)\s*=")
 
 
@@ -211,16 +211,12 @@ def changed_since(recorded: Mapping[str, Any], recipe: Recipe, aside: Collection
         changed = differences(Recipe.model_validate(recorded), recipe)
     except ValidationError:
         return ["a recipe that this version of Tailcut does not know"]
-    return _leaving_out(changed, (*WITHOUT_EFFECT, *aside))
+    return [line for line in _with_effect(changed) if line.partition(":")[0] not in aside]
 
 
-def _leaving_out(changed: Sequence[str], keys: Collection[str]) -> list[str]:
-    def names(line: str) -> set[str]:
-        key = line.partition(":")[0]
-        of_stage = _STAGE_KEY.sub("", key)
-        return {key, of_stage} if of_stage in WITHOUT_EFFECT else {key}
-
-    return [line for line in changed if names(line).isdisjoint(keys)]
+def _with_effect(changed: Sequence[str]) -> list[str]:
+    """Leave out the differences in keys that change no number, of the recipe and of its stages."""
+    return [line for line in changed if _STAGE.sub("", line).partition(":")[0] not in WITHOUT_EFFECT]
 
 
 def holds(path: Path, recipe: Recipe) -> bool:
@@ -252,7 +248,7 @@ def check_same(recipe: Recipe, path: Path) -> None:
     Keys that change no number of a training may differ.
     """
     if path.is_file():
-        changed = _leaving_out(differences(load_recipe(path), recipe), WITHOUT_EFFECT)
+        changed = _with_effect(differences(load_recipe(path), recipe))
         if changed:
             raise RecipeError(
                 f"the run was begun with another recipe ({path}); it can only go on with the same: give that file, or "

@@ -74,11 +74,12 @@ def _check_inputs(section: InputsSection | None) -> None:
     if section is None:
         return
     plain = InputsSection()
-    of_gates = ("gate_temperature", "gate_strength")
-    useless = {f"inputs.{key}": getattr(section, key) != getattr(plain, key) for key in of_gates if not section.gate}
-    check_unused(useless, of="inputs without a gate")
-    unmeasured = not section.statistics_images and section.statistics != plain.statistics
-    check_unused({"inputs.statistics": unmeasured}, of="inputs.statistics_images 0")
+    if not section.gate:
+        keys = ("gate_temperature", "gate_strength")
+        used = {f"inputs.{key}": getattr(section, key) != getattr(plain, key) for key in keys}
+        check_unused(used, of="inputs without a gate")
+    if not section.statistics_images:
+        check_unused({"inputs.statistics": section.statistics != plain.statistics}, of="inputs.statistics_images 0")
 
 
 def _check_regularization(recipe: Recipe) -> None:
