@@ -129,6 +129,24 @@ class Dense(Step):
         return torch.cat(y.chunk(2, 1)[::-1], 1) if self.swap else y
 
 
+class Beside(Step):
+    """A map and an activation of it side by side, in either order; perhaps one in place on what padding returned."""
+
+    def __init__(self, rng: random.Random, axes: int, channels: int) -> None:
+        super().__init__(channels, 32)
+        self.layer = CONVOLUTIONS[axes](channels, 16, 3, padding=1)
+        self.first, self.second = (
+            rng.choice(ACTIVATIONS),
+            rng.choice((torch.relu, torch.sigmoid, torch.tanh, torch.abs)),
+        )
+        self.in_place, self.swap = rng.random() < 0.3, rng.random() < 0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(self.layer(x))
+        z = torch.relu_(functional.pad(y, (0, 0))) if self.in_place else self.second(y)
+        return torch.cat([y, z] if self.swap else [z, y], 1)
+
+
 class Excitation(Step):
     """Squeeze and excitation: channels scaled by what their means say."""
 
@@ -194,6 +212,7 @@ STEPS: tuple[type, ...] = (
     Residual,
     Residual,
     Dense,
+    Beside,
     Excitation,
     Attention,
     Control,
@@ -264,12 +283,13 @@ def network(seed: int) -> tuple[RandomNetwork, Tensor]:
 
 
 def compare(seed: int) -> None:
-    """Outputs, gradients and running statistics of the fused view and of the network itself.
+    """Outputs, gradients and running statistics of the fused view and of the network; without gradients, outputs.
 
     Raises:
         AssertionError: they differ.
     """
     model, x = network(seed)
+    is_training = model.training
     inputs = (x, x.flip(0) * 0.5, x)  # the first call tries, the others know
     before = [buffer.clone() for buffer in model.buffers()]
     wanted = [_results(model, model, each) for each in inputs]
@@ -280,6 +300,14 @@ def compare(seed: int) -> None:
         view.strategy = strategy
         for call, (each, expected) in enumerate(zip(inputs, wanted, strict=True)):
             _check(expected, _results(view, model, each), f"seed {seed}, {strategy}, call {call + 1}")
+        model.eval()
+        with torch.no_grad():
+            _check(
+                {"input": x, "output": model(x)},
+                {"input": x, "output": view(x)},
+                f"seed {seed}, {strategy}, without gradients",
+            )
+        model.train(is_training)
 
 
 def _results(runner: nn.Module | FusedNetwork, model: nn.Module, x: Tensor) -> dict[str, Tensor | None]:

@@ -249,7 +249,19 @@ def test_curves_show_the_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([0.0, 0.1], [90.0, 40.0])
 
 
-def attack_files_of(accuracies: list[float]) -> AttackReport:
+def test_curves_of_a_file_whose_name_begins_with_an_underscore_are_in_the_legend(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    from tailcut.tasks import attack
+
+    figures: list[Any] = []
+    monkeypatch.setattr(attack, "write_figure", lambda figure, path: figures.append(figure))
+    draw_curves(attack_files_of(accuracies=[0.9, 0.4], source="_a.tailcut"), tmp_path / "a.png")
+    assert [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()] == ["./_a.tailcut"]
+
+
+def attack_files_of(accuracies: list[float], source: str = "a") -> AttackReport:
     from tailcut.tasks.attack import AttackCurve
 
-    return AttackReport("digits", "test", 3, "fgsm", [0.0, 0.1], 1, [0.0, 0.1], [AttackCurve("a", accuracies)], 1.0)
+    return AttackReport("digits", "test", 3, "fgsm", [0.0, 0.1], 1, [0.0, 0.1], [AttackCurve(source, accuracies)], 1.0)

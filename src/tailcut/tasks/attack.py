@@ -329,7 +329,9 @@ def draw_curves(report: AttackReport, path: str | Path) -> None:
     figure = new_figure("the curves of an attack", (6, 4))
     panel = figure.subplots()
     for curve in report.curves:
-        panel.plot(report.epsilons, [100 * value for value in curve.accuracies], marker="o", label=curve.source)
+        # Matplotlib leaves names that begin with an underscore out of a legend.
+        label = f"./{curve.source}" if curve.source.startswith("_") else curve.source
+        panel.plot(report.epsilons, [100 * value for value in curve.accuracies], marker="o", label=label)
     panel.set(title=f"{report.method} on {report.data}, {report.split}", xlabel="epsilon", ylabel="accuracy in %")
     panel.set_ylim(bottom=0)
     panel.grid(visible=True, alpha=0.3)

@@ -103,3 +103,15 @@ def test_a_resampled_part_is_projected_first() -> None:
     matrix = torch.randn(3, 4)
     expected = torch.einsum("oc,cbhw->obhw", matrix, torch.nn.functional.pad(write(part), (1, 1, 0, 2)))
     torch.testing.assert_close(project([padded], matrix), expected)
+
+
+@pytest.mark.parametrize("function", [RELU, Function("sigmoid", torch.sigmoid, torch.sigmoid_, True, 8)])
+def test_a_part_that_is_the_child_of_another_part_is_not_overwritten(function: Function) -> None:
+    z, a = torch.randn(2, 1, 700, dtype=torch.float64), torch.randn(5, 2, dtype=torch.float64)
+    inner = Pointwise(5, Function("silu", torch.nn.functional.silu), (Affine(5, z, a, None),))
+    parts: list[Expression] = [Pointwise(5, function, (inner,)), inner]
+    full = torch.nn.functional.silu(a @ z.flatten(1))
+    matrix = torch.randn(4, 10, dtype=torch.float64)
+    with torch.no_grad():
+        result = project(parts, matrix)
+    torch.testing.assert_close(result.flatten(1), matrix @ torch.cat([function.call(full), full]))

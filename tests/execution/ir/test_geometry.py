@@ -45,7 +45,11 @@ def test_the_same_convolution_with_channels_first(layer: Any, shape: tuple[int, 
 @pytest.mark.filterwarnings("ignore:Using padding")
 @pytest.mark.parametrize("band", [1, 100, 700])
 @pytest.mark.parametrize(
-    "options", [{}, {"padding": 1}, {"padding": (2, 0)}, {"padding": 3, "dilation": 2}, {"padding": "same"}]
+    "options",
+    [
+        *({}, {"padding": 1}, {"padding": (2, 0)}, {"padding": 3, "dilation": 2}, {"padding": "same"}),
+        {"padding": (30, 9)},  # bands that lie in the padding as a whole
+    ],
 )
 def test_large_maps_go_band_by_band(options: dict[str, Any], band: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(geometry_module, "BAND_NUMBERS", band)

@@ -265,3 +265,15 @@ def test_a_truncated_bias_is_added(layer: nn.Module) -> None:
     model.zero_grad()
     model(x).square().sum().backward()
     torch.testing.assert_close(got, [parameter.grad for parameter in model.parameters()], rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("index", [-1, 30])
+def test_an_index_that_an_embedding_lacks_is_refused_as_by_torch(index: int) -> None:
+    model = nn.Sequential(nn.Embedding(30, 16), nn.Linear(16, 16))
+    tailcut.regularize(model, num_kept=6)
+    fused = fused_as(model, "low_rank")
+    with torch.no_grad():
+        fused(torch.tensor([[0, 29]]))
+        assert strategies_of(fused)["0"] == "fused"
+        with pytest.raises(IndexError, match="index out of range"):
+            fused(torch.tensor([[0, index]]))

@@ -181,3 +181,54 @@ def test_moments(k: int, positions: int, offset: float) -> None:
     torch.testing.assert_close(mean.double(), exact.mean(1), rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(covariance.double(), expected, rtol=1e-3, atol=2e-4)
     assert (variance(torch.randn(7, k), covariance) >= 0).all()
+
+
+@pytest.mark.usefixtures("context")
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.BatchNorm2d(24, track_running_stats=False),
+        nn.BatchNorm2d(24, affine=False, track_running_stats=False),
+        nn.GroupNorm(2, 24),
+        nn.InstanceNorm2d(24, affine=True),
+    ],
+)
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_types_do_not_overflow(norm: nn.Module, dtype: torch.dtype, mixed: bool) -> None:
+    """Sums of squares over these positions are far above 65,504, the largest float16. Norms may be of float32."""
+    norm = copy.deepcopy(norm) if mixed else copy.deepcopy(norm).to(dtype)
+    part = Affine(24, 60 * torch.rand(2, 1, 96, 96).to(dtype), torch.randn(24, 2).to(dtype), torch.randn(24).to(dtype))
+    result = norm(LazyMap([part], 1, ["conv"]))
+    assert isinstance(result, LazyMap)
+    assert result.dtype == dtype
+    exact = copy.deepcopy(norm).double()(full_of(LazyMap([part], 1, ["conv"])).double()).detach()
+    tolerance = 8 * torch.finfo(dtype).eps * float(exact.abs().max())
+    torch.testing.assert_close(full_of(result).double(), exact, rtol=0, atol=tolerance)
+
+
+def test_gradients_of_moments_of_half_types_are_those_of_float32() -> None:
+    source = 60 * torch.rand(2, 9000)
+    gradients = []
+    for dtype in (torch.float32, torch.float16):
+        own = source.clone().to(dtype).requires_grad_()
+        mean, covariance = source_moments(own)
+        assert mean.dtype == covariance.dtype == torch.float32
+        (mean.sum() + covariance.sum()).backward()
+        assert own.grad is not None
+        gradients.append(own.grad.float())
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=5e-3, atol=1e-4)
+
+
+@pytest.mark.usefixtures("context")
+def test_a_layer_norm_of_float32_in_a_network_of_bfloat16() -> None:
+    x = lazy_map(24, axis=3)
+    (part,) = x.parts
+    assert isinstance(part, Affine)
+    x = x.like([Affine(24, part.source.bfloat16(), part.matrix.bfloat16(), None)])
+    norm = randomize(nn.LayerNorm(24)).float()
+    result = norm(x)
+    assert isinstance(result, LazyMap)
+    expected = norm(full_of(x))
+    assert result.dtype == expected.dtype
+    torch.testing.assert_close(full_of(result), expected, rtol=0.03, atol=0.1)

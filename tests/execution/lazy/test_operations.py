@@ -209,3 +209,50 @@ def test_given_parts_and_functions_have_names() -> None:
     part = functional.adaptive_avg_pool2d(torch.relu(low_rank()), 1).parts[0]  # type: ignore[attr-defined]
     assert isinstance(part, Resampled)
     assert not isinstance(part, Given)
+
+
+WITHOUT_BATCH: list[tuple[Callable[[Any], Any], tuple[int, ...]]] = [
+    (lambda x: functional.max_pool2d(x, 2), (3, 8)),
+    (lambda x: functional.max_pool2d(x, (1, 2)), (3, 8)),
+    (lambda x: functional.max_pool3d(x, 2), (2, 4, 8)),
+    (lambda x: functional.avg_pool2d(x, 2), (3, 8)),
+    (lambda x: functional.avg_pool3d(x, 2), (2, 4, 8)),
+    (lambda x: functional.adaptive_avg_pool2d(x, 1), (3, 8)),
+    (lambda x: functional.adaptive_avg_pool2d(x, (6, 2)), (3, 8)),
+    (lambda x: functional.adaptive_avg_pool3d(x, 1), (2, 4, 8)),
+    (lambda x: functional.max_pool1d(x, 2), (3,)),
+    (lambda x: functional.avg_pool1d(x, 2), (3,)),
+]
+
+
+@pytest.mark.parametrize(("pool", "sizes"), WITHOUT_BATCH)
+def test_pooling_over_the_channels_of_one_image_without_a_batch(
+    pool: Callable[[Any], Any], sizes: tuple[int, ...]
+) -> None:
+    """Torch's functions take a map of one axis fewer for a single image: its first axis is not that of a batch."""
+    x = low_rank(sizes=sizes)
+    torch.testing.assert_close(pool(x), pool(full_of(x)))
+
+
+def test_padding_by_nothing_is_another_map() -> None:
+    x = low_rank()
+    expected = full_of(x).clone()
+    functional.relu(functional.pad(x, (0, 0, 0, 0)), inplace=True)
+    torch.testing.assert_close(full_of(x), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float32])
+def test_concatenation_with_another_type(dtype: torch.dtype) -> None:
+    x = low_rank()
+    other = torch.ones(2, 3, 7, 8, dtype=dtype)
+    result = torch.cat([x, other], 1)
+    assert not isinstance(result, LazyMap)  # which has one type
+    torch.testing.assert_close(result, torch.cat([full_of(x), other], 1))
+
+
+def test_sums_of_maps_of_different_types() -> None:
+    x, y = low_rank(), low_rank()
+    (part,) = y.parts
+    assert isinstance(part, Affine)
+    y = y.like([Affine(6, part.source.float(), part.matrix.float(), None)])
+    torch.testing.assert_close(x + y, full_of(x) + full_of(y))

@@ -1,7 +1,9 @@
 import copy
 import gc
 import itertools
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from tailcut.execution import FusedNetwork, fuse
 from tailcut.execution.cpu import codegen, compiled, program_calls
 from tailcut.execution.ir import cost
 from tailcut.execution.lazy.lazy_map import LazyMap
-from tailcut.execution.wrapper import network
+from tailcut.execution.wrapper import network, programs
 from tailcut.format.conversion.frereg import convert
 
 
@@ -272,6 +274,82 @@ def test_timing_prefers_the_faster_way(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(reasons_of(fused).values()) == {"timed: dense weights were faster"}
     with torch.no_grad():
         torch.testing.assert_close(fused(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_too_large_to_be_timed_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cost, "NETWORK_MARGIN", 1.0)
+    monkeypatch.setattr(network, "TIMING_CAP_BYTES", 1000)
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3))
+    tailcut.regularize(model, num_kept=4)
+    with caplog.at_level("WARNING", logger="tailcut"):
+        fuse(model, torch.randn(1, 3, 64, 64), check_by_timing=True)
+    assert "not timed" in caplog.text
+
+
+def densely(model: nn.Module, x: Tensor) -> FusedNetwork:
+    """A fused network that has run an input densely, twice."""
+    fused = fuse(model)
+    with torch.no_grad():
+        fused.prefer_dense(x)
+        for _ in range(2):
+            torch.testing.assert_close(fused(x), model(x))
+    return fused
+
+
+def test_an_interrupt_while_dense_weights_are_made_leaves_no_stale_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 8)), torch.randn(4, 64)
+    tailcut.regularize(model, num_kept=9)
+    fused = densely(model, x)
+
+    def interrupted(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+        with monkeypatch.context() as patch:
+            patch.setattr(programs.NetworkPrograms, "make_dense", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                fused(x)
+        torch.testing.assert_close(fused(x), model(x))
+
+
+def test_threads_wait_for_the_one_that_makes_dense_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 8)), torch.randn(4, 64)
+    tailcut.regularize(model, num_kept=9)
+    fused = densely(model, x)
+    make_dense = programs.NetworkPrograms.make_dense
+
+    def slowly(*args: Any) -> None:
+        time.sleep(0.2)
+        make_dense(*args)
+
+    monkeypatch.setattr(programs.NetworkPrograms, "make_dense", slowly)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+        expected = model(x)
+
+    def call(_: int) -> Tensor:
+        with torch.inference_mode():
+            found: Tensor = fused(x)
+        return found
+
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(call, range(4)):
+            torch.testing.assert_close(found, expected)
+
+
+def test_a_strategy_that_was_set_counts_after_dense_calls() -> None:
+    model, x = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 8)), torch.randn(4, 64)
+    tailcut.regularize(model, num_kept=9)
+    fused = densely(model, x)
+    fused.strategy = "low_rank"
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x), model(x))
+    assert "dense" not in strategies_of(fused).values()
 
 
 @pytest.mark.parametrize("engine", ["torch", "compiled"])

@@ -155,7 +155,8 @@ class _Plan:
     def tile(self, tensors: Sequence[Tensor], into: Tensor | None = None) -> Tensor:
         """Compute the sum at one tile: sources are (channels, positions of the tile). Written to `into` if given."""
         values = dict(zip(self.names, tensors, strict=True))
-        evaluation = _Evaluation(values, self.order, overwrite=into is not None)
+        roots = [term.expression for term in self.terms]
+        evaluation = _Evaluation(values, self.order, roots, overwrite=into is not None)
         total: Tensor | None = None
         for term in self.terms:
             full = evaluation.value(term.expression)
@@ -249,14 +250,15 @@ class _Tiles(torch.autograd.Function):
 class _Evaluation:
     """The values of nodes at one tile, each computed once."""
 
-    def __init__(self, values: dict[int, Tensor], order: Sequence[Expression], *, overwrite: bool) -> None:
+    def __init__(
+        self, values: dict[int, Tensor], order: Sequence[Expression], roots: Sequence[Expression], *, overwrite: bool
+    ) -> None:
         self.values = values
         self.overwrite = overwrite
         self.done: dict[int, Tensor] = {}
         self.uses: dict[int, int] = {}
-        for node in order:
-            for child in children(node):
-                self.uses[id(child)] = self.uses.get(id(child), 0) + 1
+        for used in (*roots, *(child for node in order for child in children(node))):
+            self.uses[id(used)] = self.uses.get(id(used), 0) + 1
 
     def value(self, node: Expression) -> Tensor:
         """Return the node's value, (channels, positions of the tile)."""

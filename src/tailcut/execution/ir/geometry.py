@@ -101,10 +101,12 @@ class Geometry:
         length = max(1, BAND_NUMBERS // (source.shape[0] * batch * width))
         for begin in range(0, rows, length):
             end = min(begin + length, rows)
-            # Of the rows that it reads; some lie before or after those that are there.
+            # Of the rows that it reads; some or all lie before or after those that are there.
             first, last = begin - top, end - top + reach[0]
-            band = source[:, :, max(first, 0) : min(last, height)].transpose(0, 1)
-            band = functional.pad(band, (left, right, max(-first, 0), max(last - height, 0)))
+            low, high = (min(max(row, 0), height) for row in (first, last))
+            above = min(max(-first, 0), last - first)
+            band = source[:, :, low:high].transpose(0, 1)
+            band = functional.pad(band, (left, right, above, last - first - above - (high - low)))
             made = torch.conv2d(_channels_last(band), core, bias, dilation=self.dilation)
             result[:, :, begin:end] = made.transpose(0, 1)
         return result

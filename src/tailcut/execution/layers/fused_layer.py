@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
 
 from tailcut.execution.ir.expression import Affine, is_pointwise, map_sources
@@ -262,7 +263,10 @@ class LowRankEmbedding(FusedLayer):
         factors = self.weights.factors(context)
         context.record(self.name, "fused", "rows are made from cosines at the index")
         picked = index.flatten()
-        low_rank = factors.core[:, picked] if factors.inward is None else factors.core @ factors.inward[:, picked]
+        # Looked up as the network does, which refuses what is no index.
+        table = factors.core if factors.inward is None else factors.inward
+        columns = functional.embedding(picked, table.T).T.contiguous()
+        low_rank = columns if factors.inward is None else factors.core @ columns
         outward = factors.outward
         if outward is None:
             return low_rank.T.reshape(*index.shape, size)

@@ -74,10 +74,11 @@ def _update_running(running_mean: Tensor, running_var: Tensor, mean: Tensor, var
 def _batch_moments(part: Affine) -> tuple[Tensor, Tensor]:
     """Return mean and biased variance of each channel, (channels,)."""
     mean, covariance = source_moments(part.source.flatten(1))
-    full_mean = part.matrix @ mean
+    matrix = part.matrix.to(mean.dtype)
+    full_mean = matrix @ mean
     if part.shift is not None:
         full_mean = full_mean + part.shift
-    return full_mean, variance(part.matrix, covariance)
+    return full_mean, variance(matrix, covariance)
 
 
 def variance(matrix: Tensor, covariance: Tensor) -> Tensor:
@@ -86,7 +87,10 @@ def variance(matrix: Tensor, covariance: Tensor) -> Tensor:
 
 
 def source_moments(source: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute mean (k,) and biased covariance (k, k) over the positions of (k, positions), in the source's type."""
+    """Compute mean (k,) and biased covariance (k, k) over the positions of (k, positions).
+
+    In the source's type, of half types in float32, where sums of squares do not overflow.
+    """
     mean, covariance = _Moments.apply(source)  # type: ignore[no-untyped-call]
     return mean, covariance
 
@@ -97,7 +101,8 @@ class _Moments(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, source: Tensor) -> tuple[Tensor, Tensor]:
         mean, covariance = _chunked_moments(source)
-        mean, covariance = mean.to(source.dtype), covariance.to(source.dtype)
+        wide = _wide_type(source)
+        mean, covariance = mean.to(wide), covariance.to(wide)
         ctx.save_for_backward(source, mean)
         return mean, covariance
 
@@ -110,8 +115,13 @@ class _Moments(torch.autograd.Function):
         shift = (of_mean / positions)[:, None]
         result = torch.empty_like(source)
         for chunk in _chunks(source):
-            torch.addmm(shift, matrix, source[:, chunk] - mean[:, None], out=result[:, chunk])
+            result[:, chunk] = torch.addmm(shift, matrix, source[:, chunk] - mean[:, None])
         return result
+
+
+def _wide_type(source: Tensor) -> torch.dtype:
+    """Return the type that sums of squares are computed in, as torch does in its norms."""
+    return torch.promote_types(source.dtype, torch.float32)
 
 
 def _chunks(source: Tensor) -> Iterator[slice]:
@@ -129,7 +139,7 @@ def _chunked_moments(source: Tensor) -> tuple[Tensor, Tensor]:
     mean = torch.zeros(k, dtype=exact, device=source.device)
     scatter = torch.zeros(k, k, dtype=exact, device=source.device)
     for places in _chunks(source):
-        start, chunk = places.start, source[:, places]
+        start, chunk = places.start, source[:, places].to(_wide_type(source))
         middle = chunk.mean(1)
         centred = chunk - middle[:, None]
         apart, own = middle.to(exact) - mean, chunk.shape[1]
@@ -159,13 +169,13 @@ def layer_norm(
     source, extended = _with_one(part)
     extended = extended - extended.mean(0)
     flat = source.flatten(1)
-    # Half types would overflow; torch computes their layer norms in float32 too.
-    exact = torch.promote_types(flat.dtype, torch.float32)
-    inverse = torch.rsqrt(_squares(extended.to(exact), flat.to(exact)) / part.channels + eps)
+    wide = _wide_type(flat)
+    inverse = torch.rsqrt(_squares(extended.to(wide), flat.to(wide)) / part.channels + eps)
     scaled = (flat * inverse).to(flat.dtype)
     if weight is not None:
-        extended = extended * weight[:, None]
-    return input.like([Affine(part.channels, scaled.reshape(source.shape), extended, bias)])
+        extended = (extended * weight[:, None]).to(flat.dtype)
+    shift = None if bias is None else bias.to(flat.dtype)
+    return input.like([Affine(part.channels, scaled.reshape(source.shape), extended, shift)])
 
 
 def _squares(matrix: Tensor, source: Tensor) -> Tensor:
@@ -202,7 +212,8 @@ def group_norm(
     if 2 * num_groups * (part.matrix.shape[1] + 2) > part.channels or part.channels % num_groups:
         return NotImplemented
     source, extended = _with_one(part)
-    flat = source.flatten(2)  # (k, batch, positions)
+    wide = _wide_type(source)
+    flat = source.flatten(2).to(wide)  # (k, batch, positions)
     mean = flat.mean(2)  # (k, batch)
     centred = flat - mean[:, :, None]
     covariance = torch.einsum("ibp,jbp->bij", centred, centred) / flat.shape[2]
@@ -210,12 +221,13 @@ def group_norm(
     size = part.channels // num_groups
     for start in range(0, part.channels, size):
         own = extended[start : start + size]
-        parts.append(_one_group(source, own, mean, centred, covariance, eps))
+        parts.append(_one_group(source, own.to(wide), mean, centred, covariance, eps))
     result = input.like(parts)
     if weight is None and bias is None:
         return result
-    ones, zeros = extended.new_ones(part.channels), extended.new_zeros(part.channels)
-    return input.like(scale_parts(parts, ones if weight is None else weight, zeros if bias is None else bias))
+    scale = extended.new_ones(part.channels) if weight is None else weight.to(extended.dtype)
+    shift = extended.new_zeros(part.channels) if bias is None else bias.to(extended.dtype)
+    return input.like(scale_parts(parts, scale, shift))
 
 
 def _one_group(source: Tensor, matrix: Tensor, mean: Tensor, centred: Tensor, covariance: Tensor, eps: float) -> Affine:
@@ -231,8 +243,9 @@ def _one_group(source: Tensor, matrix: Tensor, mean: Tensor, centred: Tensor, co
     inverse = torch.rsqrt(variances.clamp_min(0) + eps)
     shape = (1, -1, *([1] * (source.ndim - 2)))
     common = torch.einsum("i,ibp->bp", row, centred).reshape(1, *source.shape[1:])
-    scaled = torch.cat([source, common]) * inverse.reshape(shape)
-    return Affine(matrix.shape[0], scaled, torch.cat([apart, torch.ones_like(apart[:, :1])], dim=1), None)
+    scaled = torch.cat([source.to(common.dtype), common]) * inverse.reshape(shape)
+    spread = torch.cat([apart, torch.ones_like(apart[:, :1])], dim=1)
+    return Affine(matrix.shape[0], scaled.to(source.dtype), spread.to(source.dtype), None)
 
 
 @handles(functional.instance_norm)

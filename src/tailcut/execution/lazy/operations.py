@@ -127,7 +127,7 @@ def cat(tensors: Sequence[Tensor], dim: int = 0, **kwargs: Any) -> Any:
     tensors = [tensor for tensor in tensors if shape_of(tensor) != (0,)]
     first = next(tensor for tensor in tensors if isinstance(tensor, LazyMap))
     axis = first.channel_axis
-    if kwargs or dim % len(shape_of(first)) != axis:
+    if kwargs or dim % len(shape_of(first)) != axis or any(tensor.dtype != first.dtype for tensor in tensors):
         return NotImplemented
     parts: list[Expression] = []
     makers: list[str] = []
@@ -170,7 +170,7 @@ for _entry in (Function("add", torch.add), Function("sub", torch.sub), Function(
 
 def _of_two(function: Function, first: LazyMap, second: LazyMap) -> Any:
     """Combine two maps part by part. Two affine parts make one; a chain that grows too costly is written once."""
-    if shape_of(first) != shape_of(second) or first.channel_axis != second.channel_axis:
+    if shape_of(first) != shape_of(second) or first.channel_axis != second.channel_axis or first.dtype != second.dtype:
         return NotImplemented
     for operand in (first, second):
         _write_if_costly(operand)
@@ -233,8 +233,13 @@ def _write_if_costly(lazy: LazyMap) -> None:
         lazy.write_parts("a long chain of additions is written once")
 
 
-@handles("max_pool1d", "max_pool2d", "max_pool3d")
-def max_pool(
+# Of torch's functions by the number of axes that they pool. A map of one axis fewer is one image without a batch to
+# them, whose channels are rows; it is written.
+_AXES = {"1d": 1, "2d": 2, "3d": 3}
+
+
+def _max_pool(
+    axes: int,
     input: Any,
     kernel_size: Any,
     stride: Any = None,
@@ -247,7 +252,7 @@ def max_pool(
 
     A position of a window outside the map is moved to the nearest inside, which lies in the same window.
     """
-    if return_indices or not isinstance(input, LazyMap) or input.channel_axis != 1:
+    if return_indices or not isinstance(input, LazyMap) or input.channel_axis != 1 or input.ndim != 2 + axes:
         return NotImplemented
     if not all(map(is_pointwise, input.parts)):
         return NotImplemented
@@ -265,6 +270,9 @@ def max_pool(
     ]
     return input.like([_pooled(part, list(itertools.product(*per_axis))) for part in input.parts])
 
+
+for _name, _axes in _AXES.items():
+    handles(f"max_pool{_name}")(partial(_max_pool, _axes))
 
 Index = slice | Tensor
 
@@ -316,21 +324,19 @@ def _resampled(input: Any, operation: OnSource) -> Any:
     return input.like([resample(part, operation) for part in input.parts])
 
 
-@handles("avg_pool1d", "avg_pool2d", "avg_pool3d")
-def avg_pool(input: Any, *args: Any, **kwargs: Any) -> Any:
+def _average_pool(function: Callable[..., Tensor], axes: int) -> Callable[..., Any]:
     """Linear, the same for each channel: done after the next projection."""
-    function = {3: functional.avg_pool1d, 4: functional.avg_pool2d, 5: functional.avg_pool3d}.get(input.ndim)
-    return NotImplemented if function is None else _resampled(input, lambda x: function(x, *args, **kwargs))
+
+    def handler(input: Any, *args: Any, **kwargs: Any) -> Any:
+        fits = input.ndim == 2 + axes
+        return _resampled(input, lambda x: function(x, *args, **kwargs)) if fits else NotImplemented
+
+    return handler
 
 
-@handles("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d")
-def adaptive_avg_pool(input: Any, output_size: Any) -> Any:
-    """Resample the map like `avg_pool`."""
-    functions = (functional.adaptive_avg_pool1d, functional.adaptive_avg_pool2d, functional.adaptive_avg_pool3d)
-    if not 3 <= input.ndim <= 5:
-        return NotImplemented
-    function: Any = functions[input.ndim - 3]
-    return _resampled(input, lambda x: function(x, output_size))
+for _name, _axes in _AXES.items():
+    for _pool in (f"avg_pool{_name}", f"adaptive_avg_pool{_name}"):
+        handles(_pool)(_average_pool(getattr(functional, _pool), _axes))
 
 
 @handles("interpolate", "upsample")
@@ -345,7 +351,7 @@ def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | N
     if not isinstance(input, LazyMap) or len(pad) > 2 * (input.ndim - 2) or value not in (None, 0):
         return NotImplemented
     if not any(pad):
-        return input
+        return input.like(input.parts)  # of its own, as torch's is
     return _resampled(input, lambda x: functional.pad(x, list(pad), mode=mode))
 
 

@@ -15,7 +15,7 @@ from tailcut.files import check_output_path, write_atomically
 from tailcut.inputs.detection.detectors import Detector
 from tailcut.inputs.stem.replace import image_shape
 from tailcut.printing import Report, silenced, table
-from tailcut.structure import as_metadata, check_module, example_shape, without_views
+from tailcut.structure import as_metadata, check_module, example_shape, in_evaluation, without_views
 from tailcut.weights import TruncatedTensor, to_dense, truncated_tensors
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def export_onnx(
     source = _source(model)
     example = _example(source, example_input, example_kwargs, pixels=pixels)
     tensors = truncated_tensors(source)
-    dense = to_dense(source).eval()
+    dense = in_evaluation(to_dense(source))
     call = Call(dense, example, example_kwargs or {}, pixels=pixels)
     with silenced() as loudly:
         program = trace(dense, call, opset=opset, dynamic=dynamic, tell=loudly(tell))

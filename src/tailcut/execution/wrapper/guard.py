@@ -112,26 +112,37 @@ class Guard:
         return f"{found[0]!r}" if found and found[0] else "the network"
 
 
+# What was there of each tensor, and the other parameters.
+Versions = tuple[list[tuple[Any, ...]], list[dict[str, Any]]]
+
+
 class CoefficientVersions:
     """Versions of the coefficients and parameters that dense layers were made of, by torch's count of writes."""
 
     def __init__(self, tensors: Sequence[TruncatedTensor], layers: Sequence[nn.Module]) -> None:
         self._places = [(tensor.holder._parameters, tensor.truncation._buffers) for tensor in tensors]
         self._parameters: list[dict[str, Any]] = [layer._parameters for layer in layers]
-        self._seen: list[tuple[Any, ...]] | None = None
+        self._seen: Versions | None = None
 
-    def note(self) -> None:
-        """Remember the coefficients as they are now, to compare with later."""
+    def now(self) -> Versions | None:
+        """Return the coefficients as they are now; None where changes cannot be told."""
         seen = []
         for parameters, buffers in self._places:
             vector, dropped = parameters["original"], buffers["dropped"]
             if vector is None or dropped is None or not counts_changes(vector, dropped):
-                self._seen = None
-                return
+                return None
             written = vector._version, vector.data_ptr()
             # Its mask is replaced only together with the vector.
             seen.append((parameters, vector, *written, dropped, dropped._version))
-        self._seen, self._seen_parameters = seen, list(map(dict, self._parameters))
+        return seen, list(map(dict, self._parameters))
+
+    def note(self, seen: Versions | None) -> None:
+        """Remember the coefficients that the dense layers were made of, to compare with later.
+
+        To be read by `now` before the layers are made: what is written meanwhile is then seen by the next call, and one
+        that does not get to its end leaves nothing noted.
+        """
+        self._seen = seen
 
     def forget(self) -> None:
         """Count the coefficients as changed from now on."""
@@ -139,9 +150,11 @@ class CoefficientVersions:
 
     def is_same(self) -> bool:
         """Return whether nothing changed since `note`; False where that cannot be told."""
-        if self._seen is None:
+        noted = self._seen  # read once: another thread may replace it
+        if noted is None:
             return False
-        for parameters, vector, version, pointer, dropped, times in self._seen:
+        seen, seen_parameters = noted
+        for parameters, vector, version, pointer, dropped, times in seen:
             if (
                 parameters["original"] is not vector
                 or vector._version != version
@@ -150,7 +163,7 @@ class CoefficientVersions:
             ):
                 return False
         try:
-            return self._parameters == self._seen_parameters
+            return self._parameters == seen_parameters
         except RuntimeError:  # torch compares the numbers of one that was replaced
             return False
 

@@ -1,6 +1,8 @@
 """`fuse`: a wrapper that runs a network's truncated layers without their dense weights."""
 
 import copy
+import logging
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -34,10 +36,14 @@ from tailcut.execution.wrapper.report import FuseReport, report_of
 from tailcut.execution.wrapper.snapshot import ModelSnapshot, try_out
 from tailcut.structure import NetworkView, check_module, example_shape, source_of
 
+logger = logging.getLogger(__name__)
+
 ENGINES = ("auto", "torch", "compiled")
 # The example is timed only where the dense network's largest map is below this.
 TIMING_CAP_BYTES = 1 << 30
 TIMING_REPEATS = 5
+# Held while dense weights are made: one thread makes them, others that call the network wait for them.
+_MAKING = threading.RLock()
 
 
 class FusedNetwork(NetworkView):
@@ -74,7 +80,7 @@ class FusedNetwork(NetworkView):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run `forward` with its hooks. A call that is known to run densely costs one look-up."""
         dense = self._dense_calls
-        if not kwargs and len(args) == 1 and dense.holds(args[0]):
+        if not kwargs and len(args) == 1 and self.strategy == "auto" and dense.holds(args[0]):
             return dense.run(args[0])
         return super().__call__(*args, **kwargs)
 
@@ -238,8 +244,11 @@ class FusedNetwork(NetworkView):
             programs.versions.forget()
             programs.make_dense(self._new_context(args, kwargs))
         elif not programs.versions.is_same():
-            programs.versions.note()
-            programs.make_dense(self._new_context(args, kwargs))
+            with _MAKING:
+                if not programs.versions.is_same():
+                    seen = programs.versions.now()
+                    programs.make_dense(self._new_context(args, kwargs))
+                    programs.versions.note(seen)
         return programs.dense(*args, **kwargs)
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
@@ -282,7 +291,8 @@ def fuse(
         engine: "torch": tiles of PyTorch's own products. "compiled": loops compiled by numba (extra `fast`) for
             what they know, on the CPU, with gradients too, where sizes say that they are faster; the first call of a
             shape may have to compile them. "auto": "compiled" if numba is installed, else "torch".
-        check_by_timing: time the example both ways, and run inputs of its shape densely if that is faster.
+        check_by_timing: time the example both ways, and run inputs of its shape densely if that is faster. Not done,
+            with a warning, where a layer's dense map would take more than 1 GiB.
 
     Returns:
         The fused network; of a fused one another one of the same network. Parameters, buffers and mode are those of
@@ -346,8 +356,16 @@ def _example(model: nn.Module, example_input: Any) -> tuple[Any, ...] | None:
 
 def _check_by_timing(fused: FusedNetwork, example: tuple[Any, ...]) -> None:
     layers = fused.report().layers
-    largest = max((layer.dense_bytes for layer in layers), default=0)
-    if largest > TIMING_CAP_BYTES or all(layer.strategy == "dense" for layer in layers):
+    if all(layer.strategy == "dense" for layer in layers):
+        return
+    largest = max(layer.dense_bytes for layer in layers)
+    if largest > TIMING_CAP_BYTES:
+        logger.warning(
+            "check_by_timing: not timed, since a dense map would take %s bytes, more than %s; the layers run as the "
+            "cost model says",
+            f"{largest:,}",
+            f"{TIMING_CAP_BYTES:,}",
+        )
         return
     records, shapes = fused._records, fused._shapes
 
