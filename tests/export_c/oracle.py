@@ -31,7 +31,7 @@ class Numbers:
 def read_alone(content: bytes, max_parameters: int = 1 << 30, level: int | None = None) -> Numbers:
     """An own class's file by itself, as `inspect` checks it."""
     contents = decode(content, level)
-    edits = decode_edits(contents)
+    edits = decode_edits(contents, max_parameters)
     kept = [entry for edit in edits for entry in edit.coefficient_layouts()]
     check_own_list(contents, kept, max_parameters)
     return _numbers(contents, kept, contents.others)

@@ -13,6 +13,7 @@ from torch import nn
 
 import tailcut
 from tailcut.errors import ArgumentError, CorruptFileError, LimitError, ModelMismatchError, NotTailcutFileError
+from tailcut.execution import fuse
 from tailcut.format import pack
 from tailcut.structure import base_of, record_of
 from tailcut.weights import truncated_tensors
@@ -517,3 +518,73 @@ def test_the_order_of_parameters_may_be_another(way: str, tmp_path: Path) -> Non
 def test_a_device_that_is_not_there(device: str) -> None:
     with pytest.raises(ArgumentError, match=f"there is no device '{device}' here"):
         tailcut.load("zoo:lenet5-776", device=device)
+
+
+class SharedByData(nn.Module):
+    """Two parameters in one memory, as code that ties by `.data` makes them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+        self.b.weight.data = self.a.weight.data
+
+
+def test_two_tensors_of_one_memory_cannot_have_two_values(tmp_path: Path) -> None:
+    same = SharedByData()
+    tailcut.save(same, tmp_path / "same.tailcut")
+    assert torch.equal(tailcut.load(tmp_path / "same.tailcut", into=SharedByData()).b.weight, same.a.weight)
+    other = SharedByData().double().float()  # which parts them
+    other.a.weight.data.fill_(1)
+    other.b.weight.data.fill_(2)
+    tailcut.save(other, tmp_path / "other.tailcut")
+    into = SharedByData()
+    before = state_of(into)
+    with pytest.raises(ModelMismatchError, match=r"weight and .*weight are two tensors in the same memory"):
+        tailcut.load(tmp_path / "other.tailcut", into=into)
+    assert_untouched(into, before)
+
+
+def test_into_made_with_other_arguments_is_refused(tmp_path: Path) -> None:
+    tailcut.save(tailcut.create_model("resnet20", normalize="cifar10"), tmp_path / "a.tailcut")
+    with pytest.raises(ModelMismatchError, match=r"normalize is 'cifar10' in the file, False in into="):
+        tailcut.load(tmp_path / "a.tailcut", into=tailcut.create_model("resnet20"))
+    tailcut.load(tmp_path / "a.tailcut", into=tailcut.create_model("resnet20", normalize="cifar10"))
+
+
+class ReturnsNothing(nn.Linear):
+    def train(self, mode: bool = True) -> Any:
+        super().train(mode)
+        self.weight.requires_grad_(False)
+
+
+@pytest.mark.parametrize("names", [None, ["a", "b"]])
+def test_a_class_whose_train_returns_nothing(names: list[str] | None, tmp_path: Path) -> None:
+    model = ReturnsNothing(3, 2)
+    tailcut.set_class_names(model, names)
+    tailcut.save(model, tmp_path / "a.tailcut")
+    loaded = tailcut.load(tmp_path / "a.tailcut", into=ReturnsNothing(3, 2))
+    assert torch.equal(loaded.weight, model.weight)
+    assert not loaded.training
+    assert fuse(loaded)(torch.ones(1, 3)).shape == (1, 2)
+
+
+class Holder:
+    def __init__(self) -> None:
+        self.steps = torch.arange(3.0)
+
+
+class HoldsAnObject(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3))
+        self.holder = Holder()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.scale + self.holder.steps
+
+
+def test_constants_in_a_plain_object_are_computed(tmp_path: Path) -> None:
+    with registered("holds-an-object", HoldsAnObject):
+        tailcut.save(tailcut.create_model("holds-an-object"), tmp_path / "a.tailcut")
+        found = tailcut.load(tmp_path / "a.tailcut")(torch.zeros(3))
+    assert found.tolist() == [0, 1, 2]

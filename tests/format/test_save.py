@@ -1,3 +1,4 @@
+import copy
 import functools
 import logging
 import random
@@ -674,3 +675,35 @@ def test_a_file_of_zeros_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixtur
         assert not caplog.records
         tailcut.save(model, tmp_path / "a.tailcut", step=1e30)
     assert "all weights are rounded to zero" in caplog.text
+
+
+class ReadsNumbersWhenMade(nn.Module):
+    """Reads numbers of a tensor in its `__init__`, as stochastic depth does in many networks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rates = [value.item() for value in torch.linspace(0, 0.1, 3)]
+        self.fc = nn.Linear(3, 2)
+
+
+def test_a_class_that_cannot_be_made_on_the_meta_device_is_refused_in_our_words(tmp_path: Path) -> None:
+    with registered("reads-numbers", ReadsNumbersWhenMade):
+        model = tailcut.create_model("reads-numbers")
+        with pytest.raises(
+            StructureError, match=r"'reads-numbers' cannot be made on the meta device.*registered=False"
+        ):
+            tailcut.save(model, tmp_path / "a.tailcut")
+        tailcut.save(model, tmp_path / "a.tailcut", registered=False)
+
+
+@pytest.mark.parametrize("extra", [torch.zeros(2, dtype=torch.float8_e4m3fn), torch.zeros(0)])
+def test_quantised_files_take_or_refuse_odd_tensors_in_our_words(extra: torch.Tensor, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(0))
+    model[0].register_buffer("extra", extra)
+    if extra.numel():
+        with pytest.raises(ArgumentError, match="float8"):
+            tailcut.save(model, tmp_path / "a.tailcut", dtype="quantized")
+    else:
+        tailcut.save(model, tmp_path / "a.tailcut", dtype="quantized")
+        loaded = tailcut.load(tmp_path / "a.tailcut", into=copy.deepcopy(model))
+        torch.testing.assert_close(loaded[0].weight, model[0].weight, rtol=0, atol=0.1)

@@ -22,6 +22,7 @@ from tailcut.runs import Run
 from tailcut.structure import class_names, create_model, set_class_names
 from tailcut.tasks.pack import pack, unpack
 from tailcut.tasks.prune import prune_file
+from tailcut.tasks.resample import resample_file
 from tailcut.training.recipe.schema import Recipe
 from tailcut.training.recipe.toml_files import parse_recipe
 from tailcut.training.train import train
@@ -415,3 +416,19 @@ def test_fresh_weights_are_cut_without_a_warning(tmp_path: Path, caplog: pytest.
     assert report.regularization is not None
     assert "in all" in str(report)
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_what_is_written_of_a_file_has_its_metadata(tmp_path: Path) -> None:
+    network = create_model("resnet18", width=8, num_classes=10)
+    regularize(network, num_kept=9)
+    set_class_names(network, [str(number) for number in range(10)])
+    source = tmp_path / "a.tailcut"
+    save(network, source, metadata={"by": "me", "license": "MIT"})
+    expected = inspect(source).metadata
+    assert set(expected) == {"by", "license", "class_names"}
+    pack(source, tmp_path / "packed.tailcut", dtype="float16")
+    resample_file(source, tmp_path / "wider.tailcut", {"width": 12})
+    save(create_model("resnet20"), tmp_path / "dense.tailcut", metadata=expected)
+    prune_file(tmp_path / "dense.tailcut", tmp_path / "pruned.tailcut", method="l1", rates=0.5)
+    for name in ("packed", "wider", "pruned"):
+        assert inspect(tmp_path / f"{name}.tailcut").metadata == expected, name

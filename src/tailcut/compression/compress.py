@@ -34,6 +34,7 @@ from tailcut.structure import (
     check_module,
     check_not_shared,
     deepcopied,
+    in_evaluation,
     record_of,
     running_eagerly,
     separate,
@@ -145,7 +146,7 @@ def compress(
     if sensitivity is None:
         _log.info("measuring how much each number matters")
         sensitivity = measure_sensitivity(model, batches, num_gradients=count)
-    own = deepcopied(without_views(model)).eval()
+    own = in_evaluation(deepcopied(without_views(model)))
     separate(own.state_dict(keep_vars=True).values())
     work = _Work(own, batches, sensitivity, settings)
     before = None if evaluate is None else _metric(evaluate, work.model)

@@ -30,7 +30,7 @@ from tailcut.format.save import SaveReport, pack, save
 from tailcut.format.sensitivity import Sensitivity
 from tailcut.format.step_search import check_least, finest_step
 from tailcut.model_inputs import Loader
-from tailcut.structure import check_module, check_not_shared, deepcopied, without_views
+from tailcut.structure import check_module, check_not_shared, deepcopied, in_evaluation, without_views
 from tailcut.weights.planning.counts import check_positive
 
 EIGHTHS = 8
@@ -369,7 +369,7 @@ class RateLoss(nn.Module):
         """
         check_output_path(path)
         settings: dict[str, Any] = {"metadata": metadata, "registered": registered}
-        masters, network = deepcopied(self._model).eval(), self._rounded_copy()
+        masters, network = in_evaluation(deepcopied(self._model)), self._rounded_copy()
         cut_to(masters, cut_empty_tails(network))
         has_untrained, measured = self.has_untrained, None
         if loader is not None and has_untrained:
@@ -397,7 +397,7 @@ class RateLoss(nn.Module):
         """Return a copy of the network, with the numbers of its file."""
         with self.rounded():
             self._round(self._file_steps())
-            return deepcopied(self._model).eval()
+            return in_evaluation(deepcopied(self._model))
 
     def _keepcodable(self, values: list[Tensor]) -> None:
         """Keep the steps coarse enough for the coder."""

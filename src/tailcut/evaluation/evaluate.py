@@ -29,7 +29,7 @@ from tailcut.printing import Report, figure_text, table
 from tailcut.runtime.progress import Throughput, live_progress
 from tailcut.runtime.share import ALONE, Share
 from tailcut.runtime.signals import is_lost_connection
-from tailcut.structure import MAX_PIXELS, batch_advice, check_pixels, example_shape, usable_device
+from tailcut.structure import MAX_PIXELS, batch_advice, check_pixels, example_shape, in_evaluation, usable_device
 from tailcut.weights import to_dense, truncated_tensors
 
 if TYPE_CHECKING:  # they need an extra, which one process does without
@@ -279,10 +279,10 @@ def runnable(model: nn.Module, device: torch.device | str, *, dense: bool = Fals
     if isinstance(model, IntegerNetwork):
         return model
     if dense or not truncated_tensors(model):
-        return to_dense(model).to(device).eval()
+        return in_evaluation(to_dense(model).to(device))
     shape = example_shape(model) or ()
     with fitting(torch.empty(shape, device="meta"), f", its example input{batch_advice(shape)}"):
-        return fuse(copy.deepcopy(model).to(device).eval())
+        return fuse(in_evaluation(copy.deepcopy(model).to(device)))
 
 
 def with_arithmetic(model: nn.Module, arithmetic: str) -> nn.Module:

@@ -26,7 +26,7 @@ from tailcut.inputs.stem.replace import image_shape
 from tailcut.inputs.transform.input_transform import input_transform_of
 from tailcut.inputs.transform.pixel_network import PixelNetwork
 from tailcut.printing import Report, silenced, sizes, table
-from tailcut.structure import check_module, example_shape, source_of, without_views
+from tailcut.structure import check_module, example_shape, in_evaluation, source_of, without_views
 from tailcut.weights import to_dense, truncated_tensors
 
 NAME = "model"
@@ -150,7 +150,7 @@ def export_c(
         raise ArgumentError(f"expected an arithmetic of {', '.join(ARITHMETICS)}, got {arithmetic!r}")
     model = network_of(model)
     example = _example(model, example_input, size, pixels=pixels)
-    dense = to_dense(model).cpu().float().eval()
+    dense = in_evaluation(to_dense(model).cpu().float())
     read, read_dense = (reading_pixels(model), reading_pixels(dense)) if pixels else (model, dense)
     program, map_bytes = _lowered(read, read_dense, example)
     comment = f"{type(dense).__name__}, {WRITTEN_BY}"
@@ -248,7 +248,7 @@ def integer_program_of(
     """
     model = network_of(model)
     example = _example(model, example_input, size, pixels=pixels)
-    dense = to_dense(model).cpu().float().eval()
+    dense = in_evaluation(to_dense(model).cpu().float())
     read, read_dense = (reading_pixels(model), reading_pixels(dense)) if pixels else (model, dense)
     return integer_program(_lowered(read, read_dense, example)[0])
 

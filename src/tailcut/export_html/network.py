@@ -11,7 +11,7 @@ from tailcut.evaluation.generation import GENERATORS, ImagesOfCodes, Sampler
 from tailcut.evaluation.pixel_inputs import image_shape
 from tailcut.export_c.export import check_size, lower, reading_pixels, refuse_detector
 from tailcut.export_c.program.program import Program
-from tailcut.structure import example_shape, name_of, source_of, without_views
+from tailcut.structure import example_shape, in_evaluation, name_of, source_of, without_views
 from tailcut.weights import to_dense
 
 Kind = Literal["classes", "mask", "images"]
@@ -83,7 +83,7 @@ def page_network(model: nn.Module, size: tuple[int, int] | None = None) -> PageN
 
 
 def _lowered(model: nn.Module, dense: nn.Module, example: Tensor) -> Program:
-    program, _ = lower(model, dense.cpu().float().eval(), example)
+    program, _ = lower(model, in_evaluation(dense.cpu().float()), example)
     return program
 
 

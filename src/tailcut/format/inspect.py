@@ -27,6 +27,7 @@ from tailcut.format.load import (
     check_tensors,
     decode_edits,
     naming,
+    read_contents,
     read_file,
 )
 from tailcut.format.network.building import named_base
@@ -276,6 +277,11 @@ def inspect(path: str | Path, *, max_parameters: int | None = None) -> InspectRe
         return _inspect(decode(content), len(content), max_parameters)
 
 
+def metadata_of(path: str | Path) -> dict[str, Any]:
+    """Return the metadata of the file `path` or "zoo:NAME", without building its network; raises as `inspect`."""
+    return read_contents(path).metadata
+
+
 def _inspect(contents: Contents, file_bytes: int, max_parameters: int) -> InspectReport:
     if contents.base is not None:
         model = bare_network(contents, max_parameters)
@@ -284,7 +290,7 @@ def _inspect(contents: Contents, file_bytes: int, max_parameters: int) -> Inspec
         check_tensors(contents, tensors, max_parameters)
         others = tensors.stored_others
     else:
-        edits, others = decode_edits(contents), contents.others
+        edits, others = decode_edits(contents, max_parameters), contents.others
     kept = [entry for edit in edits for entry in edit.coefficient_layouts()]
     if contents.base is None:
         check_own_list(contents, kept, max_parameters)

@@ -33,7 +33,7 @@ from tailcut.format.container.numbers import (
     type_name,
 )
 from tailcut.format.container.streams import counts_by_level, decode_values
-from tailcut.format.network.building import build_for_real, build_on_meta, materialize, needs_real_tensors
+from tailcut.format.network.building import build_for_real, build_on_meta, materialize, named_base, needs_real_tensors
 from tailcut.format.network.rollback import unchanged_on_error
 from tailcut.format.network.tensors import NetworkTensors, list_digest, meta_copy, network_tensors
 from tailcut.format.zoo import resolve
@@ -47,11 +47,14 @@ from tailcut.structure import (
     are_names,
     check_module,
     edit_kind,
+    family,
+    in_evaluation,
     record_of,
     separate,
     set_class_names,
     set_image_size,
     set_record,
+    sharing,
     size_key_in,
     usable_device,
     view_in,
@@ -270,9 +273,16 @@ def _can_hold(own: torch.dtype, number: int) -> bool:
     return stored == own or (stored.is_floating_point and own.is_floating_point)
 
 
-def decode_edits(contents: Contents) -> list[Edit]:
+def decode_edits(contents: Contents, max_parameters: int) -> list[Edit]:
     """Return the edits of a user's own class, which can be read without it."""
-    return [_decode_edit(number, content, None, contents.parts_above) for number, content in contents.edits]
+    edits: list[Edit] = []
+    num_kept = 0
+    for number, content in contents.edits:
+        edits.append(_decode_edit(number, content, None, contents.parts_above))
+        num_kept += len(edits[-1].coefficient_layouts())
+        num_tensors = num_kept + len(contents.others)
+        check_work(num_tensors, num_kept=num_kept, num_edits=len(contents.edits), max_parameters=max_parameters)
+    return edits
 
 
 def apply_edits(contents: Contents, model: nn.Module, max_parameters: int) -> list[Edit]:
@@ -328,6 +338,7 @@ def _load_into(contents: Contents, into: nn.Module, max_parameters: int, allow_n
         raise ArgumentError(
             f"into= has a fused view in it ({view or 'itself'}): load into the network first, then fuse"
         )
+    _check_same_arguments(contents, record)
     trial = meta_copy(into)
     if contents.edits and any(tensor.is_inference() for tensor in (*into.parameters(), *into.buffers())):
         raise ArgumentError(
@@ -353,6 +364,28 @@ def _load_into(contents: Contents, into: nn.Module, max_parameters: int, allow_n
         before.keep_numbers(other.tensor for other in network_tensors(into, edits).others)
         record = Record(record.base, edits)
         return _with_user_metadata(contents, _filled(into, record, values, tensors.digest(), order))
+
+
+def _check_same_arguments(contents: Contents, record: Record) -> None:
+    """Raise `ModelMismatchError` if both are of one registered model, but made with other arguments.
+
+    Not all of them show in the tensors: a network's normalisation, the number of its heads. Dropout counts in training
+    only.
+    """
+    if contents.base is None or record.base is None or contents.base.name != record.base.name:
+        return
+    stored, own = named_base(contents.base).arguments, record.base.arguments
+    defaults = family(record.base.name).defaults
+    differing = [
+        f"{key} is {stored.get(key, defaults[key])!r} in the file, {own.get(key, defaults[key])!r} in into="
+        for key in defaults
+        if "drop" not in key and stored.get(key, defaults[key]) != own.get(key, defaults[key])
+    ]
+    if differing:
+        raise ModelMismatchError(
+            f"the file holds a {contents.base.name!r} made with other arguments than into=: {'; '.join(differing)}; "
+            "load(path) without into= makes the network of the file"
+        )
 
 
 def _with_user_metadata(contents: Contents, model: nn.Module) -> nn.Module:
@@ -400,7 +433,24 @@ def _filled(
     with torch.no_grad():
         for target, value in zip(targets, values, strict=True):
             target.data.copy_(value)
-    return model.eval()
+    _check_shared(tensors, targets, values)
+    return in_evaluation(model)
+
+
+def _check_shared(tensors: NetworkTensors, targets: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> None:
+    """Raise `ModelMismatchError` where tensors in one memory, filled one after the other, have other numbers now."""
+    names = [entry.name for entry in tensors.coefficients] + [other.name for other in tensors.others]
+    shared = sharing(zip(names, targets, strict=True))
+    for name, target, value in zip(names, targets, values, strict=True):
+        if name not in shared and name not in shared.values():
+            continue
+        there, stored = target.detach().cpu(), value.to(target.dtype)
+        if not torch.equal(there.nan_to_num(), stored.nan_to_num()):
+            other = shared.get(name) or next(later for later, first in shared.items() if first == name)
+            raise ModelMismatchError(
+                f"{name} and {other} are two tensors in the same memory of the network, but have other numbers in the "
+                "file; hold one parameter, and use it in both places"
+            )
 
 
 def _decode_edit(number: int, content: bytes, model: nn.Module | None, parts_above: Sequence[int]) -> Edit:

@@ -12,7 +12,7 @@ from tailcut.format import load
 from tailcut.format.container.contents import MAGIC
 from tailcut.format.conversion.checkpoints import load_checkpoint
 from tailcut.format.zoo import resolve
-from tailcut.structure import create_model
+from tailcut.structure import create_model, in_evaluation
 
 
 def open_network(
@@ -44,7 +44,7 @@ def open_network(
         raise ArgumentError(f"{source} is no .tailcut file: name the registered model of its weights with --model")
     network = create_model(model, **(arguments or {}))
     load_checkpoint(source, network)
-    return network.to(device).eval()
+    return in_evaluation(network.to(device))
 
 
 def is_tailcut_file(source: str | Path) -> bool:

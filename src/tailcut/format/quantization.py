@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tailcut.errors import ArgumentError
 from tailcut.format import quantized
-from tailcut.format.container.numbers import INTEGERS, QUANTIZED, type_number
+from tailcut.format.container.numbers import INTEGERS, QUANTIZED, has_non_finite, type_number
 from tailcut.format.container.streams import layout_of_kept, layout_of_other
 from tailcut.format.network.tensors import NetworkTensors, OtherTensor
 from tailcut.format.quantized import Coded, Layout
@@ -71,6 +71,8 @@ def default_sensitivity(tensors: NetworkTensors) -> Sensitivity:
         if attribute == "running_var":
             logs[name] = 1 / _LOG_OF_SPREAD**2
             mean, gain, shift = (f"{prefix}{part}" for part in ("running_mean", "weight", "bias"))
+            if not others[name].numel():
+                continue
             variances = others[name].double().clamp(min=NORM_EPSILON)
             spread, least = float(variances.mean().sqrt()), float(variances.min().sqrt())
             scale[name], scale[mean] = 2 * spread * least, spread
@@ -128,7 +130,7 @@ def types_of_others(others: Sequence[OtherTensor], dtype: torch.dtype | None) ->
         tensor = other.tensor.detach()
         is_statistic = other.name.rpartition(".")[2] in STATISTICS
         if tensor.is_floating_point():
-            rounded = (other.is_parameter or is_statistic) and bool(torch.isfinite(tensor).all())
+            rounded = (other.is_parameter or is_statistic) and not has_non_finite("", tensor, is_parameter=True)
             stored = tensor.dtype if dtype is None else dtype
             types.append(QUANTIZED if rounded else type_number(stored, name=other.name))
         else:
@@ -297,7 +299,7 @@ class Rounding:
             if number == QUANTIZED:
                 named[other.name] = other.tensor.detach()
         for name, tensor in named.items():
-            if not bool(torch.isfinite(tensor).all()):
+            if has_non_finite("", tensor, is_parameter=True):
                 raise ArgumentError(f"{name} has numbers that are not finite, which cannot be quantised")
         return {name: tensor.detach().double().cpu().reshape(-1) for name, tensor in named.items()}
 

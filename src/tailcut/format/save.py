@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tailcut.errors import ArgumentError, LimitError, StructureError, TailcutError
+from tailcut.errors import ArgumentError, LimitError, StructureError, TailcutError, first_line
 from tailcut.files import write_atomically
 from tailcut.format.container.contents import Contents, Level, StoredBase, Stream, decode, encode, stream_types
 from tailcut.format.container.numbers import QUANTIZED, QUANTIZED_DTYPE, float_type, has_non_finite, type_number
@@ -443,8 +443,7 @@ def _encode_edits(
 
     With a base, the edits are also applied to a bare copy of it, which must give the same network.
     """
-    with torch.device("meta"):
-        rebuilt = None if base is None else create_model(base.name, **base.arguments)
+    rebuilt = None if base is None else _rebuilt(base)
     encoded = []
     try:
         for edit in edits:
@@ -463,6 +462,19 @@ def _encode_edits(
     except TailcutError as error:
         raise StructureError(_changed(base, str(error))) from error
     return encoded
+
+
+def _rebuilt(base: Base) -> nn.Module:
+    """Return the network of a base without its numbers, as a reader of the file makes it."""
+    try:
+        with torch.device("meta"):
+            return create_model(base.name, **base.arguments)
+    except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:  # of the class's own code
+        raise StructureError(
+            f"the model {base.name!r} cannot be made on the meta device, as readers of the file make it "
+            f"({first_line(error)}): compute what its __init__ needs with device='cpu' or in plain Python, or save "
+            "with registered=False"
+        ) from error
 
 
 def _changed(base: Base | None, why: str) -> str:

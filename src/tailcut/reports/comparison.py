@@ -15,6 +15,7 @@ from tailcut.format.inspect import StoredOtherTensor, StoredTensor
 from tailcut.printing import Report, sizes, table
 from tailcut.reports.networks import ReportedNetwork, edit_names, example_input, open_network
 from tailcut.runs import packed_network
+from tailcut.structure import in_evaluation
 from tailcut.structure.outputs import output_tensors
 from tailcut.weights import to_dense
 from tailcut.weights.parametrization.truncation import Truncation
@@ -236,7 +237,7 @@ def _compare_outputs(first: ReportedNetwork, second: ReportedNetwork) -> tuple[C
         shapes.append(tuple(example.shape))
         try:
             with torch.inference_mode():
-                results.append(output_tensors(to_dense(network.model).eval()(example)))
+                results.append(output_tensors(in_evaluation(to_dense(network.model))(example)))
         except Exception as error:  # noqa: BLE001 -- any error of a user's code
             return None, f"{network.source} does not take its example input: {first_line(error)}"
     if shapes[0] != shapes[1]:

@@ -42,6 +42,7 @@ from tailcut.structure.registry import model_names as model_names
 from tailcut.structure.registry import register_model as register_model
 from tailcut.structure.views import NetworkView as NetworkView
 from tailcut.structure.views import check_module as check_module
+from tailcut.structure.views import in_evaluation as in_evaluation
 from tailcut.structure.views import running_eagerly as running_eagerly
 from tailcut.structure.views import source_of as source_of
 from tailcut.structure.views import view_in as view_in

@@ -55,6 +55,15 @@ def unwrap(model: nn.Module) -> tuple[nn.Module, str]:
             return model, path
 
 
+def in_evaluation(model: nn.Module) -> nn.Module:
+    """Put a network into evaluation mode (changes the model) and return it: its own `eval` may return nothing.
+
+    Classes that freeze parts in `train` often forget to return themselves.
+    """
+    model.eval()
+    return model
+
+
 def running_eagerly(model: nn.Module) -> AbstractContextManager[object]:
     """Return a context in which parts given to torch.compile run uncompiled, so that hooks see their maps."""
     if any(_is_compiled(part) for part in model.modules()):

@@ -4,7 +4,7 @@ import io
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -150,7 +150,7 @@ def pack(
     if other_dtype is None and (dtype != QUANTIZED_DTYPE or rounds_again):
         other_dtype = found.other_dtype
     settings: dict[str, Any] = {"max_bytes": max_bytes, "step": step, "levels": levels}
-    written = write(found.network, out, dtype=dtype, other_dtype=other_dtype, **settings)
+    written = write(found.network, out, dtype=dtype, other_dtype=other_dtype, metadata=found.metadata, **settings)
     if found.cut is not None:
         _warn_of_loss(found.cut)
     if rounds_again:
@@ -179,6 +179,7 @@ class _Source:
     dtype: str = "float32"
     other_dtype: str | None = "float32"
     cut: RegularizationReport | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 def _from_file(file: str | Path) -> _Source:
@@ -190,7 +191,7 @@ def _from_file(file: str | Path) -> _Source:
     if dtypes[0] == QUANTIZED_DTYPE and QUANTIZED_DTYPE not in others:  # beside it, None would have them rounded too
         exact = {dtype for dtype in others if "float" in dtype}
         other_dtype = exact.pop() if len(exact) == 1 else "float32"
-    return _Source(load(file), dtypes[0], other_dtype)
+    return _Source(load(file), dtypes[0], other_dtype, metadata=report.metadata)
 
 
 def _warn_of_loss(cut: RegularizationReport) -> None:

@@ -23,7 +23,8 @@ from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, choose_device
 from tailcut.evaluation.random_batches import BATCH_SIZE, SPLIT, network_inputs
 from tailcut.files import check_output_path
 from tailcut.format import save
-from tailcut.format.open_network import open_network
+from tailcut.format.inspect import metadata_of
+from tailcut.format.open_network import is_tailcut_file, open_network
 from tailcut.inputs.detection.detectors import Detector
 from tailcut.printing import Report
 from tailcut.runtime.progress import Progress, live_progress
@@ -116,6 +117,7 @@ def prune_file(
     method = _method(method, scores)
     place = choose_device(device)
     network = open_network(source, model=model, arguments=arguments, device=place)
+    metadata = metadata_of(source) if is_tailcut_file(source) else None
     is_detector = isinstance(network, Detector)
     looks = scores is None and needs_loader(method)
     example = torch.zeros(_example_shape(network, source), device=place)
@@ -134,7 +136,7 @@ def prune_file(
     cut = partial(prune_part, network, BACKBONE) if is_detector else partial(prune, network)
     pruning = cut(example, found, **settings)
     measured_on = _measure_again(network, images(), num_batches) if recalibrate else 0
-    written = save(network, out, dtype=dtype or "float32", other_dtype=dtype)
+    written = save(network, out, dtype=dtype or "float32", other_dtype=dtype, metadata=metadata)
     return PruneFileReport(
         str(source), str(out), written.file_bytes, found.method, found.num_images, measured_on, pruning
     )

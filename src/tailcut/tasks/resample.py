@@ -89,9 +89,10 @@ def resample_file(
         raise ArgumentError(f"no weight of {name} changes its shape with {', '.join(arguments)}; see tailcut models")
     set_class_names(other, class_names(network))
     set_image_size(other, image_size(network))
-    written = save(other, out, dtype=dtype, other_dtype=other_dtype)
-    dense = inspect(source).num_parameters
-    return ResampleFileReport(str(source), str(out), written.file_bytes, dense, written.num_parameters, report)
+    old = inspect(source)
+    written = save(other, out, dtype=dtype, other_dtype=other_dtype, metadata=old.metadata)
+    sizes = (written.file_bytes, old.num_parameters, written.num_parameters)
+    return ResampleFileReport(str(source), str(out), *sizes, report)
 
 
 def _example_shapes(name: str, arguments: Mapping[str, Any]) -> list[tuple[int, ...]]:

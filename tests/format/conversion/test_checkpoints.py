@@ -359,3 +359,88 @@ def test_a_program_is_told_from_weights(tmp_path: Path) -> None:
     torch.export.save(program, tmp_path / "a.pt2")
     with pytest.raises(DataError, match=r"a\.pt2: it is an exported program: save the state_dict"):
         read_torch_file(tmp_path / "a.pt2")
+
+
+@pytest.mark.parametrize("key", ["model", "state_dict"])
+def test_a_dict_that_holds_itself_is_no_checkpoint(key: str, tmp_path: Path) -> None:
+    content: dict[str, Any] = {}
+    content[key] = content
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(DataError, match=f"'{key}' is a dict"):
+        read_tensors(tmp_path / "a.pt")
+
+
+def test_prefixes_are_taken_off_a_bounded_number_of_times(tmp_path: Path) -> None:
+    torch.save({"module." * 20_000 + "w": torch.zeros(1)}, tmp_path / "a.pt")
+    (name,) = read_tensors(tmp_path / "a.pt")
+    assert name == "module." * (20_000 - checkpoints.MAX_WRAPPINGS) + "w"
+
+
+def test_a_packed_pickle_that_expands_is_refused(tmp_path: Path) -> None:
+    """Each of its bytes would be an object."""
+    content = b"\x80\x02(" + b"]" * checkpoints.MIN_PICKLE_BYTES + b"l."
+    with zipfile.ZipFile(tmp_path / "a.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", content)
+        archive.writestr("a/version", b"3\n")
+    with pytest.raises(DataError, match="damaged"):
+        read_torch_file(tmp_path / "a.pt")
+    with pytest.raises(DataError, match=r"data\.pkl expands to 1,048,581 bytes"):
+        load_plain(tmp_path / "a.pt")
+
+
+def odd_parameter() -> nn.Parameter:
+    parameter = nn.Parameter(torch.ones(2, 3))
+    parameter.detach = 5  # type: ignore[assignment, method-assign]
+    return parameter
+
+
+@pytest.mark.filterwarnings("ignore:Sparse", "ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (lambda: torch.ones(2, 3).to_sparse(), "'weight' is a sparse tensor"),
+        (lambda: torch.ones(2, 3).to_sparse_csr(), "'weight' is a sparse tensor"),
+        (lambda: torch.empty(2, 3, device="meta"), "'weight' has no numbers"),
+        (lambda: torch.quantize_per_tensor(torch.ones(2, 3), 0.1, 0, torch.qint8), "'weight' is a quantized tensor"),
+    ],
+)
+def test_tensors_without_plain_numbers_are_refused(
+    weight: Callable[[], torch.Tensor], message: str, tmp_path: Path
+) -> None:
+    torch.save({"bias": torch.ones(2), "weight": weight()}, tmp_path / "a.pt")
+    net = nn.Linear(3, 2)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(DataError, match=message):
+        load_checkpoint(tmp_path / "a.pt", net)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_attributes_that_a_file_sets_on_a_tensor_count_for_nothing() -> None:
+    tensors = checkpoints.named_tensors({"weight": odd_parameter()}, "a.pt")
+    assert torch.equal(tensors["weight"], torch.ones(2, 3))
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
+        self.b.weight = self.a.weight
+        self.register_buffer("count", torch.zeros(1, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"count": torch.full((1,), 3.7)}, "count is torch.float32 in the file, torch.int64"),
+        ({"count": torch.full((1,), 3 + 2j)}, "count is torch.complex64"),
+        ({"b.weight": torch.zeros(2, 2)}, "a.weight and b.weight are one parameter"),
+        ({"a.weight": torch.full((2, 2), 1e6), "b.weight": torch.full((2, 2), 1e6)}, "does not fit into torch.float16"),
+    ],
+)
+def test_numbers_that_would_change_are_refused(change: dict[str, torch.Tensor], message: str, tmp_path: Path) -> None:
+    net = Tied().half()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    torch.save({**before, **change}, tmp_path / "a.pt")
+    with pytest.raises(ModelMismatchError, match=message):
+        load_checkpoint(tmp_path / "a.pt", net)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())

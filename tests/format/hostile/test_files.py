@@ -160,7 +160,7 @@ def true_digest(contents: Contents) -> bytes:
     if contents.base is not None:
         model = bare_network(contents, 1 << 20)
         return network_tensors(model, apply_edits(contents, model, 1 << 20)).digest()
-    kept = [entry for edit in decode_edits(contents) for entry in edit.coefficient_layouts()]
+    kept = [entry for edit in decode_edits(contents, 1 << 20) for entry in edit.coefficient_layouts()]
     return list_digest(kept, contents.others)
 
 

@@ -14,7 +14,7 @@ DEFLATE = Deflate()
 """The codec that packs the header of a file, too."""
 
 CODECS: Mapping[int, Codec] = MappingProxyType({codec.number: codec for codec in (Raw(), DEFLATE, RangeCoder())})
-"""Every codec by its number in the file, in ascending order. Numbers are never reused; 3 and 4 are `quantized`."""
+"""Every codec by its number in the file, in ascending order. Numbers are never reused; 3 to 5 are `quantized`."""
 
 
 def best(content: bytes, item_bytes: int, known: bytes = b"") -> tuple[int, bytes]:

@@ -23,7 +23,7 @@ NUMBER_TYPES: dict[int, torch.dtype] = {
     9: torch.bool,
 }
 LARGEST_NUMBER_BYTES = 8
-# Version 2 has two more: numbers of one payload of codec 3 or 4, quantised floats and whole numbers as they are.
+# Version 2 has two more: numbers of one payload of codecs 3 to 5, quantised floats and whole numbers as they are.
 QUANTIZED, INTEGERS = 10, 11
 _NUMBERS = {dtype: number for number, dtype in NUMBER_TYPES.items()}
 QUANTIZED_DTYPE = "quantized"

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from tailcut.errors import DataError, ModelMismatchError
+from tailcut.format.container.numbers import overflowing
 
 # Where training scripts put the tensors beside the epoch and the optimiser's state.
 NESTED_KEYS = ("state_dict", "model", "model_state_dict", "net")
@@ -26,10 +27,15 @@ _COMPILED = "_orig_mod"
 PREFIXES = ("module.", f"{_COMPILED}.")
 # What AveragedModel has beside the network: how many were averaged.
 _AVERAGE, _AVERAGED = "module.", "n_averaged"
+# What real files have is one or two around another; a file may hold a dict within itself.
+MAX_WRAPPINGS = 16
 MAX_NAMED = 5
 MAX_EXPANDED_BYTES = 1 << 30
 """What a file may expand to, if that is more than the file itself: torch stores tensors as they are."""
 _ZIP = b"PK\x03\x04"
+# A pickle of an archive may be as long as the archive, or this: torch does not pack it, and each of its bytes can take
+# fifty as many as an object.
+MIN_PICKLE_BYTES = 1 << 20
 # What a file of torch.save from before version 1.6 has before its tensors: a number, a version, a system, content and
 # keys.
 _LEGACY_PICKLES = 5
@@ -49,7 +55,7 @@ def load_checkpoint(path: str | Path, model: nn.Module) -> None:
     Args:
         path: a file of `torch.save` (read with weights_only: no code in it is run) or `.safetensors`: tensors by
             name, or these under the key `state_dict`, `model`, `model_state_dict` or `net`. `module.` and `_orig_mod.`
-            before all names are taken off, as often as they stand there, and the `n_averaged` of torch's AveragedModel.
+            before all names are taken off, up to sixteen of them, and the `n_averaged` of torch's AveragedModel.
             Names and shapes must be those of the model's state_dict; batch norm's counters may be missing.
         model: the network. Its types and device stay.
 
@@ -94,13 +100,14 @@ def fill_in(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -
     if problems:
         raise ModelMismatchError(f"{path} does not fit {type(model).__name__}: {'; '.join(problems)}")
     check_numbers(model, tensors, path)
+    _check_tied(own, tensors, path)
     with torch.no_grad():
         for name, value in tensors.items():
             own[name].copy_(value)
 
 
 def check_numbers(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    """Raise `ModelMismatchError` where weights are whole or complex numbers, which torch would cast without a word."""
+    """Raise `ModelMismatchError` where torch would change numbers without a word, for a type that does not hold them."""
     own: dict[str, Tensor] = model.state_dict(keep_vars=True)
     codes = [
         f"{name} is {value.dtype} in the file, {own[name].dtype} in the model"
@@ -112,6 +119,26 @@ def check_numbers(model: nn.Module, tensors: Mapping[str, Tensor], path: str | P
             f"{path} does not fit {type(model).__name__}: {_first(codes)}; whole numbers are no weights without their "
             "scale, and complex ones would lose a part: save the weights as floating-point numbers"
         )
+    for name, value in tensors.items():
+        if name not in own:
+            continue
+        dtype = own[name].dtype
+        if not dtype.is_floating_point and not dtype.is_complex and (value.is_floating_point() or value.is_complex()):
+            raise ModelMismatchError(f"{path}: {name} is {value.dtype} in the file, {dtype} in the model")
+        largest = overflowing(value, dtype)
+        if largest is not None:
+            raise ModelMismatchError(f"{path}: {name} has {largest:.3g}, which does not fit into {dtype} of the model")
+
+
+def _check_tied(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """Raise `ModelMismatchError` where a parameter of several names has several values in the file."""
+    first: dict[int, str] = {}
+    for name in tensors:
+        earlier = first.setdefault(id(own[name]), name)
+        if not torch.equal(tensors[earlier], tensors[name].to(tensors[earlier].dtype)):
+            raise ModelMismatchError(
+                f"{path}: {earlier} and {name} are one parameter of the model, but have other numbers in the file"
+            )
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -127,31 +154,42 @@ def named_tensors(content: Any, path: str | Path) -> OrderedDict[str, Tensor]:
     Raises:
         DataError: there are none, or there is something else among them.
     """
-    while isinstance(content, Mapping):
-        key = next((key for key in NESTED_KEYS if isinstance(content.get(key), Mapping)), None)
-        if key is None:
+    for _ in range(MAX_WRAPPINGS):
+        if not isinstance(content, Mapping):
             break
-        content = content[key]
+        content = next((content[key] for key in NESTED_KEYS if isinstance(content.get(key), Mapping)), content)
     if not isinstance(content, Mapping) or not content:
         raise DataError(f"{path} holds no tensors by name, but {_described(content)}")
     strange = next((name for name, value in content.items() if not isinstance(value, Tensor)), None)
     if strange is not None:
         hint = "; save the dict of tensors in it alone" if isinstance(content[strange], Mapping) else ""
         raise DataError(f"{path} is no checkpoint of weights: {strange!r} is {_described(content[strange])}{hint}")
+    _check_plain(content, path)
     # Torch's reader takes such a size where another is 0.
     negative = next((name for name, value in content.items() if any(size < 0 for size in value.shape)), None)
     if negative is not None:
         raise DataError(f"{path} is damaged: {negative!r} has the shape {tuple(content[negative].shape)}")
-    tensors = {str(name): value.detach() for name, value in content.items()}
+    tensors = {str(name): Tensor.detach(value) for name, value in content.items()}  # a file may set attributes
     given = getattr(content, "_metadata", None)  # of a file: anything
     metadata = {str(name): entry for name, entry in given.items()} if isinstance(given, Mapping) else {}
     metadata = {name: entry for name, entry in metadata.items() if isinstance(entry, Mapping)}
     return _unwrapped(tensors, metadata)
 
 
+def _check_plain(tensors: Mapping[Any, Tensor], path: str | Path) -> None:
+    """Raise `DataError` for a tensor whose numbers do not lie there one by one."""
+    for name, value in tensors.items():
+        strided = value.layout == torch.strided
+        kinds = {"nested": value.is_nested, "sparse": not strided, "quantized": value.is_quantized}
+        kind = next((kind for kind, holds in kinds.items() if holds), None)
+        if kind is not None or value.is_meta:
+            what = f"is a {kind} tensor" if kind else "has no numbers (it was saved from the meta device)"
+            raise DataError(f"{path}: {name!r} {what}; save the network with dense weights")
+
+
 def _unwrapped(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> OrderedDict[str, Tensor]:
     """Return the names without the prefixes of wrappers around the network, in any order."""
-    while True:
+    for _ in range(MAX_WRAPPINGS):
         count = tensors.get(_AVERAGED)
         rest = {name: value for name, value in tensors.items() if name != _AVERAGED}
         if count is not None and count.ndim == 0 and rest and all(name.startswith(_AVERAGE) for name in rest):
@@ -274,9 +312,14 @@ def _pickles(file: str | Path | IO[bytes], *, is_zip: bool) -> Iterator[IO[bytes
         if not is_zip:
             yield from [stream] * _LEGACY_PICKLES
             return
+        start = stream.tell()
+        most = max(MIN_PICKLE_BYTES, stream.seek(0, os.SEEK_END) - start)
+        stream.seek(start)
         with zipfile.ZipFile(stream) as archive:
             for entry in archive.infolist():
                 if entry.filename.lower().endswith("data.pkl"):  # torch's reader does not look at the case
+                    if entry.file_size > most:
+                        raise DataError(f"{entry.filename} expands to {entry.file_size:,} bytes, more than the file")
                     yield io.BytesIO(archive.read(entry))
 
 

@@ -174,11 +174,14 @@ def _by_category(name: str, tensor: Tensor) -> Tensor:
     if rows is None or layer.startswith("rpn."):
         return tensor
     places = torch.tensor([0, *CATEGORIES])
+    if tensor.ndim == 0 or tensor.shape[0] != len(places) * rows or not tensor.is_floating_point():
+        raise ModelMismatchError(
+            f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)}, expected floating-point numbers in "
+            f"{len(places) * rows} rows"
+        )
     spread = tensor.new_zeros(NUM_CLASSES, rows, *tensor.shape[1:])
     if attribute == "bias" and rows == 1:
         spread.fill_(NEVER)
-    if tensor.shape[0] != len(places) * rows:
-        raise ModelMismatchError(f"{name} has {tensor.shape[0]} rows, expected {len(places) * rows}")
     spread[places] = tensor.reshape(len(places), rows, *tensor.shape[1:])
     return spread.flatten(0, 1)
 

@@ -137,7 +137,13 @@ def _is_archive(path: Path) -> bool:
 
 
 def _is_real_tensor(value: object) -> bool:
-    return isinstance(value, torch.Tensor) and value.dtype.is_floating_point
+    return (
+        isinstance(value, torch.Tensor)
+        and value.dtype.is_floating_point
+        and value.itemsize > 1  # torch computes nothing with eight bits
+        and not value.is_nested
+        and not value.is_meta
+    )
 
 
 def _bounded_info() -> type[tarfile.TarInfo]:

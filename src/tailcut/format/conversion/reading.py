@@ -13,7 +13,7 @@ from tailcut.channels.graph.layer_kinds import Convolution, LayerKind, layer_kin
 from tailcut.channels.pruning.edit import NarrowedLayer, PruneEdit
 from tailcut.errors import ArgumentError, DataError, LimitError, ModelMismatchError, StructureError
 from tailcut.format.conversion.checkpoints import check_is_file, expanded_bytes, fill_in, read_tensors
-from tailcut.structure import add_edit, example_shape
+from tailcut.structure import add_edit, example_shape, in_evaluation
 from tailcut.structure.wire import Value
 
 Tensors = Mapping[str, Tensor]
@@ -181,7 +181,7 @@ def _try(network: nn.Module, path: str | Path) -> None:
     shape = example_shape(network)
     if shape is None:
         return
-    trial = deepcopy(network).to("meta").eval()
+    trial = in_evaluation(deepcopy(network).to("meta"))
     try:
         with torch.no_grad():
             trial(torch.empty(shape, device="meta"))

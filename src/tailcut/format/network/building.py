@@ -15,6 +15,7 @@ from tailcut.errors import CorruptFileError, LimitError, MissingExtraError, Mode
 from tailcut.format.container.contents import StoredBase
 from tailcut.limits import check_work, too_many_numbers
 from tailcut.structure import Base, create_model, family, model_names
+from tailcut.structure.outputs import output_tensors
 from tailcut.structure.wire import Value
 
 
@@ -124,11 +125,7 @@ _TORCH_ATTRIBUTES = frozenset(vars(nn.Module()))
 
 
 def _holds_tensor(value: object) -> bool:
-    if isinstance(value, (list, tuple, set)):
-        return any(map(_holds_tensor, value))
-    if isinstance(value, dict):
-        return any(map(_holds_tensor, value.values()))
-    return isinstance(value, torch.Tensor)
+    return any(map(_holds_tensor, value)) if isinstance(value, (set, frozenset)) else bool(output_tensors(value))
 
 
 class _Unfilled(TorchFunctionMode):

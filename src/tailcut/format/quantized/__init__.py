@@ -1,4 +1,4 @@
-"""Codecs 3 and 4: numbers rounded to steps, and their adaptive code. `coder` handles bytes, `values` their meaning."""
+"""Codecs 3 to 5: numbers rounded to steps, and their adaptive code. `coder` handles bytes, `values` their meaning."""
 
 from tailcut.format.quantized.coder import MAX_MAGNITUDE as MAX_MAGNITUDE
 from tailcut.format.quantized.coder import NUMBERS as NUMBERS

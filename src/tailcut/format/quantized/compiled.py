@@ -1,4 +1,4 @@
-"""Loops of codecs 3 and 4 compiled by numba, for many numbers. Import this module only where numba is installed."""
+"""Loops of codecs 3 to 5 compiled by numba, for many numbers. Import this module only where numba is installed."""
 
 from types import FunctionType, SimpleNamespace
 from typing import Any

@@ -1,4 +1,4 @@
-"""Initial probabilities of codecs 3 and 4: a Laplace distribution for each level of expected magnitude.
+"""Initial probabilities of codecs 3 to 5: a Laplace distribution for each level of expected magnitude.
 
 Level l stands for a mean magnitude of m = 2^((l - 8) / 2). With t = (sqrt(1 + m^2) - 1) / m a whole number n of a
 discrete Laplace distribution has the probability (1 - t) / (1 + t) t^|n|. All in 1 / 65536, from 64 to 65472.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.errors import ArgumentError, StructureError, first_line
+from tailcut.structure import in_evaluation
 
 
 @dataclass
@@ -48,7 +49,7 @@ def trial_copy(model: nn.Module) -> nn.Module:
         ArgumentError: it cannot be copied.
     """
     try:
-        return copy.deepcopy(model).eval()
+        return in_evaluation(copy.deepcopy(model))
     except Exception as error:
         raise ArgumentError(f"the network cannot be copied, so a change of it cannot be tried: {error}") from error
 

@@ -15,6 +15,7 @@ from tailcut.printing import Report
 from tailcut.reports.comparison import largest_difference
 from tailcut.reports.html.elements import PageSection, table
 from tailcut.reports.networks import ReportedNetwork, example_input
+from tailcut.structure import in_evaluation
 from tailcut.structure.outputs import output_tensors
 from tailcut.weights import to_dense, truncated_tensors
 
@@ -79,7 +80,7 @@ def measure_speed(name: str, model: nn.Module) -> Speed:
     example = example_input(model)
     if example is None:
         raise ArgumentError("it is of no registered family, so the shape of its input is unknown")
-    dense = to_dense(model).eval()
+    dense = in_evaluation(to_dense(model))
     ways: dict[str, Callable[[], object]] = {"dense": lambda: dense(example)}
     difference = None
     with torch.inference_mode():
