@@ -3,9 +3,11 @@
 import math
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from torch.nn import functional
 
 from tailcut.channels.pruning.prune import Rates, prune
 from tailcut.channels.pruning.report import PruneReport
+from tailcut.counting import count_macs
 from tailcut.errors import ArgumentError
 
 X = torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -459,3 +462,194 @@ def test_a_norm_over_other_axes_than_channels_stays() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.LayerNorm([6, 6]), Rows(6), nn.Conv2d(8, 4, 1))
     with pytest.raises(ArgumentError, match="several axes"):
         prune(model, X, {"0": torch.arange(8.0)}, rates=0.5)
+
+
+class Routed(nn.Module):
+    """Numbers that a gate gives choose the expert of each image."""
+
+    def __init__(self, read: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.gate, self.head = nn.Conv2d(3, 16, 3, padding=1), nn.Linear(16, 2), nn.Conv2d(8, 4, 1)
+        self.experts = nn.ModuleList(nn.Conv2d(16, 8, 1) for _ in range(2))
+        self.read = read
+        nn.init.constant_(self.gate.bias[1:], 100.0)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.stem(x).relu()
+        chosen = self.read(self.gate(x.mean((2, 3))).argmax(1))
+        return self.head(torch.cat([self.experts[int(i)](x[b : b + 1]) for b, i in enumerate(chosen)]))
+
+
+@pytest.mark.parametrize(
+    "read", [lambda x: x.tolist(), lambda x: x.numpy(), lambda x: np.asarray(x), lambda x: [i.item() for i in x]]
+)
+def test_numbers_that_go_to_python_choose_the_way(read: Callable[[Tensor], Any]) -> None:
+    model = Routed(read).eval()
+    prune(model, X, {"stem": torch.rand(16)}, 0.5)
+    assert model.experts[1].in_channels == 8
+    assert model.gate.out_features == 2  # the number of a channel is used
+    assert model(X).shape == (1, 4, 6, 6)
+
+
+class EarlyExit(nn.Module):
+    """Only the hard ones of a batch go through the costly way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.c = nn.Linear(8, 32), nn.Linear(32, 64), nn.Linear(64, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x).relu()
+        out: Tensor = y[:, :4] * 0
+        hard = x[:, 0] > 1
+        out[hard] = self.c(self.b(y[hard]).relu())
+        return out
+
+
+def test_rows_that_a_mask_takes_count_as_many_as_there_are() -> None:
+    x = torch.zeros(10, 8)
+    x[:2, 0] = 2
+    model = EarlyExit()
+    report = prune(model, x, {"b": torch.rand(64), "a": torch.rand(32)}, macs_ratio=0.6)
+    assert report.macs_after == count_macs(model, x).total
+    assert report.macs_after <= 0.6 * report.macs_before
+
+
+class Quantized(nn.Module):
+    """Noise in training stands for rounding, scaled by a parameter of each channel."""
+
+    def __init__(self, noise: Callable[["Quantized", Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.enc, self.dec = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 3, 3, padding=1)
+        self.step, self.noise = nn.Parameter(torch.rand(16, 1, 1)), noise
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.enc(x)
+        if self.training:
+            y = y + self.noise(self, y)
+        return self.dec(y)
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        lambda net, y: net.step * (torch.rand_like(y) - 0.5),
+        lambda net, y: (torch.rand_like(y) < net.step).float(),
+        lambda net, y: torch.rand_like(y) * torch.ones(1, 16, 1, 1),
+    ],
+)
+def test_what_noise_meets_in_training_is_followed(noise: Callable[[Quantized, Tensor], Tensor]) -> None:
+    model = Quantized(noise)
+    with suppress(ArgumentError):  # a constant of sixteen numbers fixes how many
+        prune(model, X, {"enc": torch.rand(16)}, 0.5)
+    model.train()
+    assert model(X).shape == X.shape
+
+
+class Frozen(nn.Module):
+    """A backbone that runs without gradients, in inference mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.back = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU())
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.inference_mode():
+            x = self.back(x).mean((2, 3))
+        made: Tensor = self.head(x)
+        return made
+
+
+def test_what_runs_in_inference_mode_counts() -> None:
+    model = Frozen()
+    report = prune(model, X, {"back.0": torch.rand(16), "back.2": torch.rand(16)}, macs_ratio=0.6)
+    assert report.macs_after == count_macs(model, X).total
+    assert report.macs_after <= 0.6 * report.macs_before
+
+
+class Dispatched(nn.Module):
+    """Rows go to the expert that they are meant for; the last gets none of the example."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(6, 16), nn.Linear(16, 3)
+        self.experts = nn.ModuleList(nn.Linear(16, 16) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.first(x).relu()
+        rows = [(x[:, 0] == number).nonzero()[:, 0] for number in range(3)]
+        return self.last(torch.cat([expert(y[own]) for expert, own in zip(self.experts, rows, strict=True)]))
+
+
+def test_an_expert_that_gets_no_rows_stays_as_it_is() -> None:
+    x = torch.rand(5, 6)
+    x[:, 0] = torch.tensor([0.0, 1, 0, 1, 0])
+    model = Dispatched()
+    with pytest.raises(ArgumentError, match=r"first: what is taken of it is empty.*it got no inputs"):
+        prune(model, x, {"first": torch.rand(16), "experts.0": torch.rand(16)}, 0.5)
+    x[:, 0] = torch.tensor([0.0, 1, 2, 1, 2])
+    assert model(x).shape == (5, 3)
+
+
+class TwoWays(nn.Module):
+    """One convolution across tokens first, then over channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.shared, self.b = nn.Conv1d(3, 16, 1), nn.Conv1d(16, 16, 1), nn.Conv1d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.a(x)
+        return self.b(self.shared(self.shared(y.transpose(1, 2)).transpose(1, 2)))
+
+
+def test_a_layer_that_was_refused_once_is_refused_again() -> None:
+    with pytest.raises(ArgumentError, match="shared") as caught:
+        prune(TwoWays(), torch.rand(1, 3, 16), {"a": torch.rand(16)}, 0.5)
+    assert "does not run" not in str(caught.value)
+
+
+class ByHand(nn.Conv2d):
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        made: Tensor = super()._conv_forward(x.flip(1), weight, bias)
+        return made
+
+
+def set_on_the_module(layer: nn.Conv2d) -> nn.Conv2d:
+    layer.forward = lambda x: functional.conv2d(x.flip(1), layer.weight, layer.bias)  # type: ignore[assignment,method-assign]
+    return layer
+
+
+@pytest.mark.parametrize("make", [lambda: ByHand(16, 6, 1), lambda: set_on_the_module(nn.Conv2d(16, 6, 1))])
+def test_forwards_that_are_replaced_in_another_way_are_followed(make: Callable[[], nn.Module]) -> None:
+    model = Pair(functional.relu)
+    model.b = make()  # type: ignore[assignment]
+    with pytest.raises(ArgumentError, match="a: flip along its channels, in b"):
+        without(model, "a", [1, 2, 3, 4], 0.25)
+
+
+def test_the_result_of_out_keeps_its_channels() -> None:
+    class Written(Pair):
+        def forward(self, x: Tensor) -> Any:
+            y = self.a(x)
+            out = torch.empty(len(y), 2 * y.shape[1], *y.shape[2:])
+            return self.b(torch.cat([y, y], 1, out=out))
+
+    model = Written(functional.relu)
+    model.b = nn.Conv2d(32, 6, 1)
+    with pytest.raises(ArgumentError, match="out="):
+        prune(model, X, {"a": torch.rand(16)}, 0.5)
+
+
+def test_parameters_in_one_memory_are_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1))
+    model[1].weight.data = model[0].weight.data
+    with pytest.raises(ArgumentError, match="two tensors in the same memory"):
+        prune(model, X, {"0": torch.rand(3)}, 0.34)

@@ -1,4 +1,5 @@
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -282,3 +283,15 @@ def test_models_can_be_built_on_the_meta_device(net: type[Net]) -> None:
     with torch.device("meta"):
         model = create_model("net", width=1 << 24)
     assert all(parameter.is_meta for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("build", [functools.partial(nn.Linear, 3), nn.ReLU()])
+def test_what_is_no_class_and_no_function_is_refused_in_our_words(build: Any) -> None:
+    with pytest.raises(ArgumentError, match="register a class or a function"):
+        register_model("partial", example_shape=(1, 3))(build)
+
+
+@pytest.mark.parametrize("name", [5, ["a"], None])
+def test_a_name_is_a_text(name: Any) -> None:
+    with pytest.raises(ArgumentError, match="the name of a model must be a text"):
+        create_model(name)

@@ -124,6 +124,8 @@ def create_model(name: str, /, **arguments: Value) -> nn.Module:
 
 def family(name: str) -> ModelFamily:
     """Return the registered family of that name; `ArgumentError` lists the known ones."""
+    if not isinstance(name, str):
+        raise ArgumentError(f"the name of a model must be a text, got {name!r:.200}")
     if name not in _families:
         hint = did_you_mean(name, model_names())
         hint += " " if hint else ""
@@ -164,11 +166,15 @@ def _check_shape(name: str, shape: Shape) -> None:
 
 
 def _signature(name: str, build: Callable[..., nn.Module]) -> tuple[dict[str, Value], dict[str, Any]]:
+    if isinstance(build, nn.Module):
+        raise ArgumentError(f"model {name!r}: register a class or a function, not a network ({type(build).__name__})")
     function: Any = build.__init__ if isinstance(build, type) else build  # type: ignore[misc]
     try:
         hints = typing.get_type_hints(function)
-    except NameError as error:
-        raise ArgumentError(f"model {name!r}: an annotation cannot be read: {error}") from error
+    except (NameError, TypeError, SyntaxError) as error:
+        raise ArgumentError(
+            f"model {name!r}: an annotation cannot be read: {error}; register a class or a function"
+        ) from error
     defaults: dict[str, Value] = {}
     for parameter in inspect.signature(build).parameters.values():
         fits = parameter.kind is inspect.Parameter.KEYWORD_ONLY and parameter.default is not inspect.Parameter.empty

@@ -151,13 +151,17 @@ def compress_file(
     )
     seconds = round(time.perf_counter() - start, 1)
     settings = {**goal, "num_gradients": count, "seed": seed, **({"levels": list(levels)} if len(levels) else {})}
-    settings |= {} if judge is None else {"held_out": held_out}
-    settings |= {} if model is None else {"model": model, "arguments": dict(arguments or {})}
+    settings |= ({} if judge is None else {"held_out": held_out}) | _named(model, arguments)
     sizes, judged = report.sizes, (data, None if test is None else test.split, metric)
     ran_on = (torch.get_num_threads(), device_name(share.device))
     before = None if test is None else _measure(test, metric, share)(network)
     after = None if test is None else _measure(test, metric, share)(open_network(out, device=share.device))
     return CompressFileReport(str(source), str(out), *sizes, *judged, before, after, settings, seconds, *ran_on)
+
+
+def _named(model: str | None, arguments: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what the report says of the network of a checkpoint, which a .tailcut file says itself."""
+    return {} if model is None else {"model": model, "arguments": dict(arguments or {})}
 
 
 def _check_numbers(max_bytes: int | None, max_drop: float | None, step: float | None, count: int | None) -> None:

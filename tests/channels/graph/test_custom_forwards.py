@@ -179,3 +179,63 @@ def test_rate_zero_changes_nothing() -> None:
     before = network(X)
     tailcut.prune(network, X, {"0": torch.arange(6.0)}, 0.0)
     assert torch.equal(network(X), before)
+
+
+class Flipped(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.conv2d(x, self.weight.flip(1), self.bias)
+
+
+class Interleaved(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.weight.view(self.out_channels, 2, -1, 1, 1)
+        return functional.conv2d(x, parts.transpose(1, 2).reshape(self.weight.shape), self.bias)
+
+
+class Rotated(nn.Conv2d):
+    """Of one pixel or more: only the kernel's axes are turned."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.conv2d(x, self.weight.flip(2, 3).transpose(2, 3), self.bias)
+
+
+class Softened(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.conv2d(x, self.weight.softmax(1), self.bias)
+
+
+class Normalised(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.conv2d(x, functional.normalize(self.weight, dim=1), self.bias)
+
+
+def behind(kind: type[nn.Conv2d], size: int = 1) -> tuple[nn.Module, torch.Tensor]:
+    """A network with such a layer behind one whose first half of channels is dead, and its scores."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), kind(8, 4, size))
+    with torch.no_grad():
+        for parameter in model[0].parameters():
+            parameter[:4] = 0
+    return model.eval(), torch.tensor([0.0] * 4 + [1.0] * 4)
+
+
+@pytest.mark.parametrize("kind", [Flipped, Interleaved])
+def test_weights_that_are_moved_along_the_input_keep_it(kind: type[nn.Conv2d]) -> None:
+    model, scores = behind(kind)
+    with pytest.raises(ArgumentError, match="the forward of 2 moves its weight along its input channels"):
+        tailcut.prune(model, X, {"0": scores}, 0.5)
+
+
+@pytest.mark.parametrize("kind", [Softened, Normalised, lambda *sizes: StandardizedConv(*sizes)])
+def test_weights_computed_over_the_input_are_told(kind: Any) -> None:
+    model, scores = behind(kind)
+    report = tailcut.prune(model, X, {"0": scores}, 0.5)
+    assert "2 computes its weight over all its input channels" in str(report)
+
+
+def test_kernels_may_be_turned() -> None:
+    model, scores = behind(Rotated, 3)
+    with torch.no_grad():
+        before = model(X)
+        tailcut.prune(model, X, {"0": scores}, 0.5)
+        torch.testing.assert_close(model(X), before)

@@ -99,3 +99,17 @@ def test_where_nothing_is_removed_the_report_says_so(rates: Any) -> None:
     assert report.macs_after == report.macs_before
     assert torch.equal(model.backbone(X), expected)
     assert not record_of(model).edits
+
+
+@pytest.mark.parametrize("what", ["weight", "module"])
+def test_a_part_that_shares_with_the_rest_is_refused(what: str) -> None:
+    model = Whole().eval()
+    tied: Any = model.backbone[3]
+    if what == "weight":
+        tied = nn.Conv2d(8, 4, 3)
+        tied.weight = model.backbone[3].weight
+    model.tied = tied
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ArgumentError, match=r"backbone\.3(\.weight)? is also tied(\.weight)?, outside of backbone"):
+        prune_part(model, "backbone", X, score(model, method="l1"), 0.5)
+    assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())

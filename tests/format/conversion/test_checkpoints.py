@@ -394,14 +394,13 @@ def odd_parameter() -> nn.Parameter:
     return parameter
 
 
-@pytest.mark.filterwarnings("ignore:Sparse", "ignore:torch.quantize_per_tensor")
+@pytest.mark.filterwarnings("ignore:Sparse")
 @pytest.mark.parametrize(
     ("weight", "message"),
     [
         (lambda: torch.ones(2, 3).to_sparse(), "'weight' is a sparse tensor"),
         (lambda: torch.ones(2, 3).to_sparse_csr(), "'weight' is a sparse tensor"),
         (lambda: torch.empty(2, 3, device="meta"), "'weight' has no numbers"),
-        (lambda: torch.quantize_per_tensor(torch.ones(2, 3), 0.1, 0, torch.qint8), "'weight' is a quantized tensor"),
     ],
 )
 def test_tensors_without_plain_numbers_are_refused(

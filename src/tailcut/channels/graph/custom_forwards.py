@@ -5,21 +5,36 @@ rest of the network is. The weight's labels hold its output channels only, so a 
 as long as each output channel of it came from the same one of the layer's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.utils import _pytree as pytree
 
 from tailcut.channels.graph.coupling import FIXED, Coupling, along
 from tailcut.channels.graph.layer_kinds import channel_tensors
 
 WHY = "it has a custom forward, in which its weight is not seen to multiply"
 
-_CONVOLUTION = torch.ops.aten.convolution.default
-_PRODUCT = torch.ops.aten.mm.default
-_SUM_OF_PRODUCT = torch.ops.aten.addmm.default
+aten = torch.ops.aten
+_CONVOLUTION = aten.convolution.default
+_PRODUCT = aten.mm.default
+_SUM_OF_PRODUCT = aten.addmm.default
+# What leaves each number of a weight where it is. Views keep the order.
+_IN_PLACE = {
+    *(aten.clone, aten.detach, aten.alias, aten._to_copy, aten.to, aten.lift_fresh, aten.expand),
+    *(aten.view, aten._unsafe_view, aten.reshape, aten._reshape_alias, aten.unsqueeze, aten.squeeze, aten.contiguous),
+}
+_VIEWS = {aten.view, aten._unsafe_view, aten.reshape, aten._reshape_alias}
+_TURNS = {aten.t, aten.transpose, aten.permute, aten.flip, aten.roll}
+# What gives as many numbers, each of which depends on others beside it.
+_OVER_SEVERAL = {
+    *(aten._softmax, aten._log_softmax, aten.native_batch_norm, aten._native_batch_norm_legit),
+    *(aten._native_batch_norm_legit_no_training, aten.native_group_norm, aten.native_layer_norm),
+    *(aten.cudnn_batch_norm, aten.miopen_batch_norm),
+}
 
 
 class WeightCall(NamedTuple):
@@ -80,3 +95,57 @@ def weight_call(func: Any, given: Mapping[str, Any], module: nn.Module) -> Weigh
         is_alike = not has_sum or (given["alpha"], given["beta"]) == (1, 1)
         return WeightCall(x, given["mat2"], bias, 1) if is_alike and tuple(given["mat2"].shape) == shape[::-1] else None
     return None
+
+
+class ComputedWeights:
+    """What the forwards of layers compute of their weights, by the kind of its operations."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Tensor, _Past]] = {}  # by identity
+
+    def note(self, module: nn.Module, func: Any, given: Mapping[str, Any], results: Sequence[Tensor]) -> None:
+        """Note an operation in the forward of a layer, if the layer's weight goes into it; arguments by name."""
+        weight = module.weight
+        inputs = [x for x in pytree.tree_leaves(dict(given)) if isinstance(x, Tensor)]
+        pasts = [self._past(x) for x in inputs if x is weight or id(x) in self._known]
+        if not pasts or not isinstance(weight, Tensor):
+            return
+        kind = func.overloadpacket
+        past = _Past(*map(any, zip(*pasts, strict=True)))
+        keeps = kind in _IN_PLACE or torch.Tag.pointwise in func.tags
+        if kind in _VIEWS:
+            past = past._replace(moved=past.moved or past.turned)
+        elif kind in _TURNS:
+            is_plain = weight.ndim == 2 and kind not in (aten.flip, aten.roll)
+            past = past._replace(turned=True, moved=past.moved or not (is_plain or _is_spatial(given, weight.ndim)))
+        elif not keeps and (kind in _OVER_SEVERAL or all(x.numel() < weight.numel() for x in results)):
+            past = past._replace(reduced=True)
+        elif not keeps:
+            past = past._replace(moved=True)
+        self._known.update({id(x): (x, past) for x in results})
+
+    def _past(self, weight: Tensor) -> "_Past":
+        known = self._known.get(id(weight))
+        return _Past() if known is None else known[1]
+
+    def moves(self, weight: Tensor) -> bool:
+        """Return whether numbers of a computed weight may stand elsewhere than in the layer's."""
+        return self._past(weight).moved
+
+    def reduces(self, weight: Tensor) -> bool:
+        """Return whether numbers of a computed weight come from several of the layer's."""
+        return self._past(weight).reduced
+
+
+class _Past(NamedTuple):
+    """What was done to a weight: axes turned, numbers moved along the input channels, several made into one."""
+
+    turned: bool = False
+    moved: bool = False
+    reduced: bool = False
+
+
+def _is_spatial(given: Mapping[str, Any], ndim: int) -> bool:
+    """Return whether an operation moves numbers along a kernel's axes alone."""
+    dims = given.get("dims", [given.get("dim0"), given.get("dim1")])
+    return all(isinstance(axis, int) and axis % ndim >= 2 for axis in dims)

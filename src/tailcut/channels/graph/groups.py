@@ -91,7 +91,7 @@ class ChannelGraph:
         return next((group for group in self.groups.values() if layer in group.layers), None)
 
     def layer(self, name: str) -> TracedLayer:
-        """Return the module with this name."""
+        """Return what the trace holds of the layer with this name."""
         return self.trace.layers[name]
 
     def kept(self, name: str) -> dict[str, int]:

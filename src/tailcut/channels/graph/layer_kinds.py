@@ -13,6 +13,11 @@ Sizes = Mapping[str, int]
 Shape = tuple[int, ...]
 
 
+def _has_own_forward(module: nn.Module) -> bool:
+    """Return whether a forward was set on the module itself, in place of its class's."""
+    return not {"forward", "_conv_forward"}.isdisjoint(vars(module))
+
+
 class LayerKind(ABC):
     """One row of the table.
 
@@ -34,7 +39,7 @@ class LayerKind(ABC):
 
     def keeps_forward(self, module: nn.Module) -> bool:
         """Return whether `module` has one of the types and their forward."""
-        return any(
+        return not _has_own_forward(module) and any(
             isinstance(module, kind) and getattr(type(module), "forward", None) == kind.forward for kind in self.types
         )
 
@@ -74,7 +79,12 @@ class Convolution(LayerKind):
 
     def keeps_forward(self, module: nn.Module) -> bool:
         """Return whether its forward is torch's."""
-        return isinstance(module, _ConvNd) and type(module).forward in _CONVOLUTION_FORWARDS
+        return (
+            isinstance(module, _ConvNd)
+            and not _has_own_forward(module)
+            and type(module).forward in _CONVOLUTION_FORWARDS
+            and getattr(type(module), "_conv_forward", None) in _INNER_FORWARDS
+        )
 
     def narrowed(self, module: nn.Module, num_inner: int, num_outer: int) -> dict[str, int]:
         """Depthwise ones have as many groups as channels, others keep theirs."""
@@ -140,7 +150,8 @@ class ChannelNorm(Norm):
 
     def keeps_forward(self, module: nn.Module) -> bool:
         """Return whether its forward is torch's."""
-        return isinstance(module, _NormBase) and type(module).forward.__module__.startswith("torch.nn.modules.")
+        is_torchs = type(module).forward.__module__.startswith("torch.nn.modules.")
+        return isinstance(module, _NormBase) and is_torchs and not _has_own_forward(module)
 
     def shapes(self, module: nn.Module, sizes: Sizes) -> dict[str, Shape]:
         """Scale, shift and running statistics."""
@@ -242,7 +253,7 @@ class PaddedShortcut(LayerKind):
         return True
 
     def narrowed(self, module: nn.Module, num_inner: int, num_outer: int) -> dict[str, int]:
-        """As they are: what is padded follows from the channels on both sides, see removal.py."""
+        """As they are: what is padded follows from the channels on both sides, see pruning/surgery.py."""
         return self.sizes(module)
 
     def shapes(self, module: nn.Module, sizes: Sizes) -> dict[str, Shape]:
@@ -312,7 +323,6 @@ def whole_layer(module: nn.Module) -> str | None:
     return next((reason for kind, reason in WHOLE_LAYERS if isinstance(module, kind)), None)
 
 
-_CONVOLUTION_FORWARDS = {
-    kind.forward
-    for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-}
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_CONVOLUTION_FORWARDS = {kind.forward for kind in _CONVOLUTIONS}
+_INNER_FORWARDS = {getattr(kind, "_conv_forward", None) for kind in _CONVOLUTIONS}

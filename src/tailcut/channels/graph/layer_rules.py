@@ -141,8 +141,12 @@ def pass_layer(network: Network, name: str, module: nn.Module, x: Tensor, labels
         labels: those of the input.
         output: what it gave.
     """
-    kind = layer_kind(module)
-    return _RULES[type(kind)](_Pass(network, name, module, x, labels, output))
+    run, known = _Pass(network, name, module, x, labels, output), network.layers.get(name)
+    if known is not None and known.why is not None:
+        return run.refuse(known.why)
+    if not x.numel():
+        return run.refuse("it got no inputs")
+    return _RULES[type(layer_kind(module))](run)
 
 
 def write_norm(

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tailcut.channels.graph.custom_forwards import is_followed
 from tailcut.channels.graph.layer_kinds import is_traced_through, layer_kind, whole_layer
 from tailcut.channels.graph.memory_layout import RESTRIDING, Layout
-from tailcut.channels.graph.shape_only import READING, zeros_for
+from tailcut.channels.graph.shape_only import ToPython, reads_numbers, zeros_for
 from tailcut.channels.scoring.forward import run
 from tailcut.counting import operation_macs
 from tailcut.model_inputs import ModelInputs
@@ -146,6 +146,16 @@ def are_alike(steps: Sequence[Step], others: Sequence[Step]) -> bool:
     return len(steps) == len(others) and all(map(Step.is_like, steps, others))
 
 
+def _goes_with_noise(is_noise: bool, x: Tensor, token: object, ndim: int) -> bool:
+    """Return whether an operand may meet noise as in dropout: itself noise, a map, one number in all or per image.
+
+    One of the network's own tensors, or a constant of several numbers, may have a number for each channel; `ndim` are
+    the axes of the result.
+    """
+    is_per_image = token is None and x.ndim == ndim > 1 and x.numel() == x.shape[0]
+    return is_noise or isinstance(token, tuple) or x.numel() == 1 or is_per_image
+
+
 class Observer(TorchDispatchMode):
     """Notes the steps of a forward, dropout and copies apart. Operations within a layer are not looked at.
 
@@ -178,8 +188,13 @@ class Observer(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if torch.is_inference_mode_enabled():  # there, operations that are made of others come whole
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
         result = self._compute(func, args, kwargs)
-        self.reads_numbers |= func.overloadpacket in READING
+        self.reads_numbers |= reads_numbers(func, args)
         self.macs += operation_macs(func, result, args)
         if not self._in_layers:
             inputs = tensors_of((args, kwargs))
@@ -195,6 +210,10 @@ class Observer(TorchDispatchMode):
             elif torch.Tag.nondeterministic_seeded in func.tags or any(id(x) in self._drawn for x in inputs):
                 self._drawn |= {id(x): x for x in tensors_of(result)}
         return result
+
+    def _note_read(self, x: Tensor) -> None:
+        """Note that numbers of a tensor went to Python; those of constants are always the same."""
+        self.reads_numbers |= id(x) in self._known
 
     def _note_calculation(
         self, func: Any, values: list[float], inputs: Sequence[Tensor], tokens: Sequence[object]
@@ -232,7 +251,7 @@ class Observer(TorchDispatchMode):
         Raises:
             ArgumentError: it raises any error.
         """
-        with self.hooked(), self:
+        with self.hooked(), ToPython(self._note_read), self:
             outputs = run(model, inputs)
         self._add("outputs", outputs, [self.token(x) for x in outputs])
         return outputs
@@ -275,8 +294,10 @@ class Observer(TorchDispatchMode):
         kind = func.overloadpacket
         if kind in _NOISE or (kind is aten.new_empty and all(map(_is_mask, results))):
             return ["noise" for _ in results]
-        is_noisy = "noise" in tokens or any(
-            token is None and _is_mask(x) for x, token in zip(inputs, tokens, strict=True)
+        pairs = list(zip(inputs, tokens, strict=True))
+        is_noise = [given == "noise" or (given is None and _is_mask(x)) for x, given in pairs]
+        is_noisy = any(is_noise) and all(
+            _goes_with_noise(noisy, *pair, results[0].ndim) for noisy, pair in zip(is_noise, pairs, strict=True)
         )
         is_dropout = self.running and self.running[-1] in self.modules.dropouts
         is_same = self._layout is not None and self._layout.is_like(Layout.of(results[0]))

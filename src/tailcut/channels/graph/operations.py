@@ -96,6 +96,8 @@ def bind_arguments(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
 
 def labels_of_results(call: OperationCall) -> list[Tensor]:
     """Return the labels of an operation's result."""
+    if any(argument.is_out for argument in call.func._schema.arguments):
+        return call.lock_all("the result is written into a given tensor (out=)")
     rule = _RULES.get(call.name)
     if rule is None:
         if torch.Tag.pointwise in call.func.tags:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tailcut.channels.graph.memory_layout import Layout
@@ -28,6 +29,34 @@ _local_scalar_dense nonzero nonzero_static masked_select equal is_nonzero allclo
 unique_consecutive bincount repeat_interleave
 """
 READING = {getattr(aten, name) for name in _READING.split() if hasattr(aten, name)}
+# What gives a tensor's numbers to Python without an operation.
+_TO_PYTHON = {Tensor.tolist, Tensor.numpy, Tensor.__array__}
+
+
+def reads_numbers(func: Any, args: tuple[Any, ...]) -> bool:
+    """Return whether an operation's outcome, or the size of it, depends on numbers."""
+    if func.overloadpacket is aten.index:  # by a mask it gives as many rows as the mask says
+        return any(isinstance(x, Tensor) and x.dtype in (torch.bool, torch.uint8) for x in args[1])
+    return func.overloadpacket in READING
+
+
+class ToPython(TorchFunctionMode):
+    """Within the block, tells of tensors whose numbers go to Python: `tolist`, `numpy`.
+
+    Args:
+        told: is called with each.
+    """
+
+    def __init__(self, told: Callable[[Tensor], None]) -> None:
+        super().__init__()
+        self._told = told
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in _TO_PYTHON:
+            self._told(args[0])
+        return func(*args, **(kwargs or {}))
 
 
 class ShapesOnly(TorchDispatchMode):
@@ -44,8 +73,12 @@ class ShapesOnly(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        self.has_read |= func.overloadpacket in READING
+        self.has_read |= reads_numbers(func, args)
         return zeros_for(func, args, kwargs or {})
+
+    def note_read(self, x: Tensor) -> None:
+        """Note that a tensor's numbers were read."""
+        self.has_read = True
 
 
 def attempt(run: Callable[[], Any], *, shapes_only: bool) -> Any:
@@ -61,7 +94,7 @@ def attempt(run: Callable[[], Any], *, shapes_only: bool) -> Any:
     if shapes_only:
         mode = ShapesOnly()
         try:
-            with mode:
+            with ToPython(mode.note_read), mode:
                 result = run()
         except Exception:
             if not mode.has_read:

@@ -1,4 +1,4 @@
-"""Tracing: one forward of the unmodified network, with channel labels attached to every tensor.
+"""Tracing: forwards of the unmodified network, with channel labels attached to every tensor.
 
 Layers of `layer_kinds` are taken as a whole (their rules are in layer_rules.py); everything between them is seen as
 torch's operations (operations.py). Nothing is compiled or rewritten: any Python in the forward is fine.
@@ -16,7 +16,7 @@ from torch.utils._mode_utils import no_dispatch
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from tailcut.channels.graph.coupling import Coupling, along, fixed
-from tailcut.channels.graph.custom_forwards import WHY, own_labels, weight_call
+from tailcut.channels.graph.custom_forwards import WHY, ComputedWeights, own_labels, weight_call
 from tailcut.channels.graph.layer_kinds import channel_tensors, layer_kind, whole_layer
 from tailcut.channels.graph.layer_rules import Alignment, TracedLayer, couple_tied, pass_layer, write_norm
 from tailcut.channels.graph.observer import Calculation, Modules, Observer, Step, are_alike, tensors_of
@@ -169,6 +169,7 @@ class _Tracer(Observer):
         self.found = found
         self.coupling = found.coupling
         self.made: dict[object, Tensor | None] = {}  # labels by token
+        self._computed = ComputedWeights()
         self._uses: dict[int, list[str]] = {}  # parameter of a layer -> the places outside of it where it is used
         self._normed: set[str] = set()  # norms with custom forwards that are running and were taken for layers
         self._numbered: Any = WeakTensorKeyDictionary()  # places along channels -> the labels of these
@@ -191,6 +192,11 @@ class _Tracer(Observer):
             if x in self._numbered:
                 self.coupling.lock(self._numbered[x], f"the index of one of its channels is used, {self.place()}")
 
+    def _note_read(self, x: Tensor) -> None:
+        super()._note_read(x)
+        with no_dispatch():
+            self.lock_numbered([x])
+
     def place(self) -> str:
         """Return the module path, for messages."""
         return f"in {self.running[-1]}" if self.running and self.running[-1] else "in the network's forward"
@@ -208,10 +214,16 @@ class _Tracer(Observer):
                 self._uses.setdefault(id(x), []).append(self.place())
         if self._is_own_norm(func, inputs):
             return self._normalised(inputs[0], results)
+        if results and not any(x.numel() for x in results):  # which hold no labels
+            for x in inputs:
+                self.coupling.lock(self.labels(x), f"what is taken of it is empty, {self.place()}")
+            return [fixed(x.shape) for x in results]
         arguments = bind_arguments(func, args, kwargs)
         labels = self._multiplied(func, arguments, results)
         if labels is not None:
             return [labels]
+        if self.running and self.running[-1] in self.modules.followed_layers:
+            self._computed.note(self.modules.named[self.running[-1]], func, arguments, results)
         call = OperationCall(self.coupling, func, arguments, inputs, results, self.labels, self.place(), self._layout)
         found = labels_of_results(call)
         numbered = numbered_channels(call)
@@ -286,6 +298,7 @@ class _Tracer(Observer):
         if not call.has_own_channels(self.coupling, own):
             return None
         labels = pass_layer(self.found, name, module, call.x, self.labels(call.x), results[0])
+        self._note_computed_weight(name, call.weight)
         outer = self.found.layers[name].outer
         if outer is not None:
             bias = [] if call.bias is None else [(self.labels(call.bias), 0)]
@@ -293,6 +306,14 @@ class _Tracer(Observer):
                 reason = f"meets fixed entries in the forward of {name}"
                 self.coupling.couple(along(outer, axis, vector.shape), vector, reason)
         return labels
+
+    def _note_computed_weight(self, name: str, weight: Tensor) -> None:
+        """Lock or note the input channels of a layer by what its weight was computed with."""
+        inner = self.found.layers[name].inner
+        if inner is not None and self._computed.moves(weight):
+            self.coupling.lock(inner, f"the forward of {name} moves its weight along its input channels")
+        elif inner is not None and self._computed.reduces(weight):
+            self.coupling.note(inner, f"{name} computes its weight over all its input channels")
 
     def _is_own_norm(self, func: Any, inputs: Sequence[Tensor]) -> bool:
         """Return whether an operation is the batch norm of the layer that is running, by its own tensors."""

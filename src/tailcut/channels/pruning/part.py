@@ -41,13 +41,15 @@ def prune_part(
         The report of `prune` on the module; names are those within it.
 
     Raises:
-        ArgumentError: there is no such module, or as `prune`.
+        ArgumentError: there is no such module, it shares parameters or layers with the rest of the network, or as
+            `prune`.
         StructureError: as `prune`.
     """
     module = dict(model.named_modules()).get(part) if part else None
     if module is None:
         raise ArgumentError(f"the network has no module {part!r} to prune")
     prefix = f"{part}."
+    _check_apart(model, module, part)
     if isinstance(rates, Mapping):
         outside = [name for name in rates if not name.startswith(prefix)]
         if outside:
@@ -68,3 +70,23 @@ def prune_part(
         layers = tuple(layer._replace(name=prefix + layer.name) for layer in cut.layers)
         record_edit(model, PruneEdit(layers, tuple(x._replace(name=prefix + x.name) for x in cut.tensors)))
     return report
+
+
+def _check_apart(model: nn.Module, module: nn.Module, part: str) -> None:
+    """Raise `ArgumentError` if a layer or tensor of the part is also used outside of it, where nothing is cut."""
+    within = {
+        id(item): f"{part}.{name}"
+        for items in (module.named_modules(), module.named_parameters(), module.named_buffers())
+        for name, item in items
+        if name
+    }
+    for name, other in model.named_modules(remove_duplicate=False):
+        if f"{name}.".startswith(f"{part}."):
+            continue
+        own = {f"{name}.{key}".lstrip("."): x for key, x in (*other._parameters.items(), *other._buffers.items())}
+        for path, item in {name: other, **own}.items():
+            if item is not None and id(item) in within:
+                raise ArgumentError(
+                    f"{within[id(item)]} is also {path}, outside of {part}, and would be cut there too: prune the "
+                    "network as a whole, or give each a copy of its own"
+                )

@@ -31,7 +31,7 @@ from tailcut.channels.scoring.forward import run, undisturbed
 from tailcut.counting import count_macs, count_parameters
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.model_inputs import InputTensors, ModelInputs, example_inputs
-from tailcut.structure import record_of
+from tailcut.structure import check_not_shared, record_of
 from tailcut.structure.views import unwrapped
 
 _log = logging.getLogger(__name__)
@@ -226,6 +226,7 @@ def _check_network(model: nn.Module, example_input: InputTensors) -> ModelInputs
             "the network was built or loaded under torch.inference_mode, so that its numbers can neither be changed "
             "nor trained: build or load it outside of that, then prune it"
         )
+    check_not_shared("pruning", [*model.named_parameters(), *model.named_buffers()])
     if any(x.is_meta for x in tensors):
         raise ArgumentError("the network lies on the meta device, where it has no weights to keep")
     if any(edit.coefficients(model) for edit in record_of(model).edits):

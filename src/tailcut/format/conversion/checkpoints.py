@@ -107,7 +107,7 @@ def fill_in(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -
 
 
 def check_numbers(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    """Raise `ModelMismatchError` where torch would change numbers without a word, for a type that does not hold them."""
+    """Raise `ModelMismatchError` where torch would change numbers silently, for a type that does not hold them."""
     own: dict[str, Tensor] = model.state_dict(keep_vars=True)
     codes = [
         f"{name} is {value.dtype} in the file, {own[name].dtype} in the model"
