@@ -9,7 +9,7 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 
 from tailcut.errors import StructureError
-from tailcut.export_c.lowering.sequences import PERMUTATIONS, RESHAPES
+from tailcut.export_c.lowering.sequences import PERMUTATIONS, RESHAPES, is_canonical
 
 _MEANS = ("mean", "sum")
 
@@ -54,7 +54,7 @@ def join_means(graph: fx.Graph) -> None:
 def _is_first_half(step: fx.Node, node: fx.Node, axes: Any) -> bool:
     """Return whether a mean or sum along `axes` of what a step gives is that of the step's map along both axes."""
     x, done = (*step.args, None, None)[:2]
-    if not isinstance(x, fx.Node) or rank(x) != 4:
+    if not isinstance(x, fx.Node) or rank(x) != 4 or not is_canonical(x):
         return False
     shape, given = x.meta["val"].shape, step.meta["val"].shape
     left = [axis % len(given) for axis in axes]

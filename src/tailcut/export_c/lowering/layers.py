@@ -133,10 +133,23 @@ def _measured_norm(low: Lowering, value: Value, gamma: Any, beta: Any, epsilon: 
     stage = low.program.stages[-1] if low.program.stages else None
     (first, *rest) = value.segments[0].ops
     leaf = first.leaf
+    if leaf is None:
+        return low.stored(value, norm=norm)
     is_bias = all(op.kind == Operation.SCALE and op.scale is None and op.low == 1.0 for op in rest)
-    is_fresh = stage is not None and leaf is not None and stage.out is leaf.map and stage.norm is None
-    is_whole = value.is_plain and len(value.segments) == 1 and leaf is not None and leaf.up is None
-    if is_fresh and is_whole and is_bias and stage is not None and leaf is not None and stage.kind != Kind.MEAN:
+    is_fresh = stage is not None and stage.out is leaf.map and stage.norm is None
+    is_single = value.is_plain and len(value.segments) == 1
+    if is_fresh and is_single and is_bias and stage is not None and _is_all(value, leaf) and stage.kind in _MEASURE:
         stage.norm = norm  # a constant is no part of what the statistics leave
         return of_leaf(replace(leaf, norm=norm))
     return low.stored(value, norm=norm)
+
+
+# The stages that write a map channel by channel as it lies, and can measure it on the way.
+_MEASURE = (Kind.CONV, Kind.CONV_TRANSPOSED, Kind.WHOLE, Kind.FLAT, Kind.STORE)
+
+
+def _is_all(value: Value, leaf: Leaf) -> bool:
+    """Return whether a value reads its leaf's map from the first number to the last, without zeros around it."""
+    is_placed = (leaf.first, leaf.top, leaf.left) == (0, 0, 0) and leaf.norm is None and leaf.up is None
+    is_whole = leaf.num_channels == value.channels and value.size == leaf.map.size
+    return is_placed and is_whole and (leaf.is_narrow or leaf.map.channels == value.channels)

@@ -173,18 +173,18 @@ class Lowering:
 
     def weight(self, node: fx.Node, *, is_swapped: bool = False) -> Weight:
         """Return the weight of a layer: its coefficients if it is truncated, else (out, in, rows, columns)."""
-        name = self.names.get(node.name, node.name)
-        if (name, is_swapped) not in self._weights:
-            self._weights[name, is_swapped] = self._new_weight(node, name, is_swapped)
-        return self._weights[name, is_swapped]
+        if (node.name, is_swapped) not in self._weights:
+            self._weights[node.name, is_swapped] = self._new_weight(node, is_swapped)
+        return self._weights[node.name, is_swapped]
 
     def own_weight(self, node: fx.Node) -> Weight:
         """Return the weight of a layer that stands by itself, even if other layers have the same."""
-        return self._new_weight(node, self.names.get(node.name, node.name), False)
+        return self._new_weight(node, False)
 
-    def _new_weight(self, node: fx.Node, name: str, is_swapped: bool) -> Weight:
-        if name in self.kept:
-            kept = self.kept[name]
+    def _new_weight(self, node: fx.Node, is_swapped: bool) -> Weight:
+        name = self.names.get(node.name, node.name)
+        kept = self.kept_of(node)
+        if kept is not None:
             sizes, corner = (
                 _swapped(four(shape, is_column=self.is_vertical), is_swapped) for shape in (kept.shape, kept.corner)
             )
@@ -197,6 +197,10 @@ class Lowering:
         numbers = numbers.swapaxes(0, 1) if is_swapped else numbers
         sizes = four(numbers.shape, is_column=self.is_vertical)
         return Weight(name, np.ascontiguousarray(numbers).reshape(-1), sizes, sizes)
+
+    def kept_of(self, node: Any) -> Any:
+        """Return the coefficients of a parameter, None for others; a computed node's name may be a parameter's too."""
+        return self.kept.get(self.names.get(str(node), ""))
 
     def add(self, stage: Stage) -> None:
         """Append a stage of the node that is lowered, after a look whether its numbers fit into the C structures."""

@@ -30,7 +30,9 @@ def _layer_norm(
     gamma, beta = low.constant(weight), low.constant(bias)
     if letters == {"c"}:
         return _affine(_of_channels(low, x, Kind.LAYER_NORM, epsilon), gamma, beta)
-    if rank(x) != 4 or "n" in letters:
+    sizes = dict(zip(given_order(x), given_shape(x), strict=False))
+    others = {letter for letter, size in sizes.items() if letter != "n" and size > 1}
+    if rank(x) != 4 or "n" in letters or not others - {"c"} <= letters:
         raise _unknown(x, shape)
     value = low.value(x)
     groups = 1 if "c" in letters else value.channels

@@ -128,7 +128,7 @@ def _kept_table(
             return None
         node = source
     name = low.names.get(str(node), str(node))
-    kept = low.kept.get(name)
+    kept = low.kept_of(node)
     if kept is None or order not in ("nlc", "lnc") or not low.is_vertical:
         return None
     axes = [place for place in range(len(kept.shape)) if order[place - len(kept.shape) :][0] != "n"]

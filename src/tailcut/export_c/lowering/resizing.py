@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from torch import fx
 
 from tailcut.errors import StructureError
@@ -219,7 +220,22 @@ def _nearest(low: Lowering, node: fx.Node, x: fx.Node, size: Any, scales: Any = 
     value = poolable(low, x)
     if scales is not None:
         _check_scales(value, node, scales)
+    for full, size, scale in zip(value.size, size_of(node), scales or (None, None), strict=True):
+        _check_nearest(full, size, scale)
     return resampled(value, node, Resampling.NEAREST)
+
+
+def _check_nearest(full: int, size: int, scale: float | None) -> None:
+    """Raise `StructureError` where torch, which rounds the factor, takes another row or column than the nearest."""
+    places = np.arange(size)
+    step = np.float32(full) / np.float32(size) if scale is None else np.float32(1.0 / scale)
+    taken = np.minimum((places.astype(np.float32) * step).astype(np.int64), full - 1)
+    differing = np.flatnonzero(taken != places * full // size)
+    if len(differing):
+        raise StructureError(
+            f"nearest enlargement of {full} to {size}, of which torch takes number {taken[differing[0]]} at "
+            f"{differing[0]} by rounding, and C code the one before or after: enlarge by a whole factor"
+        )
 
 
 def _check_scales(value: Value, node: fx.Node, scales: Any) -> None:

@@ -214,7 +214,7 @@ def _reshape(low: Lowering, node: fx.Node, x: fx.Node, *_: Any, **__: Any) -> Va
         return replace(value, is_flat=True)
     if len(shape) not in (2, 3, 4) or shape[0] != 1:
         raise StructureError(f"a map of shape {given_shape(x)} seen as {given_shape(node)}")
-    if not (is_canonical(x) and is_canonical(node)) and value.size != (1, 1):
+    if not is_canonical(node) or (not is_canonical(x) and value.size != (1, 1)):
         return seen_otherwise(low, node, x)
     if len(shape) == 2:
         return replace(value, is_flat=True)
@@ -229,8 +229,16 @@ def _reshape(low: Lowering, node: fx.Node, x: fx.Node, *_: Any, **__: Any) -> Va
     return low.seen(leaf.map, *wanted)
 
 
-@HANDLERS.register(
-    "dropout", "dropout_", "alias", "contiguous", "detach", "clone", "lift_fresh_copy", "to", "feature_dropout"
-)
+@HANDLERS.register("dropout", "dropout_", "feature_dropout")
+def _dropout(low: Lowering, node: fx.Node, x: fx.Node, ratio: float, train: bool) -> Value:
+    if train and ratio > 0:
+        raise StructureError(
+            f"dropout with training=True, which is torch.nn.functional.dropout's own: give it training=self.training "
+            f"(p={ratio}); C code drops nothing"
+        )
+    return low.value(x)
+
+
+@HANDLERS.register("alias", "contiguous", "detach", "clone", "lift_fresh_copy", "to")
 def _same(low: Lowering, node: fx.Node, x: fx.Node, *_: Any, **__: Any) -> Value:
     return low.value(x)

@@ -204,11 +204,15 @@ class Op:
     low: float = 1.0
     high: float = 0.0
 
-    def of_channels(self, channels: slice) -> Op:
-        """Return the step for some of the channels."""
+    def of_channels(self, channels: slice, leaves: dict[tuple[int, int], Leaf] | None = None) -> Op:
+        """Return the step for some of the channels; `leaves` are those made before, which are read once."""
         scale = None if self.scale is None else self.scale[channels]
         shift = None if self.shift is None else self.shift[channels]
-        leaf = self.leaf and replace(self.leaf, first=self.leaf.first + channels.start)
+        leaf = self.leaf
+        if leaf is not None:
+            known = {} if leaves is None else leaves
+            made = replace(leaf, first=leaf.first + channels.start)
+            leaf = known.setdefault((id(leaf), channels.start), made)
         return replace(self, scale=scale, shift=shift, leaf=leaf)
 
 
@@ -289,10 +293,13 @@ class Value:
     def of_channels(self, begin: int, stop: int) -> Value:
         """Return some of the channels of a plain value."""
         segments, first = [], 0
+        leaves: dict[tuple[int, int], Leaf] = {}
         for segment in self.segments:
             part = slice(max(begin - first, 0), min(stop - first, segment.channels))
             if part.start < part.stop:
-                segments.append(Segment(part.stop - part.start, tuple(op.of_channels(part) for op in segment.ops)))
+                segments.append(
+                    Segment(part.stop - part.start, tuple(op.of_channels(part, leaves) for op in segment.ops))
+                )
             first += segment.channels
         return replace(self, segments=tuple(segments))
 
