@@ -204,8 +204,8 @@ def _training(scale: Scale, machine: Machine) -> Table:
 def _table(title: str, candidates: Candidates, reference: tuple[str, ...], scale: Scale) -> Table:
     peaks = {name: peak_bytes(call) for name, call in candidates.items()}
     timings = compare(candidates, scale)
-    fastest = min(timings[name].median_s for name in reference)
-    first = peaks[reference[0]]
+    nearest = min(reference, key=lambda name: timings[name].median_s)
+    fastest, first = timings[nearest].median_s, peaks[nearest]
     rows: list[Row] = []
     for name, timing in timings.items():
         peak = peaks[name]
@@ -220,8 +220,8 @@ def _table(title: str, candidates: Candidates, reference: tuple[str, ...], scale
         )
     columns = {"way": "", "ms": ".1f", "times faster": ".2f", "peak MB": ".1f", "of dense": ".3f"}
     notes = [
-        f"times faster: than the fastest of {' and '.join(reference)}. peak: memory above what was in use before the "
-        "call; weights and input are in use already."
+        f"times faster, of dense: than the fastest of {' and '.join(reference)}. peak: memory above what was in use "
+        "before the call; weights and input are in use already."
     ]
     return Table(title, columns, rows, notes)
 

@@ -9,6 +9,7 @@ It is measured in a process of its own, so that nothing else counts.
 import argparse
 import dataclasses
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -31,7 +32,11 @@ def large_image_table(scale: Scale) -> Table:
     """Return the image of this scale, measured in another process."""
     width, height = scale.large_image
     command = [sys.executable, "-m", "bench.large_image", str(width), str(height), *map(str, scale.unet_widths)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    folder = Path(__file__).parent.parent
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=folder, env={**os.environ, **threads}
+    )
     measured = json.loads(done.stdout)
     single_map = width * height * scale.unet_widths[0] * NUMBER_BYTES
     return Table(

@@ -171,6 +171,12 @@ def test_metrics_are_read_line_by_line(tmp_path: Path) -> None:
 
 
 DAMAGE: list[tuple[dict[str, Any], str]] = [
+    ({"recipe": {"data": None}}, "recipe: data must be a table, found None"),
+    ({"recipe": {"start": 5}}, "recipe: start must be a table, found 5"),
+    ({"recipe": {"training": 3}}, "recipe: training must be a table, found 3"),
+    ({"recipe": {"data": {"name": 5}}}, "recipe, data: name must be"),
+    ({"recipe": {"pruning": {"rates": 0.5}}}, "recipe: it has a table pruning, but no model.name"),
+    ({"metrics": {"accuracy": 10**400}}, "metrics must be"),
     ({"colour": "red"}, "unknown colour"),
     ({"file_bytes": 0}, r"result\.json: file_bytes must be at least 1, found 0"),
     ({"file_bytes": 1.5}, r"result\.json: file_bytes must be a whole number, found 1\.5"),

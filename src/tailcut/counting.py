@@ -32,7 +32,7 @@ class MacCount:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Return the number of trainable parameters, tied ones counted once; `model` is not changed.
+    """Return the number of parameters, frozen ones too, tied ones counted once; `model` is not changed.
 
     A tensor that is computed from others by a parametrisation (a truncated weight, for one) counts as what it is
     computed to: with the size that the layer sees.

@@ -57,6 +57,7 @@ _LINE_KINDS = {
     "coarse": int,
     "seconds": float | None,
 }
+_SECTIONS = ("data", "model", "paper", "pruning", "start", "training")
 _PAPER_KINDS = {"source": str, "metrics": dict[str, float], "num_kept": int, "why_not": str}
 
 
@@ -333,9 +334,23 @@ def read_result(path: str | Path) -> Result:
             values[name] = {key: math.nan if value is None else value for key, value in values[name].items()}
     _check_kinds(values, {item.name: item.type for item in fields}, str(path))
     _check_kinds(values.get("paper", {}), _PAPER_KINDS, f"{path}, paper")
+    check_recipe(values["recipe"], f"{path}, recipe")
     if values["file_bytes"] < 1:
         raise DataError(f"{path}: file_bytes must be at least 1, found {values['file_bytes']}")
     return Result(**values)
+
+
+def check_recipe(recipe: Mapping[str, Any], where: str) -> None:
+    """Raise `DataError` if what is read of a stored recipe (in `where`) is of another kind than in a recipe."""
+    sections = {key: recipe[key] for key in _SECTIONS if key in recipe}
+    for key, section in sections.items():
+        if not isinstance(section, Mapping):
+            raise DataError(f"{where}: {key} must be a table, found {str(section)[:60]}")
+    _check_kinds(sections.get("paper", {}), _PAPER_KINDS, f"{where}, paper")
+    for key in ("data", "model"):
+        _check_kinds(sections.get(key, {}), {"name": str}, f"{where}, {key}")
+    if sections.get("pruning") and "name" not in sections.get("model", {}):
+        raise DataError(f"{where}: it has a table pruning, but no model.name")
 
 
 def tailcut_version() -> str:
@@ -375,4 +390,6 @@ def _is_of_kind(value: Any, kind: Any) -> bool:
         return isinstance(value, dict) and all(_is_of_kind(item, get_args(kind)[1]) for item in value.values())
     if isinstance(kind, UnionType):
         return any(_is_of_kind(value, one) for one in get_args(kind))
-    return type(value) is kind or (kind is float and type(value) is int)  # true and false are no numbers
+    if kind is float and type(value) is int:  # true and false are no numbers
+        return abs(value) <= sys.float_info.max
+    return type(value) is kind

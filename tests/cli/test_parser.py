@@ -13,6 +13,7 @@ from tailcut.cli.parser import (
     add_network,
     call,
     devices_of,
+    parse,
     settings,
 )
 from tailcut.errors import ArgumentError
@@ -91,3 +92,34 @@ def test_the_work_gets_its_own_options_and_an_unknown_one_is_an_error() -> None:
     assert call(work, options, progress=True) == ("a", 1, True)
     with pytest.raises(TypeError, match="nowhere"):
         call(work, argparse.Namespace(source="a", seed=1, nowhere=2))
+
+
+def with_files(nargs: str) -> Parser:
+    parser = Parser(prog="work")
+    parser.add_argument("network")
+    parser.add_argument("files", nargs=nargs)
+    parser.add_argument("-o", "--out")
+    return parser
+
+
+@pytest.mark.parametrize(
+    ("nargs", "words", "files"),
+    [
+        ("*", ["net", "-o", "x", "a", "b"], ["a", "b"]),
+        ("*", ["net", "a", "-o", "x", "b"], ["a", "b"]),
+        ("+", ["net", "a", "-o", "x", "b"], ["a", "b"]),
+        ("*", ["net", "-o", "x"], []),
+    ],
+)
+def test_files_may_stand_before_and_behind_options(nargs: str, words: list[str], files: list[str]) -> None:
+    found = parse(with_files(nargs), words)
+    assert (found.network, found.files, found.out) == ("net", files, "x")
+
+
+def test_other_words_behind_options_are_an_error() -> None:
+    with pytest.raises(UsageError, match="unrecognized arguments: b --nowhere"):
+        parse(with_files("*"), ["net", "-o", "x", "b", "--nowhere"])
+    alone = Parser(prog="work")
+    alone.add_argument("network")
+    with pytest.raises(UsageError, match="unrecognized arguments: b"):
+        parse(alone, ["net", "b"])

@@ -168,8 +168,19 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
         open_networks([tmp_path / "damaged.tailcut"])
 
 
-def test_a_damaged_recipe_of_an_unfinished_run_is_named(tmp_path: Path) -> None:
-    (tmp_path / "recipe.toml").write_text("name =")
+@pytest.mark.parametrize(
+    "content",
+    [
+        "name =",
+        "a = " + "[" * 100_000,
+        "[paper]\nmetrics = [1, 2]",
+        '[paper]\nmetrics.accuracy = "high"',
+        '[paper]\nnum_kept = "many"',
+        "[data]\nname = 5",
+    ],
+)
+def test_a_damaged_recipe_of_an_unfinished_run_is_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text(content)
     with pytest.raises(DataError, match=r"recipe\.toml"):
         open_networks([tmp_path])
 

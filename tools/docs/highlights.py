@@ -95,7 +95,10 @@ def _masks(records: Path, results: Sequence[Result]) -> list[list[str]]:
 def _speed(records: Path) -> list[str]:
     table, machine = _bench(records, "execution", 0), _json(records / "bench-execution.json")["machine"]
     fused, dense = (_row(table, "way", way) for way in ("fused, compiled", "dense, channels last"))
-    faster, memory = f"{fused['times faster']:.0f} times faster", f"{100 * fused['of dense']:.0f} % of the memory"
+    faster, memory = (
+        f"{fused['times faster']:.0f} times faster",
+        f"{100 * fused['peak MB'] / dense['peak MB']:.0f} % of the memory",
+    )
     ours = f"**{fused['ms'] / 1000:.2f} s**, {faster}, in {memory} ([run it fast](docs/run-fast.md))"
     return [
         f"The same UNet on one image of 640 x 959, {counted(machine['num_threads'], 'CPU thread')}",

@@ -9,7 +9,7 @@ from tailcut.errors import MissingExtraError
 SHELLS = ("bash", "zsh", "fish", "tcsh")
 
 # Metavars of paths in usage lines; a metavar may join several by "|".
-_FILES = {"FILE", "OUT", "RUN", "RECIPE", "EXPERIMENT", "IMAGE", "SCORES", "CHECKPOINT", "MODULE"}
+_FILES = {"FILE", "OUT", "RUN", "RECIPE", "EXPERIMENT", "IMAGE", "SCORES", "CHECKPOINT", "MODULE", "PY"}
 _FOLDERS = {"DIR", "FOLDER"}
 
 

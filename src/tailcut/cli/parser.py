@@ -65,11 +65,25 @@ def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
             if hint := _nearest_option(command, word):
                 command.error(f"unrecognized arguments: {word}; {hint}")
         raise
-    if unknown:
-        command = getattr(arguments, "parser", parser)
+    command = getattr(arguments, "parser", parser)
+    if unknown and not _add_to_last(arguments, command, unknown):
         hint = _nearest_option(command, next((word for word in unknown if word.startswith("--")), ""))
         command.error(f"unrecognized arguments: {' '.join(unknown)}{'; ' if hint else ''}{hint}")
     return arguments
+
+
+def _add_to_last(arguments: argparse.Namespace, command: argparse.ArgumentParser, words: Sequence[str]) -> bool:
+    """Add words that stand behind options to the command's list of files; argparse takes those before them alone.
+
+    Returns whether the command has such a list, and none of the words is an option.
+    """
+    lists = [action for action in command._actions if not action.option_strings and action.nargs in ("*", "+")]
+    if len(lists) != 1 or any(word.startswith("-") and word != "-" for word in words):
+        return False
+    (action,) = lists
+    values = [command._get_value(action, word) for word in words]
+    setattr(arguments, action.dest, [*(getattr(arguments, action.dest) or []), *values])
+    return True
 
 
 def _command_of(parser: Parser, prog: str) -> Parser:

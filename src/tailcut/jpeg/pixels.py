@@ -13,7 +13,10 @@ def decoded_pixels(image: Image.Image, channels: int) -> NDArray[np.float32]:
         channels: 1 for grey, made of colours by the luma weights of ITU-R BT.601; 3 for RGB.
     """
     if image.mode.startswith("I"):  # 16-bit grey, which `convert` would clip; Pillow has no other integer PNG or JPEG
-        return np.asarray(image).astype(np.float32)[:, :, None].repeat(channels, axis=2) / np.float32(65535)
+        numbers = np.asarray(image)
+        grey = numbers.astype(np.float32) / np.float32(65535)
+        grey[numbers == image.info.get("transparency", -1)] = 1
+        return grey[:, :, None].repeat(channels, axis=2)
     plain = _on_white(image).convert("L" if channels == 1 else "RGB")
     pixels = np.array(plain, dtype=np.float32) / np.float32(255)
     return pixels.reshape(image.height, image.width, channels)
@@ -22,5 +25,9 @@ def decoded_pixels(image: Image.Image, channels: int) -> NDArray[np.float32]:
 def _on_white(image: Image.Image) -> Image.Image:
     if not image.has_transparency_data:
         return image
+    key = image.info.get("transparency")
+    if isinstance(key, tuple) and max(key) > 255:  # of 16 bits, where Pillow has kept the upper 8 of the pixels
+        image = image.copy()
+        image.info["transparency"] = tuple(number >> 8 for number in key)
     colours = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours)

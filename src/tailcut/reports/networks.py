@@ -14,7 +14,7 @@ from tailcut.format import InspectReport, inspect, load, resolve
 from tailcut.format.load import read_contents
 from tailcut.format.zoo import PREFIX
 from tailcut.inputs import transform_of
-from tailcut.runs import Result, Run, packed_network, read_result
+from tailcut.runs import Result, Run, check_recipe, packed_network, read_result
 from tailcut.structure import check_pixels, edit_kind, example_shape, image_size
 from tailcut.transform.block import BLOCK_SIZE
 
@@ -180,9 +180,11 @@ def _why_no_network(run: Run, num_epochs: int) -> str:
 
 def _read_recipe(run: Run) -> dict[str, Any]:
     try:
-        return tomllib.loads(run.recipe.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        recipe = tomllib.loads(run.recipe.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"cannot read the recipe {run.recipe}: {error}") from error
+    check_recipe(recipe, str(run.recipe))
+    return recipe
 
 
 def _complete(

@@ -86,3 +86,17 @@ def test_networks_without_truncated_weights_have_spectra_too(networks: list[Repo
     titles = [part.text for part in section.body if part.tag == "h3"]
     assert titles == [network.name for network in networks]
     assert sum(len(list(part.iter("figure"))) for part in section.body) == 3 + 4 + 3
+
+
+def test_a_point_of_many_frequencies_is_the_mean_of_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    from tailcut.reports.html.spectrum import show_energies
+
+    energy = torch.zeros(2 * MAX_POINTS, dtype=torch.float64)
+    energy[0] = energy[2] = energy[3] = 1.0
+    canvas = Figure()
+    show_energies(canvas, {0: energy}, ())
+    (line,) = canvas.axes[0].get_lines()
+    assert np.asarray(line.get_ydata())[:2] == pytest.approx([1 / 6, 1 / 3])

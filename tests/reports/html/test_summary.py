@@ -126,3 +126,15 @@ def test_coefficients_and_sizes_are_those_of_the_result(networks: list[ReportedN
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_each_network_has_a_row(number: int, networks: list[ReportedNetwork]) -> None:
     assert rows(networks)[number]["network"] == networks[number].name
+
+
+def test_a_pruned_network_is_compared_with_its_parent(networks: list[ReportedNetwork]) -> None:
+    result = networks[1].result
+    assert result is not None
+    pruned = {"model": {"name": "resnet20"}, "pruning": {"rates": 0.5}}
+    for model, ratio in (("resnet20", f"{4 * 269_722 / 400_000:,.1f} x"), ("unknown-here", "")):
+        recipe = {**pruned, "model": {"name": model}}
+        slim = dataclasses.replace(result, recipe=recipe, num_parameters=100_000, file_bytes=400_000)
+        stored = dataclasses.replace(networks[1].stored, num_parameters=100_000, file_bytes=400_000)  # type: ignore[type-var]
+        (row,) = rows([dataclasses.replace(networks[1], result=slim, recipe=recipe, stored=stored)])
+        assert row.get("smaller by", "") == ratio

@@ -126,6 +126,16 @@ def test_a_row_that_cannot_be_compared_says_why(result: Result) -> None:
     assert "+" not in str(report)
 
 
+def test_a_remark_on_one_metric_of_a_row_names_it(result: Result) -> None:
+    both = dataclasses.replace(result, metrics={"accuracy": 0.9752, "top5_accuracy": 0.99})
+    report = str(make_table("table1", [PAPER], {"lenet5-776": [both]}))
+    assert "the paper has no such row: lenet5-776 (top5_accuracy)" in report
+    alone = dataclasses.replace(result, metrics={"top5_accuracy": 0.99})
+    assert (
+        "the paper has no such row: lenet5-776\n" in str(make_table("table1", [PAPER], {"lenet5-776": [alone]})) + "\n"
+    )
+
+
 def test_rows_beyond_the_paper_have_nothing_to_compare_with(result: Result) -> None:
     (row,) = make_table("cfdp", [OTHER], {"slim": [dataclasses.replace(result, name="slim")]}).rows
     assert (row.paper, row.comparable, row.why_not) == (None, False, "the paper has no such row")

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from xml.etree.ElementTree import Element
 
-import torch
 from torch import Tensor, nn
 
 from tailcut.reports.html.drawing import drawing, label_values, series_color
@@ -101,10 +100,9 @@ def show_energies(canvas: Any, energies: Mapping[int, Tensor], roles: Sequence[s
     panel = canvas.subplots()
     for number, (axis, energy) in enumerate(energies.items()):
         parts = energy / (float(energy.sum()) or 1.0)
-        parts = torch.where(parts > SMALLEST, parts, math.nan)
         groups = parts.split(-(-len(parts) // MAX_POINTS))
         middles = [number * len(groups[0]) + (len(group) - 1) / 2 for number, group in enumerate(groups)]
-        means = [float(group.nanmean()) for group in groups]
+        means = [value if value > SMALLEST else math.nan for value in (float(group.mean()) for group in groups)]
         label = f"axis {axis}, {roles[axis]}" if roles else f"axis {axis}"
         marker = "o" if len(parts) <= 16 else ""
         panel.plot(middles, means, color=series_color(number), label=label, linewidth=1.2, marker=marker, markersize=3)

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from tailcut.errors import ArgumentError
 from tailcut.printing import difference_text, figure_text
+from tailcut.reports.dense_sizes import FLOAT32_BYTES, SECONDS_PER_HOUR, dense_parameters
 from tailcut.reports.html.elements import PageSection, element, table
 from tailcut.reports.networks import ReportedNetwork
 
-FLOAT32_BYTES = 4
-SECONDS_PER_HOUR = 3600
 HEADER = (
     "network", "recipe", "data", "figure", "here", "paper", "difference", "coefficients", "paper's", "parameters",
     "file, bytes", "smaller by", "epochs", "seed", "device", "hours",
@@ -21,7 +21,7 @@ def summary_section(networks: Sequence[ReportedNetwork]) -> PageSection:
         "Results",
         "results",
         "Figures are those of the packed file on the whole test split. 'Smaller by' is the size of the dense network "
-        "in float32 over that of the file.",
+        "in float32 over that of the file; of a pruned one, the size of its parent.",
     )
     rows = [row for network in networks for row in _rows(network)]
     align = "<<<<" + ">" * (len(HEADER) - 4)
@@ -74,14 +74,22 @@ def _sizes(network: ReportedNetwork, paper: Mapping[str, Any]) -> list[str]:
         return ["", theirs, "", "", ""]
     # A result counts only the coefficients that were drawn for training; the file holds the zeros between them too.
     num_kept = sizes.num_kept if network.result is None else network.result.num_kept
-    ratio = FLOAT32_BYTES * sizes.num_parameters / sizes.file_bytes
     return [
         f"{num_kept:,}" if num_kept else "none",
         theirs,
         f"{sizes.num_parameters:,}",
         f"{sizes.file_bytes:,}",
-        f"{ratio:,.1f} x",
+        _ratio(network, sizes.num_parameters, sizes.file_bytes),
     ]
+
+
+def _ratio(network: ReportedNetwork, num_parameters: int, file_bytes: int) -> str:
+    """Return how much smaller the file is than the dense network; empty if the parent of a pruned one is not known."""
+    try:
+        num_dense = num_parameters if network.result is None else dense_parameters(network.result)
+    except ArgumentError:
+        return ""
+    return f"{FLOAT32_BYTES * num_dense / file_bytes:,.1f} x"
 
 
 def _training(network: ReportedNetwork) -> list[str]:

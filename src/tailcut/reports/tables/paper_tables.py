@@ -7,16 +7,13 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
 
-import torch
-
-from tailcut.counting import count_parameters
 from tailcut.errors import ArgumentError, DataError
 from tailcut.format import fingerprint, load, zoo_names
 from tailcut.format.zoo import PREFIX
 from tailcut.printing import Report, difference_text, figure_text, markdown_table, spread_text, table
+from tailcut.reports.dense_sizes import FLOAT32_BYTES, SECONDS_PER_HOUR, dense_parameters
 from tailcut.reports.tables.seeds import SeedMean, seed_means
 from tailcut.runs import Result
-from tailcut.structure import create_model
 
 
 def start_of(result: Result) -> str | None:
@@ -44,8 +41,6 @@ def _present_fingerprint(file: str) -> str:
 TABLES = ("table1", "table2", "table3", "table4", "table5", "lfd", "cfdp")
 _FOLDERS = {"frequency-inputs": "lfd", "frequency-pruning": "cfdp"}
 _LOWER_IS_BETTER = ("fid", "seconds")
-SECONDS_PER_HOUR = 3600
-FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -134,9 +129,9 @@ class ReproduceReport(Report):
     def __str__(self) -> str:
         """Aligned columns; a row that was not run says so, and below those of several seeds stands their mean."""
         shown = table(_COLUMNS, list(self._lines()), align=_ALIGN)
-        why_not = _notes("not to be compared", {row.name: row.why_not for row in self.rows})
-        starts = _notes("on top come the epochs and hours of the start", {row.name: row.start for row in self.rows})
-        older = {row.name: row.start for row in self.rows if row.start_is_older}
+        why_not = _notes("not to be compared", [(row, row.why_not) for row in self.rows])
+        starts = _notes("on top come the epochs and hours of the start", [(row, row.start) for row in self.rows])
+        older = [(row, row.start if row.start_is_older else None) for row in self.rows]
         notes = [*why_not, *starts, *_notes("went on from an earlier network than is there now", older)]
         return "\n".join([shown, "", *notes]) if notes else shown
 
@@ -154,12 +149,16 @@ class ReproduceReport(Report):
             yield from (_mean_cells(mean, of_metric[mean.metric]) for mean in self.means if mean.name == name)
 
 
-def _notes(opening: str, said: Mapping[str, str | None]) -> list[str]:
-    """Return one line per remark, with the names of the rows that it applies to."""
-    return [
-        f"{opening}, {what}: {', '.join(name for name, other in said.items() if other == what)}"
-        for what in dict.fromkeys(filter(None, said.values()))
-    ]
+def _notes(opening: str, said: Sequence[tuple[ReproducedRow, str | None]]) -> list[str]:
+    """Return one line per remark, with the rows that it applies to: by name, and metric if not to all of the name."""
+    remarks = dict.fromkeys(what for _, what in said if what)
+    return [f"{opening}, {what}: {', '.join(_rows_with(what, said))}" for what in remarks]
+
+
+def _rows_with(what: str, said: Sequence[tuple[ReproducedRow, str | None]]) -> list[str]:
+    others = {row.name for row, other in said if other != what}
+    names = (f"{row.name} ({row.metric})" if row.name in others else row.name for row, other in said if other == what)
+    return list(dict.fromkeys(names))
 
 
 _COLUMNS = ("recipe", "metric", "paper", "ours", "difference", "kept", "bytes", "smaller by", "epochs", "seed", "hours")
@@ -234,7 +233,7 @@ def _row(wanted: Wanted, metric: str, paper: float | None, result: Result | None
     why_not = wanted.why_not or ("" if paper is not None else "the paper has no such row")
     if result is None:
         return ReproducedRow(wanted.name, metric, paper, None, not why_not, why_not or None, lower)
-    dense_bytes = FLOAT32_BYTES * _dense_parameters(result)
+    dense_bytes = FLOAT32_BYTES * dense_parameters(result)
     return ReproducedRow(
         wanted.name,
         metric,
@@ -253,15 +252,6 @@ def _row(wanted: Wanted, metric: str, paper: float | None, result: Result | None
         start_of(result),
         start_is_older(result),
     )
-
-
-def _dense_parameters(result: Result) -> int:
-    """Numbers of the network before anything was taken out of it; a pruned one is compared with its parent."""
-    if not result.recipe.get("pruning"):
-        return result.num_parameters
-    with torch.device("meta"):
-        parent = create_model(result.recipe["model"]["name"], **result.recipe["model"].get("arguments", {}))
-    return count_parameters(parent)
 
 
 def _cells(row: ReproducedRow) -> list[str]:
