@@ -653,3 +653,27 @@ def test_parameters_in_one_memory_are_refused() -> None:
     model[1].weight.data = model[0].weight.data
     with pytest.raises(ArgumentError, match="two tensors in the same memory"):
         prune(model, X, {"0": torch.rand(3)}, 0.34)
+
+
+class Joined(nn.Module):
+    """A depthwise convolution of what two others give."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.d = nn.Conv2d(3, 16, 1), nn.Conv2d(3, 8, 1), nn.Conv2d(24, 24, 3, padding=1, groups=24)
+        self.c = nn.Conv2d(24, 4, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.c(self.d(torch.cat([self.a(x), self.b(x)], 1)))
+
+
+def test_a_depthwise_layer_behind_two_others_is_in_the_report() -> None:
+    model = Joined()
+    scores = {"a": torch.arange(16.0), "b": torch.arange(8.0)}
+    with pytest.raises(ArgumentError, match="passes on the channels of a and b: give rates for these"):
+        prune(model, X, scores, {"d": 0.5})
+    report = prune(model, X, scores, 0.5)
+    (row,) = [layer for layer in report.layers if layer.name == "d"]
+    assert (row.group, row.before, row.after) == ("a, b", 24, 12)
+    assert row.removed == (*range(8), *range(16, 20))

@@ -90,6 +90,14 @@ class ChannelGraph:
         """Return the group of a layer's output channels, or None if it is not a prunable layer."""
         return next((group for group in self.groups.values() if layer in group.layers), None)
 
+    def groups_met(self, name: str) -> list[str]:
+        """Return the names of the groups whose channels a depthwise convolution passes on: several, behind `cat`."""
+        layer = self.trace.layers.get(name)
+        if layer is None or layer.outer is None or layer.originates or not layer.positions:
+            return []
+        units = set(units_of(self.coupling, layer.outer))
+        return [group.name for group in self.groups.values() if not units.isdisjoint(group.units)]
+
     def layer(self, name: str) -> TracedLayer:
         """Return what the trace holds of the layer with this name."""
         return self.trace.layers[name]

@@ -170,12 +170,15 @@ def _rows(
     layers, skipped = [], []
     for name, layer in graph.trace.layers.items():
         skipped += [SkippedChannels(name, count, reason) for reason, count in graph.kept(name).items()]
-        group = graph.group_of(name)
-        if group is None or layer.outer is None:
+        group, met = graph.group_of(name), graph.groups_met(name)
+        if layer.outer is None or (group is None and not met):
             continue
         units = units_of(graph.coupling, layer.outer)
         gone = tuple(place for place, unit in enumerate(units) if unit in removed)
-        layers.append(PrunedLayer(name, group.name, len(units), len(units) - len(gone), gone))
+        leader = ", ".join(met) if group is None else group.name
+        layers.append(PrunedLayer(name, leader, len(units), len(units) - len(gone), gone))
+        if group is None:
+            continue
         if group.free and not is_scored(group, scores):
             why = f"no scores were given for it: score(layers=[{name!r}, ...])"
             skipped.append(SkippedChannels(name, len(units), why))

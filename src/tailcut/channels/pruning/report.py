@@ -31,7 +31,8 @@ class PrunedLayer(Report):
 
     Attributes:
         name: of the layer.
-        group: the first layer of its pruning group; layers of one group lose the same channels.
+        group: the first layer of its pruning group; layers of one group lose the same channels. Of a depthwise
+            convolution behind several groups, the first layers of these, joined by ", ".
         before: how many it had.
         after: how many it has.
         removed: those that went, by their old numbers.

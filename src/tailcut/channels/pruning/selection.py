@@ -330,6 +330,8 @@ def rates_for_dict(graph: ChannelGraph, model: nn.Module, rates: Mapping[str, fl
         group = graph.group_of(name)
         if group is None:
             found = f"a {type(modules[name]).__name__}" if name in modules else "nothing"
+            if met := graph.groups_met(name):
+                found += f", which passes on the channels of {' and '.join(met)}: give rates for these"
             raise ArgumentError(f"a rate is given for {name!r}: expected a layer with prunable channels, found {found}")
         rate = check_rate(rate, name)
         if rate and not group.free:
