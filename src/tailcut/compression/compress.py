@@ -40,6 +40,7 @@ from tailcut.structure import (
     separate,
     without_views,
 )
+from tailcut.transform.exact import check_has_float64
 
 MAX_GRADIENTS = 4000
 
@@ -133,6 +134,7 @@ def compress(
             the file so small or so good.
     """
     check_module("compress", model)
+    check_has_float64("compress", model)
     check_not_wrapped(model, registered=registered)
     warn_of_wrapper(without_views(model), registered=registered)
     check_goal(max_bytes, max_drop, step)

@@ -21,6 +21,7 @@ from tailcut.format.sensitivity import Block, Sensitivity, block_of
 from tailcut.model_inputs import Loader, ModelInputs, loader_inputs
 from tailcut.printing import logged
 from tailcut.structure import check_module, running_eagerly
+from tailcut.transform.exact import check_has_float64
 from tailcut.weights.planning.counts import check_positive
 
 GRADIENT_BATCH = 8
@@ -78,6 +79,7 @@ def measure_sensitivity(
             none has logits in its name and `loss` is None, or the network has no parameters, or such as are not finite.
     """
     check_module("measure_sensitivity", model)
+    check_has_float64("measure_sensitivity", model)
     check_positive("num_gradients", num_gradients)
     tensors = current_tensors(model)
     check_measurable(tensors)

@@ -31,6 +31,7 @@ from tailcut.format.sensitivity import Sensitivity
 from tailcut.format.step_search import check_least, finest_step
 from tailcut.model_inputs import Loader
 from tailcut.structure import check_module, check_not_shared, deepcopied, in_evaluation, without_views
+from tailcut.transform.exact import check_has_float64
 from tailcut.weights.planning.counts import check_positive
 
 EIGHTHS = 8
@@ -105,6 +106,7 @@ class RateLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_module("RateLoss", model)
+        check_has_float64("RateLoss", model)
         check_positive("target_bytes", target_bytes)
         self._held = (without_views(model),)  # no part of this module
         self._seed = seed

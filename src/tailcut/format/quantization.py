@@ -32,6 +32,7 @@ from tailcut.format.row_steps import RowSteps, relative_costs, rounded_with_feed
 from tailcut.format.sensitivity import Block, Sensitivity
 from tailcut.format.step_search import FINEST, expected_bits
 from tailcut.format.trellis import FINER, rounded_rows
+from tailcut.transform.exact import exact
 from tailcut.weights.planning.byte_budget import STATISTICS
 
 MAX_LINE = 1 << 12
@@ -73,7 +74,7 @@ def default_sensitivity(tensors: NetworkTensors) -> Sensitivity:
             mean, gain, shift = (f"{prefix}{part}" for part in ("running_mean", "weight", "bias"))
             if not others[name].numel():
                 continue
-            variances = others[name].double().clamp(min=NORM_EPSILON)
+            variances = exact(others[name]).clamp(min=NORM_EPSILON)
             spread, least = float(variances.mean().sqrt()), float(variances.min().sqrt())
             scale[name], scale[mean] = 2 * spread * least, spread
             scale[shift] = scale.get(gain, 1.0)
@@ -301,7 +302,7 @@ class Rounding:
         for name, tensor in named.items():
             if has_non_finite("", tensor, is_parameter=True):
                 raise ArgumentError(f"{name} has numbers that are not finite, which cannot be quantised")
-        return {name: tensor.detach().double().cpu().reshape(-1) for name, tensor in named.items()}
+        return {name: tensor.detach().cpu().double().reshape(-1) for name, tensor in named.items()}
 
     def _candidates(self, other: OtherTensor, step: float) -> Iterator[tuple[int, float]]:
         """Yield the ways to round a tensor, each a transform and a step."""
@@ -393,7 +394,7 @@ def _excess(tensor: Coded, values: Tensor, layout: Layout, spread: Tensor | None
     """Return by how many standard deviations a channel's mean is moved at most; 0 where it is less than one."""
     if spread is None or not len(spread):
         return 0.0
-    errors = quantized.dequantize(tensor, layout).double() - values.detach().double().cpu().reshape(-1)
+    errors = quantized.dequantize(tensor, layout).double() - values.detach().cpu().double().reshape(-1)
     moved = float((errors.abs() / spread).max())
     return moved if moved > 1 else 0.0
 
@@ -435,4 +436,4 @@ def _entropy(magnitudes: np.ndarray, shape: Sequence[int]) -> float:
 
 
 def _rms(values: Tensor) -> float:
-    return float(values.detach().double().square().mean().sqrt()) if values.numel() else 0.0
+    return float(exact(values.detach()).square().mean().sqrt()) if values.numel() else 0.0

@@ -54,15 +54,15 @@ def dct_basis(
         raise ArgumentError(f"expected 1 to {size} cosines of an axis of length >= 1, got {num_kept} of {size}")
     # A compiler traces the computation itself, and would warn of the cache.
     if size * num_kept <= MAX_CACHED_SIZE and not torch.compiler.is_compiling():
-        return torch.from_numpy(_cached_basis(size, num_kept)).to(device=device, dtype=dtype, copy=True)
+        return torch.from_numpy(_cached_basis(size, num_kept)).to(dtype=dtype, copy=True).to(device=device)
     if torch.compiler.is_compiling():
-        return torch.from_numpy(_basis_rows(size, 0, num_kept)).to(device=device, dtype=dtype, copy=True)
+        return torch.from_numpy(_basis_rows(size, 0, num_kept)).to(dtype=dtype, copy=True).to(device=device)
     # Some rows at a time, so that the float64 intermediates never take more than a block.
     basis = torch.empty(num_kept, size, dtype=dtype, device=device)
     height = max(1, MAX_CACHED_SIZE // size)
     for first in range(0, num_kept, height):
         rows = _basis_rows(size, first, min(first + height, num_kept))
-        basis[first : first + height] = torch.from_numpy(rows).to(device=device, dtype=dtype)
+        basis[first : first + height] = torch.from_numpy(rows).to(dtype).to(device=device)
     return basis
 
 
@@ -177,7 +177,7 @@ def _rotation(size: int, x: torch.Tensor) -> torch.Tensor:
     scale = torch.full_like(angle, math.sqrt(2 / size))
     scale[0] = math.sqrt(1 / size)
     kind = torch.complex128 if x.dtype == torch.float64 else torch.complex64
-    return torch.polar(scale, -angle).to(device=x.device, dtype=kind)
+    return torch.polar(scale, -angle).to(kind).to(x.device)
 
 
 def _folding(size: int, device: torch.device) -> torch.Tensor:

@@ -16,6 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from tailcut.counting import evaluating
 from tailcut.errors import ArgumentError, StructureError
+from tailcut.transform.exact import exact
 from tailcut.weights.parametrization.truncated_tensors import TruncatedTensor, truncated_tensors
 
 ROUNDINGS = 16  # outputs that differ by less than so many roundings of their mean are the same
@@ -129,7 +130,7 @@ class _Measurement:
 def _moments(outputs: Tensor, name: str) -> tuple[Tensor, float]:
     """Mean of each channel, and the root of the mean variance, of (numbers, channels)."""
     if outputs.shape[0] > 1:
-        variance, mean = torch.var_mean(outputs.double(), dim=0)
+        variance, mean = torch.var_mean(exact(outputs), dim=0)
         deviation = float(variance.mean().sqrt())
         rounding = ROUNDINGS * torch.finfo(outputs.dtype).eps * float(mean.square().mean().sqrt())
         if rounding < deviation < float("inf"):

@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate
 from tailcut.errors import StructureError
 from tailcut.printing import Report, sizes, table
 from tailcut.structure import record_of, source_of
+from tailcut.transform.exact import exact
 from tailcut.weights.layers import Candidate, candidates, find_layer
 from tailcut.weights.parametrization.truncated_tensors import TruncatedTensor, truncated_tensors
 from tailcut.weights.regularization.edit import RegularizeEdit
@@ -249,8 +250,8 @@ def _move(source: TruncatedTensor, target: TruncatedTensor, roles: tuple[str, ..
     )
     missing = corner.clone()
     missing[shared] -= carried[shared]
-    energy = float(corner.double().square().sum())
-    lost = float(missing.double().square().sum()) / energy if energy else 0.0
+    energy = float(exact(corner).square().sum())
+    lost = float(exact(missing).square().sum()) / energy if energy else 0.0
     target.vector.copy_(kept * _scale(source.shape, target.shape, roles))
     return ResampledTensor(source.name, source.shape, target.shape, source.num_kept, target.num_kept, lost)
 

@@ -24,6 +24,7 @@ from tailcut.channels.scoring.feature_maps import follow_maps, num_channels
 from tailcut.channels.scoring.forward import forward
 from tailcut.errors import StructureError
 from tailcut.model_inputs import ModelInputs
+from tailcut.transform.exact import exact, where_exact
 
 
 def filters(layer: nn.Module) -> Tensor:
@@ -38,8 +39,8 @@ def filters(layer: nn.Module) -> Tensor:
         # (in, out / groups, ...): the channels of a group come from the inputs of that group.
         num_in, num_out = layer.in_channels // layer.groups, layer.out_channels // layer.groups
         grouped = weight.reshape(layer.groups, num_in, num_out, -1).transpose(1, 2)
-        return grouped.reshape(layer.out_channels, -1).double()
-    return weight.flatten(1).double()
+        return exact(grouped.reshape(layer.out_channels, -1))
+    return exact(weight.flatten(1))
 
 
 def l1_norms(layer: nn.Module) -> Tensor:
@@ -63,8 +64,9 @@ def median_distances(layer: nn.Module) -> Tensor:
 
 def nonzero_ratios(maps: Tensor) -> tuple[Tensor]:
     """Return one minus ApoZ: the part of each map that is not zero, float64 (batch, channels). NaN stays NaN."""
-    ratio = (maps != 0).double().mean(dim=(2, 3))
-    return (torch.where(maps.isnan().any(dim=3).any(dim=2), torch.nan, ratio),)
+    ratio = exact(maps != 0).mean(dim=(2, 3))
+    is_unknown = maps.isnan().any(dim=3).any(dim=2)
+    return (torch.where(is_unknown.to(ratio.device), torch.nan, ratio),)
 
 
 def map_ranks(maps: Tensor) -> tuple[Tensor]:
@@ -72,6 +74,7 @@ def map_ranks(maps: Tensor) -> tuple[Tensor]:
 
     Singular values up to the largest times the longer side times the type's precision count as 0, as in NumPy.
     """
+    maps = where_exact(maps)
     is_finite = maps.isfinite().all(dim=3).all(dim=2)
     known = torch.where(is_finite[..., None, None], maps, 0)
     known = known if maps.dtype == torch.float64 else known.float()
@@ -119,7 +122,7 @@ def norm_scales(
         def see(norm: nn.Module, arguments: tuple[Any, ...]) -> None:
             if isinstance(norm.weight, Tensor) and arguments:
                 for name, start, size in follower.parts_of(arguments[0]):
-                    found.setdefault(name, norm.weight.detach()[start : start + size].abs().double().cpu())
+                    found.setdefault(name, norm.weight.detach()[start : start + size].abs().cpu().double())
 
         with ExitStack() as hooks:
             for norm in norms:

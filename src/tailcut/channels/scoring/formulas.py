@@ -12,6 +12,7 @@ from tailcut.channels.scoring.blocks import Blocks, BlockTransform
 from tailcut.channels.scoring.gaussian import gaussian_kernel
 from tailcut.errors import ArgumentError
 from tailcut.transform.dct import without_autocast
+from tailcut.transform.exact import exact
 
 Variant = Literal["paper", "published"]
 Component = Literal["spectral", "dist", "spatial"]
@@ -172,7 +173,7 @@ def _parts_of(maps: Tensor, transform: BlockTransform, is_strict: bool) -> tuple
         count = coefficients.gt_(border[:, None]).sum(dim=1) + num_left_out * (border < 0)
     else:
         count = coefficients.ge_((mean - rounding)[:, None]).sum(dim=1)
-    return spectral.double(), count.double() / num_pixels, spatial.double()
+    return exact(spectral), exact(count) / num_pixels, exact(spatial)
 
 
 def _chunks(maps: Tensor) -> Iterator[Tensor]:

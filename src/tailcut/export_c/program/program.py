@@ -204,15 +204,14 @@ class Op:
     low: float = 1.0
     high: float = 0.0
 
-    def of_channels(self, channels: slice, leaves: dict[tuple[int, int], Leaf] | None = None) -> Op:
+    def of_channels(self, channels: slice, leaves: dict[tuple[int, int], Leaf]) -> Op:
         """Return the step for some of the channels; `leaves` are those made before, which are read once."""
         scale = None if self.scale is None else self.scale[channels]
         shift = None if self.shift is None else self.shift[channels]
         leaf = self.leaf
         if leaf is not None:
-            known = {} if leaves is None else leaves
             made = replace(leaf, first=leaf.first + channels.start)
-            leaf = known.setdefault((id(leaf), channels.start), made)
+            leaf = leaves.setdefault((id(leaf), channels.start), made)
         return replace(self, scale=scale, shift=shift, leaf=leaf)
 
 
@@ -309,7 +308,7 @@ class Value:
             return replace(self, ops=_joined(self.ops, op))
         segments, begin = [], 0
         for segment in self.segments:
-            own = op.of_channels(slice(begin, begin + segment.channels))
+            own = op.of_channels(slice(begin, begin + segment.channels), {})
             segments.append(Segment(segment.channels, _joined(segment.ops, own)))
             begin += segment.channels
         return replace(self, segments=tuple(segments))

@@ -17,6 +17,7 @@ from tailcut.inputs.stem.trial import advise_example, arrives, noise, runs_trans
 from tailcut.inputs.transform.block_dct import BlockDCT, check_block_dct
 from tailcut.transform.block import BLOCK_SIZE, block_dct, to_channels
 from tailcut.transform.color import RGB_TO_YCBCR
+from tailcut.transform.exact import exact
 
 _log = logging.getLogger(__name__)
 
@@ -111,18 +112,19 @@ def converted(
     _check_patches(convolution, name)
     if len(mean) != 3 or len(std) != 3 or not all(value > 0 for value in std):
         raise ArgumentError(f"mean and std must be three numbers each, std above 0; got {mean!r} and {std!r}")
-    device = convolution.weight.device
+    weight = exact(convolution.weight.detach())
+    device = weight.device
     means = torch.tensor(mean, dtype=torch.float64, device=device)
     scales = 1 / torch.tensor(std, dtype=torch.float64, device=device)
-    weight = convolution.weight.detach().double() * scales[:, None, None]  # of pixels of 0 to 1
-    bias = weight.new_zeros(len(weight)) if convolution.bias is None else convolution.bias.detach().double()
+    weight = weight * scales[:, None, None]  # of pixels of 0 to 1
+    bias = weight.new_zeros(len(weight)) if convolution.bias is None else exact(convolution.bias.detach())
     bias = bias - torch.einsum("ochw,c->o", weight, means)
     to_rgb = torch.tensor(RGB_TO_YCBCR, dtype=torch.float64, device=device).inverse()
     weight = torch.einsum("ochw,cp->ophw", weight / 255, to_rgb)  # of Y, Cb and Cr of 0 to 255, chroma around 0
     bias = bias + LEVEL_SHIFT * weight[:, 0].sum(dim=(1, 2))
     channels = to_channels(block_dct(weight)).flatten(1, 2)  # (out, 192, n, n): a linear map of coefficients
     channels = channels[:, list(transform.selection.indices)]
-    own_mean, own_std = transform.mean.to(device).double(), transform.std.to(device).double()
+    own_mean, own_std = exact(transform.mean).to(device), exact(transform.std).to(device)
     bias = bias + torch.einsum("ochw,c->o", channels, own_mean)
     return channels * own_std[:, None, None], bias
 

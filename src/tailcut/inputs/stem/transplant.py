@@ -21,6 +21,7 @@ from tailcut.inputs.stem.trial import arrives, noise, runs_transform
 from tailcut.inputs.transform.block_dct import BlockDCT, check_block_dct
 from tailcut.model_inputs import check_loader
 from tailcut.printing import Report
+from tailcut.transform.exact import exact
 
 _log = logging.getLogger(__name__)
 
@@ -219,7 +220,7 @@ class _Regression:
         size = channels.shape[2], channels.shape[3]
         if self.num_images and size != self.map_size:
             raise ArgumentError(f"images must have one size: their channels are {size} after {self.map_size}")
-        x, y = channels.double(), features.to(channels.device).double()
+        x, y = exact(channels), exact(features.to(channels.device))
         y = pixel_unshuffle(y, self._entry.shuffle)
         per_image = y.shape[2] * y.shape[3] * (x.shape[1] * self._entry.kernel**2 + 1)
         step = max(1, CHUNK_NUMBERS // per_image)

@@ -56,7 +56,7 @@ class YCbCrPixels(InputTransform):
     def convolution(self) -> tuple[Tensor, Tensor]:
         """Return weight and bias, see the base class; k is 1."""
         std = self.std.to(compute_type(self.std.dtype))
-        rows = torch.tensor(RGB_TO_YCBCR, dtype=torch.float64, device=std.device).to(std.dtype)
+        rows = torch.tensor(RGB_TO_YCBCR, dtype=torch.float64, device="cpu").to(std.dtype).to(std.device)
         shift = torch.zeros_like(std)
         shift[0] = LEVEL_SHIFT
         return (rows * (255.0 / std)[:, None])[:, :, None, None], -(self.mean.to(std.dtype) + shift) / std

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tailcut.errors import ArgumentError, DataError
+from tailcut.transform.exact import exact
 
 
 class ChannelStatistics:
@@ -40,9 +41,7 @@ class ChannelStatistics:
                 f"expected floating-point maps (..., {len(self.mean)}, height, width), "
                 f"got {maps.dtype} {tuple(maps.shape)}"
             )
-        # Apple's devices do not know float64.
-        home = torch.device("cpu") if maps.device.type == "mps" else maps.device
-        values = maps.detach().movedim(-3, 0).flatten(1).to(home).double()
+        values = exact(maps.detach().movedim(-3, 0).flatten(1))
         if values.shape[1] == 0:
             return self
         mean = values.mean(1)

@@ -121,7 +121,7 @@ def _by_energy(chosen: Sequence[Candidate], least: Sequence[int], total: int) ->
 
 def _energy_in_order(parameter: torch.Tensor) -> np.ndarray:
     """Squared coefficients in canonical order, as parts of the whole: (numel,)."""
-    weight = parameter.detach().double().cpu()
+    weight = parameter.detach().cpu().double()
     energy = dct(weight).square().reshape(-1)[l1_order(weight.shape)]
     total = float(energy.sum())
     return (energy / total if total > 0 else energy).numpy()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tailcut.errors import EnergyWarning
+from tailcut.transform.exact import exact, where_exact
 
 # Above this part of the energy of trained weights a cut without training is warned of. A ResNet-20 trained on CIFAR-10
 # keeps its accuracy where 2.4 % are lost, and falls by ten points where 9 % are; others may stand less.
@@ -56,7 +57,7 @@ def energy(values: Tensor) -> float:
     """Return the sum of squares in float64; NaN on the meta device."""
     if values.is_meta:
         return math.nan
-    return float(torch.linalg.vector_norm(values.detach(), dtype=torch.float64)) ** 2
+    return float(torch.linalg.vector_norm(where_exact(values.detach()), dtype=torch.float64)) ** 2
 
 
 def looks_trained(weight: Tensor) -> bool:
@@ -69,7 +70,7 @@ def looks_trained(weight: Tensor) -> bool:
     """
     if weight.is_meta or weight.ndim < 2:
         return False
-    squares = weight.detach().double().square()
+    squares = exact(weight.detach()).square()
     mean, variance = squares.mean(), squares.var(correction=0)
     if not bool(variance > 1e-12 * mean.square()):  # constant, or not finite
         return False
