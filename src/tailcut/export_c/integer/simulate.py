@@ -295,7 +295,7 @@ class _Run:
                 if op.kind != Operation.UNIT:
                     make_room(stack[-1], unit)
             for op in value.ops:
-                unit = _bound(op.of_channels(slice(first, first + segment.channels)), stack, unit)
+                unit = _bound(op.of_channels(slice(first, first + segment.channels), {}), stack, unit)
                 if op.kind != Operation.UNIT:
                     make_room(stack[-1], unit)
             first += segment.channels

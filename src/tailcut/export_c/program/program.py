@@ -296,9 +296,8 @@ class Value:
         for segment in self.segments:
             part = slice(max(begin - first, 0), min(stop - first, segment.channels))
             if part.start < part.stop:
-                segments.append(
-                    Segment(part.stop - part.start, tuple(op.of_channels(part, leaves) for op in segment.ops))
-                )
+                ops = tuple(op.of_channels(part, leaves) for op in segment.ops)
+                segments.append(Segment(part.stop - part.start, ops))
             first += segment.channels
         return replace(self, segments=tuple(segments))
 
