@@ -22,6 +22,7 @@ from tailcut.runs import RUN_PREFIX, Result, Run, read_result
 from tailcut.training.experiments.definition import load_experiment, shipped_experiments, trials_of
 from tailcut.training.experiments.sweep import find_results
 from tailcut.training.recipe.schema import Recipe
+from tailcut.training.recipe.stages import stages_of
 from tailcut.training.recipe.toml_files import changed_since, load_recipe, shipped_recipes
 from tailcut.training.setup.initial_network import needed_runs, sources
 
@@ -87,7 +88,22 @@ def _recipe(name: str, runs: Path, results: Path, zoo: Path) -> list[Path]:
                 written.append(_copy(run.stage(stage.name).result, target))
             if result.seed == own and is_ours(recipe) and result.file_bytes < ZOO_BYTES:
                 written += [_copy(run.model, zoo / f"{name}.tailcut"), _copy(run.result, zoo / f"{name}.json")]
-    return written + [path for path in _records_of(name, folder, zoo) if written and _complete(path, recipe)]
+    if not written:
+        return []
+    stages = [
+        (path, own) for stage, own in stages_of(recipe).items() for path in _records_of_stage(name, stage, results)
+    ]
+    records = [(path, recipe) for path in _records_of(name, folder, zoo)]
+    return written + [path for path, own in records + stages if _complete(path, own)]
+
+
+def _records_of_stage(name: str, stage: str, results: Path) -> list[Path]:
+    """Return the records of a stage of a recipe that are there, of all its seeds."""
+    return sorted((results / "stages").glob(f"*/{name}-{stage}.json")) + sorted(
+        path
+        for path in (results / "stages").glob(f"*/{name}-*-{stage}.json")
+        if path.stem.removeprefix(f"{name}-").removesuffix(f"-{stage}").isdecimal()
+    )
 
 
 def _records_of(name: str, folder: Path, zoo: Path) -> list[Path]:

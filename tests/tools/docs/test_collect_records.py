@@ -13,6 +13,7 @@ from tailcut.errors import ArgumentError, DataError
 from tailcut.reports import same_training
 from tailcut.runs import Run, read_result
 from tailcut.training.experiments.definition import load_experiment, trials_of
+from tailcut.training.recipe.stages import stages_of
 from tailcut.training.recipe.toml_files import load_recipe
 from tools.docs import collect_records
 
@@ -53,6 +54,24 @@ def test_results_of_stages_lie_apart(tmp_path: Path) -> None:
         "zoo/imagenette-resnet18-pruned.tailcut",
         "zoo/imagenette-resnet18-pruned.json",
     ]
+
+
+def test_older_records_of_stages_get_newer_keys(tmp_path: Path) -> None:
+    stage = stages_of(load_recipe("combined/imagenette-resnet18-pruned"))["rgb"]
+    for seed in (0, 1):
+        run = a_run(tmp_path / f"runs/imagenette-resnet18-pruned-{seed}", "imagenette-resnet18-pruned", seed)
+        values = json.loads(run.result.read_text())
+        values["recipe"] = stage.model_dump(mode="json", exclude_none=True)
+        if seed == 0:
+            del values["recipe"]["training"]["checkpoint_every"]
+        run.stage("rgb").path.mkdir(parents=True)
+        run.stage("rgb").result.write_text(json.dumps(values))
+    collected("imagenette-resnet18-pruned", tmp_path)
+    records = [read_result(path) for path in (tmp_path / "results/stages").rglob("*.json")]
+    assert len(records) == 2
+    assert all(
+        record.recipe["training"] == stage.training.model_dump(mode="json", exclude_none=True) for record in records
+    )
 
 
 def test_a_large_network_does_not_ship(tmp_path: Path) -> None:
