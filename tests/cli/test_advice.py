@@ -31,6 +31,7 @@ PYTHON_ONLY = (
     "into= was made under torch.inference_mode",
     "into= is a {}, a wrapper",
     "which into= is not",
+    "made with other arguments than into=",
     "in Python tailcut.load(path, into=",  # said by the advice itself
     "tailcut.load(path, into=YourClass()); or register",  # this one too
     "unet: with bilinear=True",  # --set-argument takes arguments of models by these names

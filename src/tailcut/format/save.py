@@ -472,8 +472,8 @@ def _rebuilt(base: Base) -> nn.Module:
     except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:  # of the class's own code
         raise StructureError(
             f"the model {base.name!r} cannot be made on the meta device, as readers of the file make it "
-            f"({first_line(error)}): compute what its __init__ needs with device='cpu' or in plain Python, or save "
-            "with registered=False"
+            f"({first_line(error)}): compute what its __init__ needs in plain Python, or of tensors on the CPU by name "
+            "(device='cpu')"
         ) from error
 
 

@@ -233,8 +233,8 @@ def _reshape(low: Lowering, node: fx.Node, x: fx.Node, *_: Any, **__: Any) -> Va
 def _dropout(low: Lowering, node: fx.Node, x: fx.Node, ratio: float, train: bool) -> Value:
     if train and ratio > 0:
         raise StructureError(
-            f"dropout with training=True, which is torch.nn.functional.dropout's own: give it training=self.training "
-            f"(p={ratio}); C code drops nothing"
+            f"dropout of {ratio} that is active in evaluation too, as torch.nn.functional.dropout is where it is not "
+            "given the mode of the module; C code drops nothing"
         )
     return low.value(x)
 
