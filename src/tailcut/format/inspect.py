@@ -27,7 +27,6 @@ from tailcut.format.load import (
     check_tensors,
     decode_edits,
     naming,
-    read_contents,
     read_file,
 )
 from tailcut.format.network.building import named_base
@@ -275,11 +274,6 @@ def inspect(path: str | Path, *, max_parameters: int | None = None) -> InspectRe
     content = read_file(path, max_parameters)
     with naming(path):
         return _inspect(decode(content), len(content), max_parameters)
-
-
-def metadata_of(path: str | Path) -> dict[str, Any]:
-    """Return the metadata of the file `path` or "zoo:NAME", without building its network; raises as `inspect`."""
-    return read_contents(path).metadata
 
 
 def _inspect(contents: Contents, file_bytes: int, max_parameters: int) -> InspectReport:

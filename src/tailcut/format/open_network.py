@@ -11,6 +11,7 @@ from tailcut.errors import ArgumentError
 from tailcut.format import load
 from tailcut.format.container.contents import MAGIC
 from tailcut.format.conversion.checkpoints import load_checkpoint
+from tailcut.format.load import read_contents
 from tailcut.format.zoo import resolve
 from tailcut.structure import create_model, in_evaluation
 
@@ -56,3 +57,8 @@ def is_tailcut_file(source: str | Path) -> bool:
     """
     with resolve(source).open("rb") as file:
         return file.read(len(MAGIC)) == MAGIC
+
+
+def metadata_of(source: str | Path) -> dict[str, Any]:
+    """Return the user's metadata of a .tailcut file or `zoo:NAME`, without building its network; {} of a checkpoint."""
+    return read_contents(source).metadata if is_tailcut_file(source) else {}

@@ -18,6 +18,7 @@ from tailcut.format.container.contents import Contents, Level, StoredBase, Strea
 from tailcut.format.container.numbers import QUANTIZED, QUANTIZED_DTYPE, float_type, has_non_finite, type_number
 from tailcut.format.container.streams import decode_values
 from tailcut.format.level_streams import coefficient_streams, other_streams, quantized_payloads, stored_type
+from tailcut.format.network.building import on_meta
 from tailcut.format.network.levels import NetworkLevel, network_levels, warn_of_statistics
 from tailcut.format.network.tensors import NetworkTensors, OtherTensor, network_tensors
 from tailcut.format.network.verification import (
@@ -48,7 +49,6 @@ from tailcut.structure import (
     Writer,
     check_module,
     check_not_shared,
-    create_model,
     family,
     record_of,
     user_metadata,
@@ -467,8 +467,7 @@ def _encode_edits(
 def _rebuilt(base: Base) -> nn.Module:
     """Return the network of a base without its numbers, as a reader of the file makes it."""
     try:
-        with torch.device("meta"):
-            return create_model(base.name, **base.arguments)
+        return on_meta(base)
     except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:  # of the class's own code
         raise StructureError(
             f"the model {base.name!r} cannot be made on the meta device, as readers of the file make it "

@@ -26,8 +26,7 @@ from tailcut.evaluation.evaluate import (
 )
 from tailcut.evaluation.random_batches import network_inputs
 from tailcut.files import check_output_path
-from tailcut.format.inspect import metadata_of
-from tailcut.format.open_network import is_tailcut_file, open_network
+from tailcut.format.open_network import metadata_of, open_network
 from tailcut.printing import Report
 from tailcut.runtime.progress import live_progress
 from tailcut.runtime.share import Share, device_name
@@ -145,7 +144,7 @@ def compress_file(
         inputs,
         **goal,
         levels=levels,
-        metadata=metadata_of(source) if is_tailcut_file(source) else None,
+        metadata=metadata_of(source),
         evaluate=None if judge is None else _measure(judge, metric, share),
         sensitivity=measure_sensitivity(network, inputs, num_gradients=count, seed=seed),
     )

@@ -23,8 +23,7 @@ from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, choose_device
 from tailcut.evaluation.random_batches import BATCH_SIZE, SPLIT, network_inputs
 from tailcut.files import check_output_path
 from tailcut.format import save
-from tailcut.format.inspect import metadata_of
-from tailcut.format.open_network import is_tailcut_file, open_network
+from tailcut.format.open_network import metadata_of, open_network
 from tailcut.inputs.detection.detectors import Detector
 from tailcut.printing import Report
 from tailcut.runtime.progress import Progress, live_progress
@@ -117,7 +116,7 @@ def prune_file(
     method = _method(method, scores)
     place = choose_device(device)
     network = open_network(source, model=model, arguments=arguments, device=place)
-    metadata = metadata_of(source) if is_tailcut_file(source) else None
+    metadata = metadata_of(source)
     is_detector = isinstance(network, Detector)
     looks = scores is None and needs_loader(method)
     example = torch.zeros(_example_shape(network, source), device=place)

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from tailcut.channels.graph.coupling import FIXED, Coupling, along
 from tailcut.channels.graph.layer_kinds import channel_tensors
+from tailcut.channels.graph.memory_layout import RESHAPES
 
 WHY = "it has a custom forward, in which its weight is not seen to multiply"
 
@@ -22,12 +23,11 @@ aten = torch.ops.aten
 _CONVOLUTION = aten.convolution.default
 _PRODUCT = aten.mm.default
 _SUM_OF_PRODUCT = aten.addmm.default
-# What leaves each number of a weight where it is. Views keep the order.
+# What leaves each number of a weight where it is.
 _IN_PLACE = {
-    *(aten.clone, aten.detach, aten.alias, aten._to_copy, aten.to, aten.lift_fresh, aten.expand),
-    *(aten.view, aten._unsafe_view, aten.reshape, aten._reshape_alias, aten.unsqueeze, aten.squeeze, aten.contiguous),
+    *(aten.clone, aten.detach, aten.alias, aten._to_copy, aten.to, aten.lift_fresh),
+    *(aten.expand, aten.unsqueeze, aten.squeeze, aten.contiguous),
 }
-_VIEWS = {aten.view, aten._unsafe_view, aten.reshape, aten._reshape_alias}
 _TURNS = {aten.t, aten.transpose, aten.permute, aten.flip, aten.roll}
 # What gives as many numbers, each of which depends on others beside it.
 _OVER_SEVERAL = {
@@ -113,7 +113,7 @@ class ComputedWeights:
         kind = func.overloadpacket
         past = _Past(*map(any, zip(*pasts, strict=True)))
         keeps = kind in _IN_PLACE or torch.Tag.pointwise in func.tags
-        if kind in _VIEWS:
+        if kind in RESHAPES:  # which keep the order of what lies there
             past = past._replace(moved=past.moved or past.turned)
         elif kind in _TURNS:
             is_plain = weight.ndim == 2 and kind not in (aten.flip, aten.roll)

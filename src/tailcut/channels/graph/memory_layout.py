@@ -8,6 +8,11 @@ from torch import Tensor
 
 # The operations whose meaning depends on how their input lies in memory.
 RESTRIDING = (torch.ops.aten.as_strided, torch.ops.aten.as_strided_)
+# The operations that see the same numbers in the same order with other sizes.
+RESHAPES = {
+    *(torch.ops.aten.view, torch.ops.aten._unsafe_view, torch.ops.aten.reshape),
+    torch.ops.aten._reshape_alias,
+}
 
 
 class Layout(NamedTuple):

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tailcut.channels.graph.custom_forwards import is_followed
 from tailcut.channels.graph.layer_kinds import is_traced_through, layer_kind, whole_layer
-from tailcut.channels.graph.memory_layout import RESTRIDING, Layout
+from tailcut.channels.graph.memory_layout import RESHAPES, RESTRIDING, Layout
 from tailcut.channels.graph.shape_only import ToPython, reads_numbers, zeros_for
 from tailcut.channels.scoring.forward import run
 from tailcut.counting import operation_macs
@@ -26,7 +26,6 @@ from tailcut.model_inputs import ModelInputs
 aten = torch.ops.aten
 
 # Copies and views are alike: which of them torch takes depends on how the batch lies in memory.
-_RESHAPES = {aten.view, aten._unsafe_view, aten.reshape, aten._reshape_alias}
 _COPIES = {aten.clone, aten.detach}
 _NOISE = {aten.empty_like, aten.bernoulli, aten.bernoulli_, aten.rand_like}  # what a dropout's mask is made of
 # The shapes of what goes in and comes out tell their numbers: where they split, along which axis, how many groups.
@@ -303,7 +302,7 @@ class Observer(TorchDispatchMode):
         is_same = self._layout is not None and self._layout.is_like(Layout.of(results[0]))
         if is_dropout or is_same or kind in _COPIES or (is_noisy and torch.Tag.pointwise in func.tags):
             return [self._token_like(x, inputs, tokens) for x in results]  # what dropout gives is what it got
-        return self._add("reshape" if kind in _RESHAPES else func, inputs, tokens, results, arguments)
+        return self._add("reshape" if kind in RESHAPES else func, inputs, tokens, results, arguments)
 
     def _token_like(self, x: Tensor, inputs: Sequence[Tensor], tokens: Sequence[object]) -> object:
         alike = [one for y, one in zip(inputs, tokens, strict=True) if one is not None and y.shape == x.shape]

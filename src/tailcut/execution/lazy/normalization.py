@@ -17,6 +17,7 @@ from tailcut.execution.ir.expression import Affine, Expression, is_pointwise
 from tailcut.execution.lazy.context import current_context
 from tailcut.execution.lazy.lazy_map import LazyMap, handles, shape_of
 from tailcut.execution.lazy.operations import scale_parts
+from tailcut.transform.exact import has_float64
 
 # Numbers at a time, which stay in the second-level cache; chunks are merged in float64.
 CHUNK_NUMBERS = 1 << 18
@@ -135,7 +136,7 @@ def _chunks(source: Tensor) -> Iterator[slice]:
 def _chunked_moments(source: Tensor) -> tuple[Tensor, Tensor]:
     """Compute mean and covariance in float64; each chunk is centred on its own mean (Chan, Golub, LeVeque, 1979)."""
     k, positions = source.shape
-    exact = torch.float32 if source.device.type == "mps" else torch.float64  # which Apple's GPUs do not have
+    exact = torch.float64 if has_float64(source.device) else torch.float32
     mean = torch.zeros(k, dtype=exact, device=source.device)
     scatter = torch.zeros(k, k, dtype=exact, device=source.device)
     for places in _chunks(source):
