@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tailcut.errors import LimitError
+from tailcut.format import inspect, save
 from tailcut.printing import (
     Report,
     figure_text,
@@ -23,6 +25,7 @@ from tailcut.printing import (
     sizes,
     table,
 )
+from tailcut.structure import create_model
 
 
 @dataclass(frozen=True)
@@ -187,3 +190,12 @@ def test_long_work_is_logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.Log
     with caplog.at_level(logging.INFO, logger="tailcut"):
         assert list(logged(range(5), "things", 5)) == [0, 1, 2, 3, 4]
     assert caplog.messages == ["2 of 5 things"]
+
+
+def test_what_is_nested_too_deeply_is_one_error(tmp_path: Path) -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(600):
+        deep = {"a": deep}
+    save(create_model("lenet300"), tmp_path / "a.tailcut", metadata=deep)
+    with pytest.raises(LimitError, match="nested too deeply for a report in JSON"):
+        inspect(tmp_path / "a.tailcut").to_json()

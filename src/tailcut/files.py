@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import IO
 
-from tailcut.errors import ArgumentError
+from tailcut.errors import ArgumentError, DataError
 
 try:
     import fcntl
@@ -51,6 +51,12 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
         else:
             with _beside(path) as file:
                 yield file
+
+
+def check_is_regular(path: Path) -> None:
+    """Raise `DataError` for a pipe, a socket or a device among files to read: it might never end."""
+    if not path.is_file() and not path.is_dir() and path.exists():
+        raise DataError(f"{path} is no regular file, but a pipe, a socket or a device: take it out")
 
 
 def _is_device(path: Path) -> bool:

@@ -15,6 +15,8 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
+from tailcut.errors import LimitError
+
 logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
@@ -42,7 +44,10 @@ class Report:
 
     def to_json(self) -> str:
         """Return the fields as one JSON object on one line."""
-        return json.dumps(self.to_dict(), allow_nan=False)
+        try:
+            return json.dumps(self.to_dict(), allow_nan=False)
+        except RecursionError as error:
+            raise LimitError("a value, such as a file's metadata, is nested too deeply for a report in JSON") from error
 
 
 def plain(value: Any) -> Any:
@@ -133,6 +138,16 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, align: str
         for row in cells
     ]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def named(names: Sequence[object], at_most: int = 3) -> str:
+    """Return the first names of a list, and how many more there are.
+
+    >>> named(["a", "b", "c", "d", "e"]), named(["a"])
+    ('a, b, c and 2 more', 'a')
+    """
+    more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
+    return ", ".join(map(str, names[:at_most])) + more
 
 
 def sizes(shape: Sequence[int]) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 from torch import nn
 
 from tailcut.errors import ArgumentError, did_you_mean
@@ -110,7 +111,7 @@ def create_model(name: str, /, **arguments: Value) -> nn.Module:
         ArgumentError: unknown name, unknown argument, or a value of the wrong type.
     """
     chosen = family(name)
-    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
+    arguments = {key: _plain(value) for key, value in arguments.items()}
     chosen.check(arguments)
     model = chosen.build(**arguments)
     if not isinstance(model, nn.Module):
@@ -206,6 +207,13 @@ def _is_supported(hint: Any, *, depth: int = 0) -> bool:
         any_length = len(options) == 2 and options[1] is Ellipsis
         return any_length and depth < MAX_LIST_DEPTH and _is_supported(options[0], depth=depth + 1)
     return hint in (bool, int, float, str)
+
+
+def _plain(value: Any) -> Any:
+    """Return a tuple of a list, and Python's numbers of NumPy's."""
+    if isinstance(value, (list, tuple)):
+        return tuple(item.item() if isinstance(item, np.generic) else item for item in value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _fits(value: object, hint: Any) -> bool:

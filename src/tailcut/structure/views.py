@@ -40,6 +40,14 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return network
 
 
+def check_is_bare(what: str, model: nn.Module) -> None:
+    """Raise `ArgumentError` for a wrapper or a view: what is changed and recorded is the network itself."""
+    if unwrapped(model) is not model:
+        raise ArgumentError(
+            f"{type(model).__name__} is a wrapper: {what} the network itself (its .module, .source or ._orig_mod)"
+        )
+
+
 def unwrap(model: nn.Module) -> tuple[nn.Module, str]:
     """Return the network inside torch's wrappers and views, and the path to it: `.module`, `._orig_mod.module`."""
     path = ""

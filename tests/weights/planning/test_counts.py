@@ -1,6 +1,4 @@
 import math
-import re
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -9,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailcut.errors import ArgumentError
-from tailcut.weights.planning.counts import check_named_counts, check_part, check_positive, count_kept, round_half_up
+from tailcut.weights.planning.counts import check_named_counts, count_kept, round_half_up
 
 SHAPES = st.lists(st.integers(1, 40), max_size=4).map(tuple)
 
@@ -56,23 +54,6 @@ def test_ratio_and_count_exclude_each_other(arguments: dict[str, Any]) -> None:
 )
 def test_halves_are_rounded_up(value: float, expected: int) -> None:
     assert round_half_up(value) == expected
-
-
-def test_positive_integers() -> None:
-    for number in (3, np.int64(3), np.uint8(3)):
-        assert (check_positive("x", number), type(check_positive("x", number))) == (3, int)
-    for value in (0, -1, True, 1.0, "1", None, np.int64(0), np.float32(1), np.bool_(True)):
-        with pytest.raises(ArgumentError, match=re.escape(f"x must be a positive integer, got {value!r}")):
-            check_positive("x", value)
-
-
-def test_parts() -> None:
-    for number in (0.5, np.float32(0.5), np.float64(0.5), Fraction(1, 2)):
-        assert (check_part("x", number), type(check_part("x", number))) == (0.5, float)
-    assert type(check_part("x", np.int64(1))) is float
-    for value in (0, 1.01, -0.5, True, "0.5", None, math.nan, np.float32(2), np.bool_(True), 0.5j):
-        with pytest.raises(ArgumentError, match=re.escape(f"x must be above 0 and at most 1, got {value!r}")):
-            check_part("x", value)
 
 
 def test_numbers_of_numpy_give_plain_counts() -> None:

@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from numbers import Integral, Real
 from typing import Any
 
+from tailcut.arguments import check_part, check_positive
 from tailcut.errors import ArgumentError
 
 
@@ -36,20 +36,6 @@ def count_kept(
     return min(total, max(least, group * max(1, round_half_up(ratio * (total // group)))))
 
 
-def check_positive(what: str, value: object) -> int:
-    """`value`, of Python or of NumPy, as a plain int. Raises `ArgumentError` unless it is an integer above 0."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ArgumentError(f"{what} must be a positive integer, got {value!r}")
-    return int(value)
-
-
-def check_part(what: str, value: object) -> float:
-    """`value`, of Python or of NumPy, as a plain float. Raises `ArgumentError` unless it is in (0, 1]."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= 1:
-        raise ArgumentError(f"{what} must be above 0 and at most 1, got {value!r}")
-    return float(value)
-
-
 def check_named_counts(counts: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy of counts by name. Raises `ArgumentError` if there are none, or a name is not a string."""
     if not counts:
@@ -58,6 +44,15 @@ def check_named_counts(counts: Mapping[str, Any]) -> dict[str, Any]:
     if wrong:
         raise ArgumentError(f"num_kept: expected names of tensors as keys ('conv.weight'), got {wrong[0]!r}")
     return dict(counts)
+
+
+def count_of(names: Sequence[str], counts: Mapping[str, int]) -> int | None:
+    """Return the count that a tensor has by one of its names, or None. Raises `ArgumentError` for two of them."""
+    given = {name: counts[name] for name in names if name in counts}
+    if len(set(given.values())) > 1:
+        shown = ", ".join(f"{name} {count}" for name, count in given.items())
+        raise ArgumentError(f"num_kept: one tensor has these names, which are tied, and one count; got {shown}")
+    return next(iter(given.values()), None)
 
 
 def round_half_up(value: float) -> int:
