@@ -8,10 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.fft import dctn, idctn
+from torch import nn
 
 from tailcut.transform import corner as corner_module
 from tailcut.transform.corner import FFT_COST, MAX_JOINED_SIZE, Stage, plan_stages
 from tailcut.transform.dct import FFT_MIN_SIZE
+from tailcut.weights import regularize
 
 
 def noise(shape: tuple[int, ...]) -> torch.Tensor:
@@ -173,3 +175,14 @@ def test_gradients_flow_through_every_kind_of_stage() -> None:
     x = noise((5, 2, 2)).requires_grad_()
     assert torch.autograd.gradcheck(lambda value: expand(value, stages), (x,))
     assert torch.autograd.gradcheck(lambda value: project(value, stages), (noise((31, 3, 3)).requires_grad_(),))
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_gradients_in_batches(is_training: bool) -> None:
+    layer = nn.Linear(5, 3, bias=False).train(is_training)
+    regularize(layer, num_kept=7, warn=False)
+    (vector,) = layer.parameters()
+    output = layer(torch.randn(5))
+    (batched,) = torch.autograd.grad(output, vector, torch.eye(3), is_grads_batched=True, retain_graph=True)
+    single = [torch.autograd.grad(value, vector, retain_graph=True)[0] for value in output]
+    torch.testing.assert_close(batched, torch.stack(single))

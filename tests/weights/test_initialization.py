@@ -271,3 +271,11 @@ def test_gains_that_are_coefficients_get_no_noise() -> None:
     truncate_norms(model, 4)
     with pytest.raises(StructureError, match=r"the network has none \(truncate_norms comes after\)"):
         initialize_norms(model)
+
+
+def test_fused_views_and_norms_without_a_size() -> None:
+    model, images = network(), torch.randn(16, 3, 12, 12)
+    twin = copy.deepcopy(model)
+    assert lsuv_init(tailcut.fuse(model), images) == lsuv_init(twin, images)
+    lazy = nn.Sequential(nn.BatchNorm2d(3), nn.LazyBatchNorm2d())
+    assert initialize_norms(lazy) == ["0"]

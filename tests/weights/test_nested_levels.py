@@ -64,6 +64,21 @@ def test_gradients_from_before_stay() -> None:
         assert not torch.equal(vector.grad[:20], before[name][:20])
 
 
+def test_gradients_may_be_cleared_within() -> None:
+    model, images = network(), torch.rand(4, 1, 8, 8)
+    nested, optimizer = tailcut.NestedLevels(model, (0.5,)), torch.optim.SGD(model.parameters(), 0.1)
+    for set_to_none in (True, False):
+        model(images).sum().backward()
+        with nested.at(1):
+            optimizer.zero_grad(set_to_none=set_to_none)
+            model(images).sum().backward()
+        for vector in vectors(model).values():
+            assert vector.grad is not None
+            assert vector.grad[:20].any()
+            assert not vector.grad[20:].any()
+    assert all(not vector._backward_hooks for vector in vectors(model).values())
+
+
 def test_levels_are_drawn_as_often_as_said_and_again_after_a_checkpoint() -> None:
     nested = tailcut.NestedLevels(network(), (0.25, 0.5), whole=0.4, seed=3)
 

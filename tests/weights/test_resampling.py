@@ -17,8 +17,9 @@ from tailcut.data import open_dataset
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.execution import fuse
 from tailcut.structure import create_model
+from tailcut.transform import idct
 from tailcut.transform.order import l1_order_index
-from tailcut.weights import kept_counts, regularize, resample, truncated_tensors, truncation_of
+from tailcut.weights import kept_counts, regularize, resample, truncate_norms, truncated_tensors, truncation_of
 
 
 def convolutions(width: int, *, groups: int = 1, kernel: int = 3) -> nn.Sequential:
@@ -358,3 +359,38 @@ def test_networks_must_have_been_changed_alike() -> None:
         resample(pruned, fresh)
     tailcut.prune(fresh, torch.zeros(1, 1, 28, 28), {"conv1": torch.arange(20.0)}, 0.25)
     assert [tensor.after[0] for tensor in resample(pruned, fresh).tensors][:1] == [15]
+
+
+def test_finer_grids_carry_what_a_whole_tensor_has() -> None:
+    def network(width: int) -> nn.Sequential:
+        torch.manual_seed(width)
+        return nn.Sequential(
+            nn.Conv2d(3, width, 3, bias=False), nn.Conv2d(width, width, 3, bias=False), nn.Conv2d(width, 4, 1)
+        )
+
+    source, wider = network(8), network(12)
+    regularize(source)
+    report = resample(source, wider)
+    assert [tensor.lost for tensor in report.tensors] == [0, 0, 0]
+    assert all(tensor.num_after > tensor.num_before for tensor in report.tensors)
+    back = network(8)
+    resample(wider, back)
+    images = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(back(images), source(images))
+
+
+def test_truncated_norms_are_resampled() -> None:
+    def network(width: int) -> nn.Sequential:
+        torch.manual_seed(width)
+        return nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, 4, 1))
+
+    source, wider = network(8), network(16)
+    regularize(source, num_kept=20)
+    truncate_norms(source, 3)
+    with torch.no_grad():
+        truncation_of(source, "1.bias").vector.copy_(torch.tensor([1.0, -0.5, 0.25]))
+    resample(source, wider)
+    assert kept_counts(wider) == kept_counts(source)
+    bias = truncation_of(source, "1.bias")
+    expected = idct(torch.cat([bias.coefficients(), torch.zeros(13)])) * math.sqrt(2)
+    torch.testing.assert_close(wider[1].bias, expected)

@@ -642,3 +642,11 @@ def test_vectors_spread_over_processes_are_refused(tmp_path: Path) -> None:
         assert schedule.num_kept == before
     finally:
         distributed.destroy_process_group()
+
+
+def test_states_of_something_else_are_refused() -> None:
+    model = nn.Sequential(nn.Linear(8, 8))
+    regularize(model)
+    schedule = TailTruncation(model, num_kept=4)
+    with pytest.raises(StructureError, match="got a state without 'lengths'"):
+        schedule.load_state_dict({"steps_done": 3})

@@ -71,14 +71,18 @@ class Stage:
         """Take the step: `x` has the corner's sizes along the axes of the stage, the result the full ones."""
         if basis is None:
             return expand_axis_by_fft(x, self.first, self.sizes[0])
-        joined = expand_axis(x.flatten(self.first, self.last - 1), self.first, basis)
+        joined = expand_axis(self._joined(x), self.first, basis)
         return joined.reshape(*joined.shape[: self.first], *self.sizes, *joined.shape[self.first + 1 :])
+
+    def _joined(self, x: torch.Tensor) -> torch.Tensor:
+        # Not `flatten`, which batched gradients (is_grads_batched) do not know.
+        return x.reshape(*x.shape[: self.first], -1, *x.shape[self.last :])
 
     def project(self, x: torch.Tensor, basis: torch.Tensor | None) -> torch.Tensor:
         """Return the transpose of `expand`."""
         if basis is None:
             return project_axis_by_fft(x, self.first, self.kept[0])
-        joined = project_axis(x.flatten(self.first, self.last - 1), self.first, basis)
+        joined = project_axis(self._joined(x), self.first, basis)
         return joined.reshape(*joined.shape[: self.first], *self.kept, *joined.shape[self.first + 1 :])
 
 

@@ -26,6 +26,7 @@ def normalize_axes(axes: Sequence[int] | None, num_axes: int) -> tuple[int, ...]
     """
     if axes is None:
         return tuple(range(num_axes))
+    axes = list(axes) if isinstance(axes, Iterable) else axes
     if not _are_integers(axes):
         raise ArgumentError(f"expected a list of integers as axes, got {axes!r}")
     chosen = [int(axis) + num_axes if axis < 0 else int(axis) for axis in axes]
@@ -42,6 +43,7 @@ def check_order_weights(weights: Sequence[int] | None, num_axes: int) -> tuple[i
     """
     if weights is None:
         return (1,) * num_axes
+    weights = list(weights) if isinstance(weights, Iterable) else weights
     fits = _are_integers(weights) and all(1 <= weight <= MAX_ORDER_WEIGHT for weight in weights)
     if not fits or len(weights) != num_axes:
         raise ArgumentError(

@@ -15,6 +15,7 @@ lexicographic), so that any number of coefficients can be kept, not only whole d
 network agrees with this order.
 """
 
+from tailcut.weights.initialization import initialize_coefficients as initialize_coefficients
 from tailcut.weights.initialization import initialize_norms as initialize_norms
 from tailcut.weights.initialization import lsuv_init as lsuv_init
 from tailcut.weights.nested_levels import NestedLevels as NestedLevels

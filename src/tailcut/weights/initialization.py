@@ -1,24 +1,29 @@
-"""Initialisation of truncated networks: coefficients scaled by data (LSUV), and a random start for batch norm.
+"""Initialisation of truncated networks: drawn coefficients, scaled by data (LSUV), and a random start for batch norm.
 
 LSUV: Mishkin and Matas, "All You Need Is a Good Init" (2016); the means go into the biases as in Krähenbühl et al.,
 "Data-dependent Initializations of Convolutional Neural Networks" (2016).
 """
 
+import math
 from contextlib import ExitStack
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import UninitializedParameter
 
 from tailcut.counting import evaluating
 from tailcut.errors import ArgumentError, StructureError
+from tailcut.structure import source_of
 from tailcut.transform.exact import exact
 from tailcut.weights.parametrization.truncated_tensors import TruncatedTensor, truncated_tensors
 
+METHODS = ("he", "rescaled", "normal")
+PUBLISHED_STD = 0.1  # of every coefficient in every layer, as in the paper's published code
 ROUNDINGS = 16  # outputs that differ by less than so many roundings of their mean are the same
 
 
@@ -35,6 +40,43 @@ class _Layer:
         """Return the layer's bias if it is not truncated, so that it can take any mean."""
         bias = None if self.truncated_bias is not None else self.module.bias
         return bias if isinstance(bias, nn.Parameter) else None
+
+
+def initialize_coefficients(model: nn.Module, method: Literal["he", "rescaled", "normal"] = "he") -> None:
+    """Give the coefficients of a truncated network new values or another scale (changes the model), before training.
+
+    A cut takes energy from a random weight: the transform is orthonormal, so that the first n of N coefficients of
+    white noise hold n / N of it. Tensors that are not truncated stay as they are.
+
+    Args:
+        model: a regularised network.
+        method: "he" draws coefficients for which the whole weight has the variance 2 / inputs, and makes truncated
+            biases 0; "rescaled" multiplies those that there are by sqrt(N / n); "normal" draws all with a standard
+            deviation of 0.1, as the paper's published code does. Draws are from torch's global generator.
+
+    Raises:
+        ArgumentError: there is no such method.
+        StructureError: the model is not regularised.
+
+    Source:
+        He, Zhang, Ren, Sun, "Delving Deep into Rectifiers" (2015), for the variance.
+    """
+    if method not in METHODS:
+        raise ArgumentError(f"expected a method of {', '.join(METHODS)}, got {method!r}")
+    tensors = truncated_tensors(source_of(model))
+    if not tensors:
+        raise StructureError("the model is not regularised: call tailcut.regularize(model) first")
+    with torch.no_grad():
+        for tensor in tensors:
+            enlarged = math.sqrt(math.prod(tensor.shape) / tensor.num_kept)
+            if method == "rescaled":
+                tensor.vector.mul_(enlarged)
+            elif method == "normal":
+                tensor.vector.normal_(std=PUBLISHED_STD)
+            elif len(tensor.shape) == 1:
+                tensor.vector.zero_()  # a bias
+            else:
+                tensor.vector.normal_(std=enlarged * math.sqrt(2 / math.prod(tensor.shape[1:])))
 
 
 def lsuv_init(model: nn.Module, *inputs: Tensor) -> dict[str, float]:
@@ -62,6 +104,7 @@ def lsuv_init(model: nn.Module, *inputs: Tensor) -> dict[str, float]:
         StructureError: the model is not regularised, or no layer with a truncated weight was called.
         ArgumentError: a layer gives the same, or no finite, numbers for all inputs. The model is then unchanged.
     """
+    model = source_of(model)  # a fused view runs parts of layers
     layers = _layers(model)
     before = {id(held): (held, held.detach().clone()) for layer in layers for held in _held(layer)}
     measurement = _Measurement()
@@ -177,4 +220,5 @@ def initialize_norms(model: nn.Module, std: float = 1.0) -> list[str]:
 
 def _trained(norm: _BatchNorm) -> list[nn.Parameter]:
     # What is truncated is no parameter, but computed from its coefficients.
-    return [part for part in (norm.weight, norm.bias) if isinstance(part, nn.Parameter) and part.requires_grad]
+    parts = (part for part in (norm.weight, norm.bias) if isinstance(part, nn.Parameter) and part.requires_grad)
+    return [part for part in parts if not isinstance(part, UninitializedParameter)]

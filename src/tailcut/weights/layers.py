@@ -218,6 +218,8 @@ def _obstacles(owners: tuple[tuple[nn.Module, str], ...], parameter: nn.Paramete
         return
     if not parameter.dtype.is_floating_point:
         yield f"not floating point ({parameter.dtype})"
+    elif parameter.dtype.itemsize < 2:
+        yield f"quantised already ({parameter.dtype})"
     if parameter.layout != torch.strided:
         yield f"not a dense tensor ({parameter.layout})"
     if parameter.numel() == 0:

@@ -4,12 +4,13 @@ A level has the first coefficients of each tensor, so many parts of those that t
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import reduce
+from contextlib import ExitStack, contextmanager
+from functools import partial, reduce
 
 import torch
 from torch import nn
 
+from tailcut.arguments import check_seed, is_number
 from tailcut.errors import ArgumentError
 from tailcut.structure import check_module, without_views
 from tailcut.weights.parametrization.truncated_tensors import truncated_tensors
@@ -35,8 +36,9 @@ def parts_of(fractions: Sequence[float]) -> tuple[int, ...]:
     """
     if not isinstance(fractions, Iterable) or isinstance(fractions, str):
         raise ArgumentError(f"levels must be a list of parts, such as (0.25, 0.5); got {fractions!r}")
+    fractions = [float(one) if isinstance(one, torch.Tensor) and one.ndim == 0 else one for one in fractions]
     shown = ", ".join(f"{fraction!r}" for fraction in fractions)
-    numbers = [fraction for fraction in fractions if isinstance(fraction, (int, float)) and 0 < fraction < 1]
+    numbers = [float(fraction) for fraction in fractions if is_number(fraction) and 0 < fraction < 1]
     if not numbers or len(numbers) < len(fractions) or sorted(set(numbers)) != list(numbers):
         raise ArgumentError(f"levels must rise from above 0 to below 1, such as (0.25, 0.5); got {shown}")
     if len(numbers) >= MAX_LEVELS:
@@ -48,6 +50,13 @@ def parts_of(fractions: Sequence[float]) -> tuple[int, ...]:
     if max(parts) >= PARTS:
         raise ArgumentError(f"levels must differ by one part in {PARTS} or more; got {shown}")
     return parts
+
+
+def _first_of(count: int, gradient: torch.Tensor) -> torch.Tensor:
+    """Return a gradient of a vector with zeros behind the first `count` numbers."""
+    kept = torch.zeros_like(gradient)
+    kept[:count] = gradient[:count]
+    return kept
 
 
 def count_in(level: int, count: int, parts: Sequence[int]) -> int:
@@ -93,7 +102,7 @@ class NestedLevels:
         if not self._tensors:
             raise ArgumentError("levels need a truncated network: regularize it first")
         self.whole = whole
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(check_seed(seed))
 
     @contextmanager
     def drawn(self) -> Iterator[int]:
@@ -108,7 +117,7 @@ class NestedLevels:
     def at(self, level: int) -> Iterator[None]:
         """Within the block the network is that of a level (changes the model, and back).
 
-        Gradients of a `backward` within the block go to its coefficients only.
+        Gradients of a `backward` within the block go to its coefficients only; those of others stay as they were.
 
         Args:
             level: from 1, the smallest; one more than there are smaller ones for the whole network.
@@ -119,18 +128,19 @@ class NestedLevels:
         for tensor in self._tensors:
             count = count_in(level - 1, tensor.num_kept, self._parts)
             tails.append((tensor.vector, count, tensor.vector.detach()[count:].clone()))
-        before = [None if vector.grad is None else vector.grad[count:].clone() for vector, count, _ in tails]
-        with torch.no_grad():
+        with ExitStack() as hooks:
             for vector, count, _ in tails:
-                vector[count:] = 0
-        try:
-            yield
-        finally:
+                if vector.requires_grad:
+                    hooks.callback(vector.register_hook(partial(_first_of, count)).remove)
             with torch.no_grad():
-                for (vector, count, tail), gradient in zip(tails, before, strict=True):
-                    vector[count:] = tail
-                    if vector.grad is not None:
-                        vector.grad[count:] = 0 if gradient is None else gradient
+                for vector, count, _ in tails:
+                    vector[count:] = 0
+            try:
+                yield
+            finally:
+                with torch.no_grad():
+                    for vector, count, tail in tails:
+                        vector[count:] = tail
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """For checkpoints: how far the draws are."""

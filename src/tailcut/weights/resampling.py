@@ -5,14 +5,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import interpolate
+from torch.nn.modules.batchnorm import _NormBase
 
 from tailcut.errors import StructureError
 from tailcut.printing import Report, sizes, table
 from tailcut.structure import record_of, source_of
 from tailcut.transform.exact import exact
+from tailcut.transform.order import l1_order_index
 from tailcut.weights.layers import Candidate, candidates, find_layer
 from tailcut.weights.parametrization.truncated_tensors import TruncatedTensor, truncated_tensors
 from tailcut.weights.regularization.edit import RegularizeEdit
@@ -28,7 +31,8 @@ class ResampledTensor(Report):
         before: its shape in the first network.
         after: its shape in the other one.
         num_before: coefficients kept before.
-        num_after: coefficients kept now: fewer where the tensor has no more numbers.
+        num_after: coefficients kept now: fewer where the tensor has no more numbers; more where the highest frequency
+            along an axis that grew was kept, since there are new ones below those of other axes.
         lost: part of the coefficients' energy, 0 to 1, that the smaller tensor has no place for.
     """
 
@@ -119,7 +123,7 @@ def resample(model: nn.Module, other: nn.Module) -> ResamplingReport:
     with torch.inference_mode(False), torch.no_grad():
         regularize(
             other,
-            num_kept={source.name: source.num_kept for source in sources},
+            num_kept={source.name: _count_in(source, tuple(places[source.name].parameter.shape)) for source in sources},
             overrides={source.name: _setting(source) for source in sources},
             warn=False,  # the coefficients come from elsewhere
         )
@@ -218,6 +222,8 @@ def _roles(place: Candidate) -> tuple[str, ...] | None:
 
 
 def _roles_at(module: nn.Module, attribute: str) -> tuple[str, ...] | None:
+    if isinstance(module, _NormBase):
+        return ("output",)
     layer = find_layer(module)
     if layer is None:
         return None
@@ -228,6 +234,26 @@ def _roles_at(module: nn.Module, attribute: str) -> tuple[str, ...] | None:
     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
         return "row", "output"  # a row is looked up; there is no sum over them
     return layer.roles(attribute)
+
+
+def _count_in(source: TruncatedTensor, shape: tuple[int, ...]) -> int:
+    """Return how many coefficients the tensor of another shape needs, so that it has all of the source's.
+
+    As many, unless an axis grows whose highest frequency was kept: there the order has new ones between.
+    """
+    count, total = source.num_kept, math.prod(shape)
+    corner = source.truncation.corner_shape
+    grows = any(kept == old < new for kept, old, new in zip(corner, source.shape, shape, strict=True))
+    if not grows:
+        return min(count, total)
+    order = {"axes": source.axes, "weights": source.truncation.order_weights}
+    own = l1_order_index(source.shape, count, **order)
+    last = own[(own < np.array(shape)).all(1)][-1]
+    while True:
+        (places,) = np.nonzero((l1_order_index(shape, min(count, total), **order) == last).all(1))
+        if len(places):
+            return max(min(source.num_kept, total), int(places[0]) + 1)
+        count *= 2
 
 
 def _setting(source: TruncatedTensor) -> dict[str, Any]:

@@ -8,10 +8,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from tailcut.arguments import check_part, check_positive
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.weights.parametrization.attach import resized_vector, set_length
 from tailcut.weights.parametrization.truncated_tensors import TruncatedTensor, truncated_tensors
-from tailcut.weights.planning.counts import check_named_counts, check_part, check_positive, count_kept, round_half_up
+from tailcut.weights.planning.counts import (
+    check_named_counts,
+    count_kept,
+    count_of,
+    round_half_up,
+)
 
 SPACINGS = ("paper", "geometric")
 
@@ -143,8 +149,11 @@ class TailTruncation:
         Load the model's state before and the optimiser's after (`load_optimizer_state_dict`).
 
         Raises:
-            StructureError: the state is of other tensors.
+            StructureError: the state is of other tensors, or none of a schedule.
         """
+        missing = [key for key in ("lengths", "num_kept", "starts", "steps_done") if key not in state]
+        if missing:
+            raise StructureError(f"expected what TailTruncation.state_dict gave, got a state without {missing[0]!r}")
         if set(state["lengths"]) != set(self.targets):
             raise StructureError(
                 f"the schedule's state is of {sorted(state['lengths'])}, the model has {sorted(self.targets)}"
@@ -207,7 +216,10 @@ class TailTruncation:
         names = {alias: tensor.name for tensor in self._tensors for alias in (tensor.name, *tensor.aliases)}
         by_name = None
         if isinstance(num_kept, Mapping):
-            by_name = {names.get(name, name): count for name, count in check_named_counts(num_kept).items()}
+            counts = check_named_counts(num_kept)
+            for tensor in self._tensors:
+                count_of((tensor.name, *tensor.aliases), counts)
+            by_name = {names.get(name, name): count for name, count in counts.items()}
         unknown = set(by_name or ()).difference(self.starts)
         if unknown:
             raise ArgumentError(f"num_kept names {sorted(unknown)[0]!r}; regularised are {', '.join(self.starts)}")

@@ -1,6 +1,7 @@
 import copy
 import io
 import pickle
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -403,3 +404,94 @@ def test_dense_copies_have_no_hooks() -> None:
     assert dense.get_submodule("self_attn")._forward_hooks_always_called == {}
     own.remove()
     assert len(model.self_attn._forward_hooks) == 1
+
+
+def test_threads_without_gradients_do_not_take_those_of_others() -> None:
+    model, inputs = nn.LSTM(8, 16), torch.randn(5, 2, 8)
+    regularize(model, warn=False)
+    inside, outside = threading.Event(), threading.Event()
+
+    def wait(module: nn.Module, args: Any, output: Any) -> None:
+        if torch.is_grad_enabled():
+            return
+        inside.set()
+        outside.wait(60)
+
+    def act() -> None:
+        with torch.no_grad():
+            model(inputs)
+
+    model.register_forward_hook(wait, prepend=True)  # before the hook that lets go of the weights
+    actor = threading.Thread(target=act)
+    actor.start()
+    assert inside.wait(60)
+    try:
+        output, _ = model(inputs)
+        output.square().mean().backward()
+    finally:
+        outside.set()
+        actor.join()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_weights_of_an_interrupted_forward_are_forgotten() -> None:
+    torch.manual_seed(0)
+    model, other = nn.LSTM(8, 16), nn.LSTM(8, 16)
+    regularize(model, warn=False)
+    regularize(other, warn=False)
+    inputs = torch.randn(5, 2, 8)
+
+    def stop(module: nn.Module, args: Any, output: Any) -> None:
+        raise KeyboardInterrupt
+
+    with model.register_forward_hook(stop, prepend=True), pytest.raises(KeyboardInterrupt):
+        model(inputs)
+    with torch.no_grad():
+        for parameter, wanted in zip(model.parameters(), other.parameters(), strict=True):
+            parameter.copy_(wanted)
+    assert torch.equal(model(inputs)[0], other(inputs)[0])
+
+
+class Tied(nn.Module):
+    """Looks up rows of a table, and multiplies by it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(20, 8)
+        self.head = nn.Linear(8, 20, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Scores of the rows."""
+        scores: Tensor = self.head(self.table(rows))
+        return scores
+
+
+@pytest.mark.parametrize("num_kept", [30, 160])
+@pytest.mark.parametrize("assign", [False, True])
+def test_tied_weights_are_one_again_after_loading(num_kept: int, assign: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    source, rows = Tied(), torch.arange(6)
+    regularize(source, num_kept=30, warn=False)
+    with torch.device("meta"):
+        model = Tied()
+    regularize(model, num_kept=num_kept)
+    model.to_empty(device="cpu")
+    with pytest.raises(StructureError, match=r"table\.weight and head\.weight were tied and are two vectors now"):
+        to_dense(model)
+    model.load_state_dict(source.state_dict(), assign=assign)
+    assert torch.equal(model(rows), source(rows))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    model(rows).square().mean().backward()
+    optimizer.step()
+    torch.testing.assert_close(to_dense(model)(rows), model(rows))
+    TailTruncation(model, num_kept=10).finish()
+    save(model, tmp_path / "a.tailcut")
+    torch.testing.assert_close(load(tmp_path / "a.tailcut", into=Tied())(rows), model(rows))
+
+
+def test_another_parametrisation_is_not_taken_for_ours() -> None:
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)))
+    regularize(model, include=["0.bias"], num_kept=3)
+    with pytest.raises(StructureError, match=r"with a parametrisation cannot be pickled.*remove_parametrizations"):
+        pickle.dumps(to_dense(model))

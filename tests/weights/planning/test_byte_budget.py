@@ -99,3 +99,8 @@ def test_what_has_no_room_is_said() -> None:
     tailcut.regularize(model, num_kept=5, warn=False)
     with pytest.raises(StructureError, match="regularised already"):
         tailcut.regularize(model, target_bytes=1000)
+
+
+def test_sizes_must_be_known() -> None:
+    with pytest.raises(ArgumentError, match=r"5\.weight is not initialised yet: run one forward first"):
+        tailcut.regularize(network(), target_bytes=2000)

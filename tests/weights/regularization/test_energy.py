@@ -135,3 +135,19 @@ def test_only_trained_weights_count() -> None:
     assert worth_a_warning(lost_of_trained([fresh, Loss("b", 10.0, 9.8, is_trained=True)]))
     assert total_lost([fresh, trained]) == pytest.approx(1 - 10.95 / 20)
     assert percent(0.5) == "50.0 %"
+
+
+@pytest.mark.parametrize("name", ["zoo:lenet5-ref", "zoo:lenet5-7668"])
+def test_a_small_layer_of_a_trained_network_is_trained(name: str) -> None:
+    model = tailcut.to_dense(tailcut.load(name))
+    with pytest.warns(EnergyWarning, match=r"the energy of its trained weights"):
+        report = tailcut.regularize(model, num_kept={"conv1.weight": 60})
+    assert report.energy_lost_of_trained == report.energy_lost
+
+
+def test_a_small_layer_of_a_fresh_network_is_not() -> None:
+    torch.manual_seed(0)
+    report = tailcut.regularize(tailcut.create_model("lenet5"), num_kept={"conv1.weight": 60})
+    assert report.energy_lost_of_trained is None
+    model = nn.Sequential(nn.Flatten(), nn.Linear(9, 9), nn.Linear(9, 9))
+    assert tailcut.regularize(model, num_kept=9).energy_lost_of_trained is None

@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 
 from tailcut.errors import StructureError
 from tailcut.weights.layers import Candidate, find_layer
-from tailcut.weights.parametrization.truncation import Truncation, compute_type
+from tailcut.weights.parametrization.truncation import Truncation, compute_type, this_thread
 
 _log = logging.getLogger(__name__)
 
@@ -82,6 +82,8 @@ def finish_attaching(model: nn.Module) -> None:
         if layer is not None and layer.once_per_forward and _truncations(module):
             module.register_forward_pre_hook(_hold_weights)
             module.register_forward_hook(_release_weights, always_call=True)
+    if _tie_again not in model._load_state_dict_post_hooks.values():
+        model.register_load_state_dict_post_hook(_tie_again)
     # DDP sends all buffers from the first process to the others in every forward: it is spared the constants, also
     # those that come with another length or device, since a network that is being loaded has none of them yet.
     constants = [
@@ -100,9 +102,25 @@ def finish_detaching(model: nn.Module) -> None:
             for number in [key for key, hook in hooks.items() if is_own_hook(hook)]:
                 del hooks[number]
                 module._forward_hooks_always_called.pop(number, None)
+    after_loading = model._load_state_dict_post_hooks
+    for number in [key for key, hook in after_loading.items() if hook is _tie_again]:
+        del after_loading[number]
     names = [name for name in model.__dict__.pop(_DDP_IGNORED, []) if "parametrizations" not in name.split(".")]
     if names:
         model.__dict__[_DDP_IGNORED] = names
+
+
+def _tie_again(model: nn.Module, incompatible_keys: Any) -> None:
+    """Give tied weights one vector again: `to_empty` and loading with assign=True make one for each (changes holders).
+
+    They all have the numbers of the state dict, where each has its own name.
+    """
+    first: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        if isinstance(module, parametrize.ParametrizationList) and isinstance(module[0], Truncation):
+            vector = first.setdefault(id(module[0]), module.original)  # type: ignore[arg-type]
+            if module.original is not vector:
+                module.original = vector
 
 
 def is_own_hook(hook: object) -> bool:
@@ -161,12 +179,14 @@ def _hold_weights(module: nn.Module, args: Any) -> None:
     if torch.compiler.is_exporting():
         return  # an exported program has no place for what is held, and finds common products itself
     for truncation, vector in _truncations(module):
-        truncation.held = truncation(vector)
+        truncation.held = None  # an interrupted forward left its own
+        truncation.held = this_thread(), truncation(vector)
 
 
 def _release_weights(module: nn.Module, args: Any, output: Any) -> None:
     for truncation, _ in _truncations(module):
-        if truncation.held is not None:
+        held = truncation.held
+        if held is not None and held[0] == this_thread():
             truncation.held = None
 
 
@@ -217,7 +237,8 @@ def _adopt_length(
         _hint_at_dense_weight(f"{prefix}original", missing_keys, unexpected_keys)
     if vector is None or vector.ndim != 1 or not 1 <= vector.shape[0] <= torch.Size(truncation.shape).numel():
         return
-    if vector.shape[0] != truncation.length or truncation.num_kept != truncation.length:
+    lengths = {truncation.length, truncation.num_kept, len(holder.original)}  # type: ignore[arg-type]
+    if lengths != {vector.shape[0]}:
         set_length(holder, truncation, vector.shape[0])  # type: ignore[arg-type]
 
 
@@ -247,12 +268,18 @@ def _weight_of(key: str) -> str | None:
 def _follow_vector(holder: nn.Module, incompatible_keys: Any) -> None:
     """Move the truncation's buffers to the vector's device and type: loading with assign=True may have changed it."""
     truncation, vector = holder[0], holder.original  # type: ignore[index]
+    truncation.held = None
     dtype = compute_type(vector.dtype)  # type: ignore[arg-type]
     if vector.device != truncation.positions.device or dtype != truncation.basis_type:
         truncation.resize(truncation.length, device=vector.device, dtype=dtype)
 
 
 def _refuse_pickle(module: nn.Module) -> NoReturn:
+    if not _truncations(module):  # what is left is another parametrisation, of torch or of the user
+        raise StructureError(
+            f"a {type(module).__name__} with a parametrisation cannot be pickled: use "
+            "torch.save(model.state_dict(), ...), or torch.nn.utils.parametrize.remove_parametrizations"
+        )
     raise StructureError(
         f"a regularised {type(module).__name__} cannot be pickled: use tailcut.save(model, 'NAME.tailcut'), or "
         "torch.save(model.state_dict(), ...) for a checkpoint, or pickle tailcut.to_dense(model)"

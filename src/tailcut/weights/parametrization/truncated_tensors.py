@@ -80,6 +80,11 @@ def truncated_tensors(model: nn.Module) -> list[TruncatedTensor]:
         known = found.get(id(truncation))
         if known is None:
             found[id(truncation)] = TruncatedTensor(name, (), truncation, holder)
+        elif holder.original is not known.holder.original:
+            raise StructureError(
+                f"{known.name} and {name} were tied and are two vectors now, as after to_empty: load a state dict, "
+                "which ties them again, or register one parameter at both places"
+            )
         else:
             aliases = (*known.aliases, name)
             found[id(truncation)] = TruncatedTensor(known.name, aliases, truncation, known.holder)

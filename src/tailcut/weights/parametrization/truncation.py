@@ -1,6 +1,7 @@
 """Parametrization that computes a weight as the inverse DCT of a vector of its first coefficients."""
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any, Self
@@ -42,7 +43,8 @@ class Truncation(nn.Module):
         dropped: buffer, shape (length,): 0 for a coefficient that counts, positive for one that is masked. Not
             a number, and not bool: averages of buffers then drop what the model has dropped.
         kept: in evaluation the weight as it was last made, and what it was made of; None in training.
-        held: the weight while one forward of a layer that reads it several times runs, else None.
+        held: while a forward of a layer that reads the weight several times runs, the thread that runs it and the
+            weight that it made; else None. Other threads may run without gradients, and have no use for it.
         attaching: what the right inverse does when it is registered: "project" the weight, leave the vector
             "blank" for a file to fill, or "adopt" the vector of a tied parameter.
     """
@@ -71,7 +73,7 @@ class Truncation(nn.Module):
         self.precision = precision
         self.stages: tuple[Stage, ...] = ()
         self.corner_shape: tuple[int, ...] = ()
-        self.held: torch.Tensor | None = None
+        self.held: tuple[int, torch.Tensor] | None = None
         self.kept: KeptWeight | None = None
         self.attaching = "project"
         self.resize(length, device=torch.device(device), dtype=compute_type(dtype))
@@ -175,8 +177,9 @@ class Truncation(nn.Module):
 
     def forward(self, vector: torch.Tensor) -> torch.Tensor:
         """Return the dense tensor, shape `shape`, of a vector, shape (length,). Not reduced under autocast."""
-        if self.held is not None:
-            return self.held
+        held = self.held
+        if held is not None and held[0] == this_thread():
+            return held[1]
         if self.training or torch.compiler.is_compiling() or not can_cache(vector, self.dropped):
             return self.expand(vector)
         return weight_of(self, vector)
@@ -205,8 +208,9 @@ class Truncation(nn.Module):
         with without_autocast(weight.device):
             for stage, basis in zip(reversed(self.stages), reversed(self._bases()), strict=True):
                 x = stage.project(x, basis)
-        corner = x[tuple(slice(size) for size in self.corner_shape)]
-        return corner.reshape(-1)[self.positions]
+        for axis, size in enumerate(self.corner_shape):
+            x = x if size == x.shape[axis] else x.narrow(axis, 0, size)
+        return x.reshape(-1)[self.positions]
 
     def extra_repr(self) -> str:
         """Shape, axes and count, for `print(model)`."""
@@ -221,6 +225,11 @@ class Truncation(nn.Module):
         with torch.inference_mode(False):
             copied.dropped = self.dropped.clone()
         return copied
+
+
+def this_thread() -> int:
+    """Return the number of the thread; 0 in a compiled program, which cannot ask."""
+    return 0 if torch.compiler.is_compiling() else threading.get_ident()
 
 
 def compute_type(dtype: torch.dtype) -> torch.dtype:

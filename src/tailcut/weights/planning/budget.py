@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import cycle
 
 import numpy as np
 import torch
 from torch import nn
 
+from tailcut.arguments import check_positive
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.transform import dct, l1_order
 from tailcut.weights.layers import Candidate
 from tailcut.weights.parametrization.truncated_tensors import truncated_tensors
-from tailcut.weights.planning.counts import check_positive
 from tailcut.weights.planning.settings import reasons_to_leave
 
 RULES = ("equal", "proportional", "energy")
@@ -89,10 +90,13 @@ def _fill(shares: Sequence[float], sizes: Sequence[int], least: Sequence[int], t
     counts = _at_level(low, shares, sizes, least)
     # The remainder of rounding down is given one by one to those whose exact share was cut most.
     exact = [low * share - count for share, count in zip(shares, counts, strict=True)]
-    for place in sorted(range(len(counts)), key=lambda place: -exact[place]) * (total - sum(counts) + 1):
-        if sum(counts) == total:
+    left = total - sum(counts)
+    for place in cycle(sorted(range(len(counts)), key=lambda place: -exact[place])):
+        if left == 0:  # the sizes have room for the total
             break
-        counts[place] += counts[place] < sizes[place]
+        if counts[place] < sizes[place]:
+            counts[place] += 1
+            left -= 1
     return counts
 
 

@@ -4,11 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
+from tailcut.arguments import check_positive
 from tailcut.errors import ArgumentError
 from tailcut.printing import Report
 from tailcut.weights.planning.budget import budget, weights_of
-from tailcut.weights.planning.counts import check_positive
 
 COEFFICIENT_BITS = 4.0
 """Of networks that are compressed or trained for bytes; from 1.5, of many coefficients, to 6, of few."""
@@ -50,11 +51,10 @@ def byte_budget(
     model: nn.Module,
     target_bytes: int,
     *,
-    rule: str = "equal",
     include: str | Sequence[str] | None = None,
     exclude: str | Sequence[str] = (),
 ) -> ByteBudget:
-    """Plan how many coefficients each weight may have in a file of `target_bytes`. Does not change the model.
+    """Plan how many coefficients each weight may have in a file of `target_bytes`, equally many. The model stays.
 
     The file is one of `tailcut.compress` or of a training for bytes, whose numbers take about 4 bits each; either makes
     it just so large in the end. What is no coefficient (batch norm, biases) is counted first.
@@ -62,7 +62,6 @@ def byte_budget(
     Args:
         model: the network before `regularize`.
         target_bytes: of the whole file.
-        rule: how coefficients are split, see `tailcut.weights.budget`.
         include: see `tailcut.regularize`.
         exclude: likewise.
 
@@ -84,7 +83,7 @@ def byte_budget(
             f"{sum(kinds.values()) + round(least) + 1:,} at least, or include more in the coefficients"
         )
     total = min(int(room * 8 / COEFFICIENT_BITS), sum(sizes.values()))
-    counts = budget(model, total, rule=rule, include=include, exclude=exclude)
+    counts = budget(model, total, include=include, exclude=exclude)
     return ByteBudget(target_bytes, counts, {"coefficients": round(total * COEFFICIENT_BITS / 8), **kinds})
 
 
@@ -116,6 +115,8 @@ def _side_bits(model: nn.Module, chosen: set[int]) -> dict[str, float]:
         if id(tensor) in seen or not isinstance(tensor, Tensor):  # a module's own extra state
             continue
         seen.add(id(tensor))
+        if is_lazy(tensor):
+            raise ArgumentError(f"{name} is not initialised yet: run one forward first, so that its size is known")
         if name.rpartition(".")[2] in STATISTICS:
             each = STATISTIC_BITS
         elif isinstance(tensor, nn.Parameter):

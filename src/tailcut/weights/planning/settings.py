@@ -1,7 +1,7 @@
 """Resolution of the arguments of `regularize` to one setting per tensor: patterns, overrides, counts by name."""
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -12,9 +12,10 @@ from tailcut.errors import ArgumentError
 from tailcut.transform.order import check_order_weights, normalize_axes
 from tailcut.weights.layers import Candidate, candidates
 from tailcut.weights.parametrization.truncation import PRECISIONS
-from tailcut.weights.planning.counts import count_kept
+from tailcut.weights.planning.counts import count_kept, count_of
 
 EXCLUDED, NOT_INCLUDED = "excluded", "not included"
+_LISTS = ("axes", "order_weights")
 OVERRIDE_KEYS = ("keep_ratio", "num_kept", "axes", "order_weights", "min_kept", "precision")
 
 
@@ -53,14 +54,24 @@ def plan_tensors(
         raise ArgumentError(f"overrides must be a dict of dicts by pattern, got {overrides!r}")
     for pattern, override in overrides.items():
         _check_override(pattern, override, chosen)
+    setting = replace(setting, **_listed({key: getattr(setting, key) for key in _LISTS}))
+    overrides = {pattern: _listed(override) for pattern, override in overrides.items()}
     return [_plan_one(candidate, setting, counts, overrides) for candidate in chosen]
+
+
+def _listed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings whose lists are lists: a generator would serve the first tensor alone, arrays compare apart."""
+    return {
+        key: list(value) if key in _LISTS and isinstance(value, Iterable) and not isinstance(value, str) else value
+        for key, value in settings.items()
+    }
 
 
 def _plan_one(
     candidate: Candidate, setting: Setting, counts: Mapping[str, int] | None, overrides: Mapping[str, Any]
 ) -> TensorPlan:
     if counts is not None:
-        named = next((counts[name] for name in candidate.names if name in counts), None)
+        named = count_of(candidate.names, counts)
         setting = replace(setting, num_kept=named, keep_ratio=None)
     for pattern, override in overrides.items():
         if matches(candidate.names, [pattern]):
@@ -114,8 +125,9 @@ def reasons_to_leave(
     found = candidates(model)
     names = [name for candidate in found for name in candidate.names]
     if counts is not None:
-        check_patterns("num_kept", [name for name in counts if name not in names], names)
-        included = list(counts) if included is None else included
+        known = set(names)
+        check_patterns("num_kept", [name for name in counts if name not in known], names)
+        included = Patterns(counts) if included is None else included
     check_patterns("include", included or (), names)
     check_patterns("exclude", excluded, names)
     return [(candidate, _reason_to_leave(candidate, included, excluded, counts)) for candidate in found]
@@ -123,16 +135,16 @@ def reasons_to_leave(
 
 def _reason_to_leave(
     candidate: Candidate,
-    include: Sequence[str] | None,
-    exclude: Sequence[str],
+    include: "Patterns | None",
+    exclude: "Patterns",
     counts: Mapping[str, int] | None,
 ) -> str | None:
-    named = include is not None and any(name in include for name in candidate.names)
-    if matches(candidate.names, exclude):
+    named = include is not None and any(name in include.exact for name in candidate.names)
+    if exclude.match(candidate.names):
         return EXCLUDED
     if include is None and not candidate.is_weight:
         return candidate.obstacle or candidate.reservation or "not a layer weight; name it in include"
-    if include is not None and not matches(candidate.names, include):
+    if include is not None and not include.match(candidate.names):
         return NOT_INCLUDED
     if candidate.reservation is not None and not named:
         return candidate.obstacle or f"{candidate.reservation}; include it by its full name"
@@ -141,23 +153,45 @@ def _reason_to_leave(
     return candidate.obstacle
 
 
-def matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
-    """Return whether any of the names matches any of the shell-style patterns, or is one: names may have brackets."""
-    return any(name == pattern or fnmatchcase(name, pattern) for name in names for pattern in patterns)
+class Patterns:
+    """Shell-style patterns of names. A name may be one, since names may have brackets.
+
+    Attributes:
+        exact: the patterns as they are.
+    """
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        self._listed = tuple(patterns)
+        self.exact = frozenset(self._listed)
+        # Those without wildcards match themselves alone: thousands of names are looked up, not compared.
+        self._wild = tuple(pattern for pattern in self._listed if any(sign in pattern for sign in "*?["))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._listed)
+
+    def match(self, names: Iterable[str]) -> bool:
+        """Return whether any of the names is, or matches, any of the patterns."""
+        return any(name in self.exact or any(fnmatchcase(name, one) for one in self._wild) for name in names)
 
 
-def to_pattern_list(what: str, patterns: str | Sequence[str]) -> Sequence[str]:
+def matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
+    """Return whether any of the names is, or matches, any of the shell-style patterns."""
+    return Patterns(patterns).match(names)
+
+
+def to_pattern_list(what: str, patterns: str | Iterable[str]) -> "Patterns":
     """Return one or several patterns as a list. Raises `ArgumentError` for anything but strings."""
-    listed = [patterns] if isinstance(patterns, str) else patterns
-    if not isinstance(listed, Iterable) or not all(isinstance(pattern, str) for pattern in listed):
+    listed = [patterns] if isinstance(patterns, str) else list(patterns) if isinstance(patterns, Iterable) else None
+    if listed is None or not all(isinstance(pattern, str) for pattern in listed):
         raise ArgumentError(f"{what} must be a pattern of names or a list of patterns, got {patterns!r}")
-    return list(listed)
+    return Patterns(listed)
 
 
-def check_patterns(what: str, patterns: Sequence[str], names: Sequence[str]) -> None:
+def check_patterns(what: str, patterns: Iterable[str], names: Sequence[str]) -> None:
     """Raise `ArgumentError` for a pattern that matches no name: a slip of the pen would go unseen else."""
+    known = set(names)
     for pattern in patterns:
-        if not matches(names, [pattern]):
+        if pattern not in known and not matches(names, [pattern]):
             near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or list(names[:3])
             raise ArgumentError(f"{what}: {pattern!r} matches no parameter; for example there are {', '.join(near)}")
 

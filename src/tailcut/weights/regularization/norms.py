@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from tailcut.arguments import is_integer
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.structure import Record, check_module, record_of, set_record
 from tailcut.weights.layers import Candidate, candidates
@@ -33,8 +34,9 @@ def truncate_norms(model: nn.Module, num_kept: int) -> list[str]:
         StructureError: there is no batch norm with gains or shifts, or they are coefficients already.
     """
     check_module("truncate_norms", model)
-    if isinstance(num_kept, bool) or not isinstance(num_kept, int) or num_kept < 0:
+    if not is_integer(num_kept) or num_kept < 0:
         raise ArgumentError(f"num_kept of batch norm must be a whole number from 0, got {num_kept!r}")
+    num_kept = int(num_kept)
     if norm_counts(model):
         raise StructureError("batch norm's gains and shifts are coefficients already; TailTruncation cuts them further")
     found = [entry for entry in candidates(model) if any(isinstance(module, _BatchNorm) for module, _ in entry.owners)]

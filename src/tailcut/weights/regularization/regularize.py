@@ -40,11 +40,11 @@ from tailcut.weights.regularization.edit import RegularizeEdit
 from tailcut.weights.regularization.energy import (
     Loss,
     energy,
-    looks_trained,
     lost_of_trained,
     percent,
     total_lost,
     warn_of_loss,
+    which_are_trained,
 )
 
 _log = logging.getLogger(__name__)
@@ -206,9 +206,10 @@ def regularize(
         min_kept=min_kept,
         precision=precision,
     )
-    chosen, skipped = _choose(model, reasons_to_leave(model, include, exclude, counts))
+    found = reasons_to_leave(model, include, exclude, counts)
+    chosen, skipped = _choose(model, found)
     plans = plan_tensors(chosen, setting, counts, overrides or {})
-    losses = _attach_all(plans)
+    losses = _attach_all(plans, [entry.parameter for entry, _ in found if entry.is_weight and entry.obstacle is None])
     finish_attaching(model)
     add_edit(model, RegularizeEdit.of(model))
     report = replace(_report(plans, losses, skipped), planned=planned)
@@ -331,21 +332,30 @@ def _check_range(plan: TensorPlan, truncation: Truncation) -> None:
     )
 
 
-def _attach_all(plans: Sequence[TensorPlan]) -> list[Loss]:
-    """Replace weights by coefficients (changes their modules), all or none; return what each lost of its energy."""
+def _attach_all(plans: Sequence[TensorPlan], weights: Sequence[nn.Parameter]) -> list[Loss]:
+    """Replace weights by coefficients (changes their modules), all or none; return what each lost of its energy.
+
+    `weights` are all of the network's, by which small ones are known to be trained.
+    """
     with torch.inference_mode(False), torch.no_grad():
         truncations = [_truncation(plan) for plan in plans]
         for plan, truncation in zip(plans, truncations, strict=True):
             _check_range(plan, truncation)
-        return [_attach(plan, truncation) for plan, truncation in zip(plans, truncations, strict=True)]
+        cut = [plan.candidate.parameter for plan in plans if plan.num_kept < plan.candidate.parameter.numel()]
+        known = set(map(id, cut))
+        trained = which_are_trained(cut, (weight for weight in weights if id(weight) not in known))
+        is_trained = {id(parameter): is_one for parameter, is_one in zip(cut, trained, strict=True)}
+        return [
+            _attach(plan, truncation, is_trained=is_trained.get(id(plan.candidate.parameter), False))
+            for plan, truncation in zip(plans, truncations, strict=True)
+        ]
 
 
-def _attach(plan: TensorPlan, truncation: Truncation) -> Loss:
+def _attach(plan: TensorPlan, truncation: Truncation, *, is_trained: bool) -> Loss:
     """Replace a weight by coefficients (changes its modules), and return its loss of energy."""
     parameter, name = plan.candidate.parameter, plan.candidate.names[0]
     before = energy(parameter)
     cuts = plan.num_kept < parameter.numel()
-    is_trained = cuts and looks_trained(parameter)
     attach(plan.candidate, truncation)
     return Loss(name, before, energy(parameter) if cuts else before, is_trained)  # now the vector
 
