@@ -22,19 +22,6 @@ def test_runs_nest() -> None:
         assert current_context() is outer
 
 
-def test_updates_wait_for_success() -> None:
-    done: list[str] = []
-    with running(Context("torch", "auto", COSTS)) as context:
-        context.pending.append(lambda: done.append("made"))
-        assert done == []
-    assert done == ["made"]
-    broken = Context("torch", "auto", COSTS)
-    broken.pending.append(lambda: done.append("never"))
-    with pytest.raises(ValueError, match="broken"), running(broken):
-        raise ValueError("broken")
-    assert done == ["made"]
-
-
 def test_a_written_map_makes_its_maker_factored() -> None:
     context = Context("torch", "auto", COSTS)
     record = context.record("conv", "fused", "no full map is written")

@@ -513,3 +513,56 @@ def test_a_batch_that_is_asked_for_by_len_stays_open(tmp_path: Path) -> None:
     x = torch.randn(9, 5, 24)
     (found,) = onnxruntime.InferenceSession(path).run(None, {"x": x.numpy()})
     torch.testing.assert_close(torch.from_numpy(found), model(x).detach(), rtol=1e-5, atol=1e-5)
+
+
+class Counting(nn.Module):
+    """Counts its calls in a buffer, and may use the number."""
+
+    calls: Tensor
+
+    def __init__(self, uses_it: bool) -> None:
+        super().__init__()
+        self.layer, self.uses_it = nn.Linear(8, 8), uses_it
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, 8)."""
+        self.calls.add_(1)
+        y: Tensor = self.layer(x)
+        return y * (1 + 0.1 * self.calls) if self.uses_it else y
+
+
+@pytest.mark.parametrize("uses_it", [False, True])
+def test_outputs_of_a_state_that_is_written_are_refused(uses_it: bool, tmp_path: Path) -> None:
+    model, x = Counting(uses_it).eval(), torch.randn(3, 8)
+    if uses_it:
+        with pytest.raises(StructureError, match="writes the buffer 'calls', on which its outputs depend"):
+            export_onnx(model, tmp_path / "a.onnx", example_input=x)
+        return
+    export_onnx(model, tmp_path / "a.onnx", example_input=x)
+    (found,) = onnxruntime.InferenceSession(tmp_path / "a.onnx").run(None, {"x": x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), model(x).detach(), rtol=1e-5, atol=1e-5)
+
+
+class Same(nn.Module):
+    """Gives one tensor under several names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.dropout = nn.Linear(8, 8), nn.Dropout()
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Four outputs."""
+        y = self.layer(x)
+        return {"hidden": y, "dropped": self.dropout(y), "again": y, "twice": 2 * y}
+
+
+def test_outputs_that_are_the_same_have_names_of_their_own(tmp_path: Path) -> None:
+    model, x = Same().eval(), torch.randn(3, 8)
+    regularize(model, num_kept=9, warn=False)
+    report = export_onnx(model, tmp_path / "a.onnx", example_input=x)
+    assert list(report.outputs) == ["hidden", "dropped", "again", "twice"]
+    session = onnxruntime.InferenceSession(tmp_path / "a.onnx")
+    for name, wanted in model(x).items():
+        (found,) = session.run([name], {"x": x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), wanted.detach(), rtol=1e-5, atol=1e-5)

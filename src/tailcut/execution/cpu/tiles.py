@@ -5,13 +5,12 @@ Both are differentiable: the backward pass makes each tile again instead of stor
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from tailcut.execution.cpu import compiled, program_calls
 from tailcut.execution.ir import programs
@@ -37,6 +36,7 @@ MIN_TILE = 256
 # Tiles are an odd number of cache lines long: rows a power of two apart would share a few places of a cache.
 LINE = 16
 ALIASED_BYTES = 4096
+_SECOND = b"fused layers have no second derivatives; use the model itself"
 
 
 @dataclass(frozen=True)
@@ -211,6 +211,28 @@ def _columns(tensor: Tensor, positions: slice) -> Tensor:
     part = tensor[:, positions]
     is_aliased = part.stride(0) * part.element_size() % ALIASED_BYTES == 0 and part.shape[0] > 1
     return part.contiguous() if is_aliased and tensor.device.type == "cpu" else part
+
+
+def once_differentiable(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a backward pass whose gradients have none themselves: asked for those, torch raises an error.
+
+    Torch's own decorator does so only where the gradient that comes in has one, which that of a mean has not.
+    """
+
+    @functools.wraps(backward)
+    def run(ctx: Any, *gradients: Tensor) -> Any:
+        with torch.no_grad():
+            found = backward(ctx, *gradients)
+        if not torch.is_grad_enabled():  # no graph of the gradients is asked for
+            return found
+        outputs = found if isinstance(found, tuple) else (found,)
+        made = [each.detach().requires_grad_() for each in outputs if each is not None]
+        refused = torch._C._functions.DelayedError(_SECOND, len(made))(*made)
+        left = iter((refused,) if isinstance(refused, Tensor) else refused)
+        results = tuple(None if each is None else next(left) for each in outputs)
+        return results if isinstance(found, tuple) else results[0]
+
+    return run
 
 
 class _Tiles(torch.autograd.Function):

@@ -1,6 +1,7 @@
 """Regularised layers in a fused network: each call takes the cheapest strategy by the cost model."""
 
 import functools
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -31,16 +32,25 @@ class DenseLayer:
         name: the original's name in the network.
         held: names of the dense tensors, and of its other parameters.
 
+    `making` is held by a thread that calls the network with gradients, and while the dense tensors are set.
+
     Two of one module may share what they keep (`like`): each has children of its own.
     """
 
     def __init__(
-        self, source: nn.Module, name: str, tensors: dict[str, TruncatedTensor], *, like: "DenseLayer | None" = None
+        self,
+        source: nn.Module,
+        name: str,
+        tensors: dict[str, TruncatedTensor],
+        making: AbstractContextManager[Any],
+        *,
+        like: "DenseLayer | None" = None,
     ) -> None:
         kind = _plain_kind(source)
         # Torch's own layers have no hooks here, so their forward is called directly.
         self.module = shallow_copy(source, _kind_with(_CalledDirectly, kind) if _is_torchs(kind) else kind)
         self.name = name
+        self._making = making
         self._attributes = self.module.__dict__
         self._attributes.update(dict.fromkeys(tensors), **self.module._parameters)
         self.held = frozenset({*tensors, *self.module._parameters})
@@ -54,14 +64,17 @@ class DenseLayer:
 
     def refresh(self, context: Context) -> None:
         """Hold the dense tensors, as the coefficients are now, for the module's forward."""
-        for attribute, weight in self._weights.items():
-            self._attributes[attribute] = weight.dense(context)
-        # In `__dict__`, where Python finds it at once; torch looks for parameters only after all else.
-        self._attributes.update(self.module._parameters)
+        with self._making:
+            for attribute, weight in self._weights.items():
+                self._attributes[attribute] = weight.dense(context)
+            # In `__dict__`, where Python finds it at once; torch looks for parameters only after all else.
+            self._attributes.update(self.module._parameters)
 
 
 class _CalledDirectly(nn.Module):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks:
+            return super().__call__(*args, **kwargs)  # the network's forward has registered one for this call
         return self.forward(*args, **kwargs)
 
 

@@ -1,6 +1,6 @@
 """State of one forward of a fused network: settings, values that are computed once, and the record for the report."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -16,6 +16,10 @@ WRITING_PASSES = 3
 
 class UnsupportedError(Exception):
     """The fused program cannot do what the network does; the message says what. `FusedNetwork` runs it densely."""
+
+
+class OutsideError(UnsupportedError, RuntimeError):
+    """A part of a fused network was called where no forward of it runs; within one, by a thread of its own."""
 
 
 def saving_hooks() -> Any:
@@ -75,7 +79,6 @@ class Context:
         costs: the cost model's view of the device and of gradients.
         records: by layer, in order of execution.
         memo: values computed once per forward (dense weights that need a gradient).
-        pending: updates of running statistics, made when the forward has succeeded.
         spoiled: why the result cannot be used, where that came up at a place that cannot raise; else empty.
         hooks: those of `saving_hooks` around the network.
         is_grad_enabled: around the network.
@@ -87,7 +90,6 @@ class Context:
     differentiates: bool = False
     records: dict[str, LayerRecord] = field(default_factory=dict)
     memo: dict[Any, Any] = field(default_factory=dict)
-    pending: list[Callable[[], None]] = field(default_factory=list)
     spoiled: str = ""
     hooks: Any = field(default_factory=saving_hooks)
     is_grad_enabled: bool = field(default_factory=torch.is_grad_enabled)
@@ -132,11 +134,11 @@ def current_context() -> Context:
     """Return the context of the present forward.
 
     Raises:
-        RuntimeError: there is none: a part of a fused network was called on its own.
+        OutsideError: there is none: a part of a fused network was called on its own, or in another thread.
     """
     context = active_context()
     if context is None:
-        raise RuntimeError("a part of a fused network was called outside its forward; call the fused network")
+        raise OutsideError("a part of a fused network was called outside its forward; call the fused network")
     return context
 
 
@@ -147,11 +149,9 @@ def active_context() -> Context | None:
 
 @contextmanager
 def running(context: Context) -> Iterator[Context]:
-    """Make `context` the current one; at the end, if nothing failed, make its pending updates."""
+    """Make `context` the current one."""
     token = _current.set(context)
     try:
         yield context
     finally:
         _current.reset(token)
-    for update in context.pending:
-        update()

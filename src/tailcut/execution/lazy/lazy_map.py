@@ -169,8 +169,12 @@ class LazyMap(torch.Tensor):
 
     def check_alone(self) -> None:
         """Raise `UnsupportedError` if another lazy map shares this one's storage."""
-        if any(relative() is not None for relative in self._relatives):
-            _give_up("a map is written in place while a view of it is in use")
+        if self.has_relatives():
+            _give_up("a map is written in place, or in part, while a view of it is in use")
+
+    def has_relatives(self) -> bool:
+        """Return whether another lazy map shares this one's storage."""
+        return any(relative() is not None for relative in self._relatives)
 
     def like(self, parts: Sequence[Expression]) -> "LazyMap":
         """Return a map of these parts, with the same makers and the same axis of channels."""
@@ -293,7 +297,21 @@ def _on_full(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs:
     if changed is not None:
         changed.check_alone()
     result = func(*as_tensor(args, reason), **as_tensor(kwargs, reason))
+    _check_views(result, args)
     return result if changed is None or result is None else changed
+
+
+def _check_views(result: Any, args: tuple[Any, ...]) -> None:
+    """Raise `UnsupportedError` for views of a map that others share: what is written to them would not reach those."""
+    shared = [item for item in _maps_in(args) if item._full is not None and item.has_relatives()]
+    if not shared:
+        return
+    places = {item._full.untyped_storage().data_ptr(): item for item in shared if item._full is not None}
+    for leaf in pytree.tree_leaves(result):
+        if type(leaf) is Tensor and leaf.layout == torch.strided:
+            found = places.get(leaf.untyped_storage().data_ptr())
+            if found is not None:
+                found.check_alone()
 
 
 def _maps_in(args: Sequence[Any]) -> list[LazyMap]:

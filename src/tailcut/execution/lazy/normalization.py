@@ -5,16 +5,14 @@ before they are multiplied: E[x^2] - E[x]^2 would lose half the digits.
 """
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from tailcut.execution.cpu.tiles import once_differentiable
 from tailcut.execution.ir.expression import Affine, Expression, is_pointwise
-from tailcut.execution.lazy.context import current_context
 from tailcut.execution.lazy.lazy_map import LazyMap, handles, shape_of
 from tailcut.execution.lazy.operations import scale_parts
 from tailcut.transform.exact import has_float64
@@ -56,9 +54,7 @@ def batch_norm(
         var = torch.cat([entry[1] for entry in moments])
         if running_mean is not None and running_var is not None:
             unbiased = var.detach() * (count / (count - 1))
-            current_context().pending.append(
-                partial(_update_running, running_mean, running_var, mean.detach(), unbiased, momentum)
-            )
+            _update_running(running_mean, running_var, mean.detach(), unbiased, momentum)
     scale = torch.rsqrt(var + eps)
     if weight is not None:
         scale = scale * weight
@@ -67,9 +63,9 @@ def batch_norm(
 
 
 def _update_running(running_mean: Tensor, running_var: Tensor, mean: Tensor, var: Tensor, momentum: float) -> None:
-    with torch.no_grad():
-        running_mean.mul_(1 - momentum).add_(mean.to(running_mean.dtype), alpha=momentum)
-        running_var.mul_(1 - momentum).add_(var.to(running_var.dtype), alpha=momentum)
+    # At once, since the forward may read them, and without counting as a write, as torch's own update.
+    running_mean.data.mul_(1 - momentum).add_(mean.to(running_mean.dtype), alpha=momentum)
+    running_var.data.mul_(1 - momentum).add_(var.to(running_var.dtype), alpha=momentum)
 
 
 def _batch_moments(part: Affine) -> tuple[Tensor, Tensor]:

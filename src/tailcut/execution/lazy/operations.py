@@ -110,8 +110,8 @@ def dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = F
 
 @handles("contiguous")
 def contiguous(input: Any, **kwargs: Any) -> Any:
-    """Return the map itself: a lazy map has no memory format."""
-    return NotImplemented if kwargs else input
+    """Return another map of the same expressions, which torch may have in the same memory or not."""
+    return NotImplemented if kwargs else input.link(input.like(input.parts))
 
 
 @handles("clone")
@@ -378,7 +378,13 @@ def flatten(input: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
     return input.link(_regrid(input, lambda x: x.flatten(start)))
 
 
-@handles("transpose", "swapaxes")
+@handles("swapaxes")
+def swapaxes(input: Any, axis0: int, axis1: int) -> Any:
+    """`transpose` by NumPy's names."""
+    return transpose(input, axis0, axis1)
+
+
+@handles("transpose")
 def transpose(input: Any, dim0: int, dim1: int) -> Any:
     """Swap channels and positions: (batch, channels, positions) to (batch, positions, channels), or back."""
     if input.ndim != 3 or {dim0 % 3, dim1 % 3} != {1, 2}:

@@ -236,7 +236,7 @@ def _shrink(program: "ir.Model", tensors: Sequence[TruncatedTensor], names: Sequ
 
     from tailcut.execution.onnx.layers import split_layers
     from tailcut.execution.onnx.statistics import compute_statistics_exactly
-    from tailcut.execution.onnx.tidy import name_axes, tidy
+    from tailcut.execution.onnx.tidy import name_axes, name_outputs, tidy
     from tailcut.execution.onnx.weights import Corner, WeightNodes
 
     graph = program.graph
@@ -268,10 +268,10 @@ def _shrink(program: "ir.Model", tensors: Sequence[TruncatedTensor], names: Sequ
             ways[tensor.name] = "rebuilt" if corner.is_smaller else "dense"
     compute_statistics_exactly(graph, nodes)
     nodes.insert(graph)
-    for output, name in zip(graph.outputs, outputs, strict=True):
-        output.name = name
+    name_outputs(graph, outputs)
     name_axes(program, _axis_names(graph.inputs))
     tidy(program, [*names, *(tensor.name for tensor in tensors)])
+    name_outputs(graph, outputs)
     return ways
 
 

@@ -3,7 +3,7 @@
 import itertools
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -38,6 +38,21 @@ def tidy(model: ir.Model, kept_names: Collection[str]) -> None:
         each(model)
     _drop_default_attributes(model.graph, model.opset_imports[""])
     _shorten_names(model.graph, kept_names)
+
+
+def name_outputs(graph: ir.Graph, names: Sequence[str]) -> None:
+    """Name the outputs; those that are an input, or the value of another one, get a value of their own (in place)."""
+    seen = set(map(id, graph.inputs))
+    for place, name in enumerate(names):
+        value = graph.outputs[place]
+        if id(value) in seen:
+            node = ir.node("Identity", [value])
+            copied = node.outputs[0]
+            copied.shape, copied.type = value.shape, value.type
+            graph.append(node)
+            graph.outputs[place] = value = copied
+        seen.add(id(value))
+        value.name = name
 
 
 def _has_bodies(graph: ir.Graph) -> bool:

@@ -1,6 +1,7 @@
 """A network as an ONNX program with dense weights: torch.export, then torch's ONNX exporter. Needs the extra `onnx`."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from tailcut.errors import StructureError, TailcutError
 from tailcut.execution.onnx.call import Call, Flat, first_line
 from tailcut.execution.onnx.lowering import lower_locally
+from tailcut.execution.onnx.tidy import name_outputs
 
 Axis = tuple[int, int]
 Tell = Callable[[str], object]
@@ -127,7 +129,44 @@ def _exported(
         # torch's exporter leaves it out, so that the file would give other numbers
         if node.target in _AVERAGES and dict(zip(range(7), node.args, strict=False)).get(6) is not None:
             raise StructureError("avg_pool with divisor_override, which torch's exporter to ONNX leaves out")
+    _check_has_no_state(traced)
     return traced
+
+
+def _check_has_no_state(traced: torch.export.ExportedProgram) -> None:
+    """Raise `StructureError` if outputs depend on a buffer that the forward writes: a file has no such state."""
+    nodes = {node.name: node for node in traced.graph.nodes}
+    written = {_viewed(node) for node in nodes.values() if _writes(node)}
+    reached, left = set[str](), [nodes[name] for name in traced.graph_signature.user_outputs if name in nodes]
+    while left:
+        node = left.pop()
+        if node.name not in reached:
+            reached.add(node.name)
+            left += node.all_input_nodes
+    for place, name in traced.graph_signature.inputs_to_buffers.items():
+        if place in written and place in reached:
+            raise StructureError(
+                f"the forward writes the buffer {name.removeprefix(_PREFIX)!r}, on which its outputs depend, and a "
+                "file keeps nothing from call to call: take the state as an argument and return the new one"
+            )
+
+
+def _first_alias(node: torch.fx.Node) -> Any:
+    """Return what the schema of a node's operation says of the memory of its first argument; None for no word."""
+    schema = getattr(node.target, "_schema", None) if node.op == "call_function" else None
+    return schema.arguments[0].alias_info if schema is not None and schema.arguments else None
+
+
+def _writes(node: torch.fx.Node) -> bool:
+    alias = _first_alias(node)
+    return alias is not None and alias.is_write
+
+
+def _viewed(node: torch.fx.Node) -> str:
+    """Return the name of what a node is a view of, or writes to."""
+    while _first_alias(node) is not None and isinstance(node.args[0], torch.fx.Node):
+        node = node.args[0]
+    return node.name
 
 
 def _is_branched(
@@ -247,9 +286,9 @@ def _rename(graph: ir.Graph, inputs: Sequence[str], outputs: Sequence[str]) -> N
             del graph.initializers[name]
             value.name = name.removeprefix(_PREFIX)
             graph.register_initializer(value)
-    for values, names in ((graph.inputs, inputs), (graph.outputs, outputs)):
-        for value, name in zip(values, names, strict=True):
-            value.name = name
+    for value, name in zip(graph.inputs, inputs, strict=True):
+        value.name = name
+    name_outputs(graph, outputs)
 
 
 def refusal(network: nn.Module, error: BaseException, why: str) -> StructureError:

@@ -184,7 +184,16 @@ def _holders(module: nn.Module) -> list[nn.Module]:
 
 def _differences(now: dict[str, Any], seen: dict[str, Any]) -> set[str]:
     missing = object()
-    return {name for name in {**seen, **now} if now.get(name, missing) is not seen.get(name, missing)}
+    changed = {name for name in {**seen, **now} if now.get(name, missing) is not seen.get(name, missing)}
+    return {name for name in changed if not _is_equal_list(now.get(name, missing), seen.get(name, missing))}
+
+
+def _is_equal_list(one: Any, other: Any) -> bool:
+    """Return whether these are plain lists or tuples of the same plain values: torch.export puts back equal ones."""
+    if type(one) is not type(other) or not isinstance(one, (list, tuple)):
+        return False
+    plain = (str, int, float, bool, type(None))
+    return all(type(value) in plain for value in (*one, *other)) and one == other
 
 
 def _changed(what: str) -> StructureError:

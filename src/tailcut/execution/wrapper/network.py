@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -33,8 +32,9 @@ from tailcut.execution.wrapper.decisions import (
 )
 from tailcut.execution.wrapper.programs import NetworkPrograms
 from tailcut.execution.wrapper.report import FuseReport, report_of
-from tailcut.execution.wrapper.snapshot import ModelSnapshot, try_out
+from tailcut.execution.wrapper.snapshot import HookSnapshot, ModelSnapshot, try_out
 from tailcut.structure import NetworkView, check_module, example_shape, source_of
+from tailcut.structure.outputs import output_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +42,8 @@ ENGINES = ("auto", "torch", "compiled")
 # The example is timed only where the dense network's largest map is below this.
 TIMING_CAP_BYTES = 1 << 30
 TIMING_REPEATS = 5
-# Held while dense weights are made: one thread makes them, others that call the network wait for them.
-_MAKING = threading.RLock()
+MAX_CAUSES = 16  # errors that one was made of
+_REGISTRIES = ("_buffers", "_modules", "_parameters")
 
 
 class FusedNetwork(NetworkView):
@@ -97,6 +97,14 @@ class FusedNetwork(NetworkView):
             raise StructureError("the source of a fused network was set; make another one: fuse(network)")
         if not programs.unsupported:  # else the network itself runs, whatever it is
             programs.guard.check()
+        if not torch.is_grad_enabled():
+            return self._forward(args, kwargs)
+        # The layers hold their dense weights, and with gradients these belong to one forward.
+        with programs.making:
+            return self._forward(args, kwargs)
+
+    def _forward(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        programs = self._programs
         self._dense_calls.latest = None
         call = self._call(args, kwargs)
         self._shapes = call.shapes
@@ -173,16 +181,20 @@ class FusedNetwork(NetworkView):
         before = ModelSnapshot(self.source, tensors_of(args, kwargs))
         # Copies of lists and dicts, so that a forward's changes to them are noticed and do no harm.
         own_args, own_kwargs = pytree.tree_map(lambda leaf: leaf, (args, kwargs))
-        result, is_final, is_dense, reason = None, False, True, ""
-        programs.unsupported = ""
+        result, context, is_final, is_dense, reason = None, None, False, True, ""
+        hooks = HookSnapshot(self.source)
         try:
             result, context = self._run_fused(own_args, own_kwargs)
         except UnsupportedError as stop:
             reason = str(stop)
-        else:
-            programs.unsupported = reason = programs.guard.set_by_forward() or self._kept_map()
+        finally:
+            registers = hooks.restore()
+        programs.unsupported = "its forward registers hooks" if registers else programs.guard.set_by_forward()
+        if context is not None:
+            programs.unsupported = programs.unsupported or self._kept_map()
             if not _is_same((own_args, own_kwargs), (args, kwargs)):
-                programs.unsupported = reason = "its forward changes a list or dict among its arguments"
+                programs.unsupported = "its forward changes a list or dict among its arguments"
+            reason = programs.unsupported
             is_all_dense = all(record.strategy == "dense" for record in self._records)
             is_dense = call is not None and (is_all_dense or not context.pays())
             is_final = not reason and (is_all_dense or not is_dense)
@@ -214,8 +226,8 @@ class FusedNetwork(NetworkView):
         """Return the module that keeps a map in an attribute or buffer after the forward; empty if none does."""
         for path, part in self.source.named_modules():
             for values in (part.__dict__, part._buffers):
-                if LazyMap in map(type, values.values()):
-                    names = [name for name, value in values.items() if type(value) is LazyMap]
+                names = [name for name, value in values.items() if name not in _REGISTRIES and _holds_map(value)]
+                if names:
                     return f"its forward keeps a map in {', '.join(names)} of {path!r}"
         return ""
 
@@ -230,8 +242,14 @@ class FusedNetwork(NetworkView):
         context = self._new_context(args, kwargs)
         with running(context):
             programs.begin(context)
-            result = as_tensor(programs.fused(*args, **kwargs), "it is an output of the network")
+            try:
+                result = as_tensor(programs.fused(*args, **kwargs), "it is an output of the network")
+            except Exception as error:
+                _raise_cause(error)
+                raise
             context.check()
+            if any(isinstance(tensor, LazyMap) for tensor in output_tensors(result)):
+                raise UnsupportedError("it gives a map within an object")
         self._records = list(context.records.values())
         return result, context
 
@@ -244,7 +262,7 @@ class FusedNetwork(NetworkView):
             programs.versions.forget()
             programs.make_dense(self._new_context(args, kwargs))
         elif not programs.versions.is_same():
-            with _MAKING:
+            with programs.making:
                 if not programs.versions.is_same():
                     seen = programs.versions.now()
                     programs.make_dense(self._new_context(args, kwargs))
@@ -261,6 +279,24 @@ class FusedNetwork(NetworkView):
         units = has_matrix_units(inputs)
         costs = Costs.of(device_type(inputs), with_gradients=wants, matrix_units=units)
         return Context(self.engine, self.strategy, costs, wants)
+
+
+def _holds_map(value: Any) -> bool:
+    """Return whether a value is a lazy map, or a list or dict that has one."""
+    if isinstance(value, (list, dict, tuple)):
+        return any(type(leaf) is LazyMap for leaf in pytree.tree_leaves(value))
+    return type(value) is LazyMap
+
+
+def _raise_cause(error: BaseException) -> None:
+    """Raise the `UnsupportedError` that another error was made of: torch's compiler makes its own of all errors."""
+    seen: BaseException | None = error
+    for _ in range(MAX_CAUSES):
+        if seen is None or isinstance(seen, UnsupportedError):
+            break
+        seen = seen.__cause__ or seen.__context__
+    if isinstance(seen, UnsupportedError) and seen is not error:
+        raise UnsupportedError(str(seen)) from error
 
 
 def fuse(

@@ -1,5 +1,6 @@
 """The fused and the dense program of a network: copies of its module tree, made for the layers that it has."""
 
+import threading
 from typing import Any
 
 from torch import nn
@@ -25,12 +26,14 @@ class NetworkPrograms:
         dense: its copy in which all regularised layers have dense weights.
         layer_names: of all regularised layers.
         unsupported: why the network can only run as it is; else empty.
+        making: held while dense weights are made; with gradients, these are one forward's until it has ended.
         guard: tells of changes to the network.
         versions: of the coefficients that the dense program's weights were made of.
     """
 
     def __init__(self, source: nn.Module) -> None:
         self.source = source
+        self.making = threading.RLock()
         self.layer_names: list[str] = []
         self.unsupported = ""
         self._left: dict[str, str] = {}
@@ -101,14 +104,14 @@ class NetworkPrograms:
                 self._visit(child, f"{path}.{name}" if path else name, left)
 
     def _replace(self, module: nn.Module, path: str, tensors: dict[str, TruncatedTensor]) -> None:
-        dense = DenseLayer(module, path, tensors)
+        dense = DenseLayer(module, path, tensors, self.making)
         self._dense_layers.append(dense)
         self._to_dense[id(module)] = dense.module
         layer: nn.Module | None = None
         if "weight" in tensors:
             layer = fused_layer(module, path, tensors["weight"], dense)
         if layer is None:  # not the same copy: its children are fused in one program, dense in the other
-            dense = DenseLayer(module, path, tensors, like=dense)
+            dense = DenseLayer(module, path, tensors, self.making, like=dense)
             self._dense_only.append(dense)
             layer = dense.module
         self._to_fused[id(module)] = layer

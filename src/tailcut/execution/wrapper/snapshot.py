@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tailcut.execution.layers.module_copy import HOOKS
 from tailcut.execution.lazy.unsupported import is_plain
 from tailcut.weights.parametrization.truncation import Truncation
 
@@ -43,6 +44,22 @@ class ModelSnapshot:
     def inputs_are_written(self) -> bool:
         """Return whether the forward wrote to one of its inputs, which is not put back."""
         return any(tensor._version != version for tensor, version in self._versions)
+
+
+class HookSnapshot:
+    """Hooks of a network's modules before a forward of copies, which keep theirs in the very dicts."""
+
+    def __init__(self, source: nn.Module) -> None:
+        found = [module.__dict__[name] for module in source.modules() for name in HOOKS]
+        self._hooks = [(own, dict(own)) for own in found]
+
+    def restore(self) -> bool:
+        """Put the hooks back; return whether there were others."""
+        changed = [(own, before) for own, before in self._hooks if own.keys() != before.keys()]
+        for own, before in changed:
+            own.clear()
+            own.update(before)
+        return bool(changed)
 
 
 def try_out(source: nn.Module, call: Callable[[], Any]) -> None:
