@@ -95,6 +95,12 @@ def test_what_cannot_be_shown_is_refused() -> None:
         page_network(tailcut.create_model("lenet5"), (14, 14))
 
 
+@pytest.mark.parametrize("channels", [2, 4])
+def test_other_channels_than_those_of_images_are_refused(channels: int) -> None:
+    with pytest.raises(ArgumentError, match=f"reads grey or RGB images; the network takes {channels} channels"):
+        page_network(create_model("unet", widths=(4, 8), in_channels=channels))
+
+
 def test_a_single_number_is_no_class() -> None:
     with pytest.raises(ArgumentError, match="two classes or more; the network gives one number"):
         page_network(create_model("lenet300", num_classes=1))

@@ -66,6 +66,8 @@ def page_network(model: nn.Module, size: tuple[int, int] | None = None) -> PageN
         raise ArgumentError(
             "a page needs a network of a registered family that reads images, which gives their channels and size"
         )
+    if shape[0] not in (1, 3):
+        raise ArgumentError(f"a page reads grey or RGB images; the network takes {shape[0]} channels")
     if size is not None:
         check_size(shape[0], size)
     named, model, dense = model, reading_pixels(model), reading_pixels(dense)

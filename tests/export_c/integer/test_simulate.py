@@ -125,6 +125,39 @@ def test_a_layer_reads_a_measured_norm_as_it_is(
     assert (found - wanted).abs().max() < 0.005 * wanted.abs().max()
 
 
+BEHIND_A_NORM: dict[str, tuple[Callable[..., Any], tuple[nn.Module, ...]]] = {
+    "padded": (lambda y: functional.pad(y, (2, 1, 1, 2)), ()),
+    "padded to a size": (lambda y, c: c(y), (nn.Conv2d(6, 4, 4, padding="same"),)),
+    "one below the other": (lambda y: torch.cat([y, y.relu()], 2), ()),
+    "strided": (lambda y, c: c(functional.pad(y, (0, 1, 0, 1))), (nn.Conv2d(6, 4, 3, stride=2),)),
+}
+
+
+@pytest.mark.parametrize("name", BEHIND_A_NORM)
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.InstanceNorm2d(6, affine=True),
+        nn.InstanceNorm2d(6),
+        nn.BatchNorm2d(6, track_running_stats=False),
+        nn.BatchNorm2d(6),
+    ],
+    ids=["instance, affine", "instance", "batch, measured", "batch"],
+)
+def test_zeros_around_a_normalised_map_are_zeros(norm: nn.Module, name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    function, layers = BEHIND_A_NORM[name]
+    parts = copy.deepcopy(nn.Sequential(nn.Conv2d(3, 6, 3), norm, *layers))
+    model = lively(With(parts, lambda x, made: function(made[1](made[0](x)), *made[2:])))
+    check_same(model, tmp_path, example_input=torch.rand(1, 3, 9, 8))
+    image = torch.randn(1, 3, 9, 8, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        wanted = model(image)
+    found = IntegerNetwork(model)(image)
+    assert isinstance(found, torch.Tensor)
+    assert (found - wanted).abs().max() < 0.005 * wanted.abs().max()
+
+
 @pytest.mark.parametrize("num_features", [1_000, 16_000])
 def test_weights_of_many_inputs_keep_their_bits(num_features: int) -> None:
     """Of 16,000 features, with 15 bits of the input 2 were left for the weights, and the outputs were 5 % off."""

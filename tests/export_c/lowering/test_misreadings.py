@@ -160,3 +160,53 @@ class NamedAsAnOperation(nn.Module):
 
 def test_a_parameter_may_have_the_name_of_an_operation(tmp_path: Path) -> None:
     assert difference(NamedAsAnOperation(), tmp_path, (6,)) < CLOSE
+
+
+class Reread(nn.Module):
+    """Tokens, and their numbers in another order: a view of the same memory."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores of each token."""
+        first, *behind = self.layers
+        x = first(x)
+        x = x[0] if isinstance(x, tuple) else x
+        y = x.flatten(1).view(1, x.shape[2], x.shape[1]).transpose(1, 2)
+        x = x + y
+        for layer in behind:
+            x = layer(x)
+        return x
+
+
+class Attending(nn.Module):
+    """Attention of each token to all, and what came in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The sum."""
+        mixed: Tensor = self.attention(x, x, x, need_weights=False)[0]
+        return x + mixed
+
+
+VIEWED: dict[str, Callable[[], nn.Module]] = {
+    "recurrent": lambda: Reread(nn.GRU(8, 8, batch_first=True), nn.Linear(8, 8), nn.Linear(8, 8)),
+    "linear": lambda: Reread(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)),
+    "normalised": lambda: Reread(
+        nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8, elementwise_affine=False)), nn.Linear(8, 8), nn.Linear(8, 8)
+    ),
+    "attending": lambda: Reread(
+        nn.Sequential(nn.Linear(8, 8), Attending()), nn.LayerNorm(8, elementwise_affine=False), nn.Linear(8, 8)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VIEWED)
+def test_a_map_is_not_overwritten_while_a_view_of_it_is_read(name: str, tmp_path: Path) -> None:
+    assert difference(VIEWED[name](), tmp_path, (6, 8)) < CLOSE

@@ -240,11 +240,12 @@ class _Run:
         power = exponents[:, None] + mix_exponents - unit[:, None]
         height, width = item.stage.value.source
         rows = np.zeros((self.num, segment.channels, height, width), np.int64)
-        rows[:, :, leaf.top : leaf.top + leaf.height, leaf.left : leaf.left + leaf.width] = shifted(
-            sums, power[:, :, None, None]
-        )
-        start = self._factors(segment, place, leaf)[1]
-        return rows + in_units(*start, unit[:, None])[:, :, None, None]
+        start = in_units(*self._factors(segment, place, leaf)[1], unit[:, None])[:, :, None, None]
+        if leaf.norm is None:  # a measured norm comes before the zeros around the map, what is linear else behind them
+            rows += start
+        inside = rows[:, :, leaf.top : leaf.top + leaf.height, leaf.left : leaf.left + leaf.width]
+        inside[...] = start + shifted(sums, power[:, :, None, None])
+        return rows
 
     def _factors(self, segment: Segment, place: int, leaf: Leaf) -> tuple[tuple[Ints, Ints], tuple[Ints, Ints]]:
         """Return scale and shift of a leaf's channels, each (images, channels) of mantissas and of exponents."""

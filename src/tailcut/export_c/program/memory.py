@@ -114,7 +114,7 @@ def _buffers(program: Program) -> list[Buffer]:
             continue
         own_last = last.get(id(stage.out), place)
         same = _replaced(stage, place, last)
-        if same is not None:
+        if same is not None and not _is_seen_otherwise(same, stage):
             buffer = of_map[id(same)]
             buffer.last = own_last
             buffer.owners.append(stage.out)
@@ -125,6 +125,11 @@ def _buffers(program: Program) -> list[Buffer]:
             buffers.append(buffer)
         of_map[id(stage.out)] = buffer
     return buffers
+
+
+def _is_seen_otherwise(found: Map, stage: Stage) -> bool:
+    """Return whether the stage reads the map's numbers through a view too, at other places than its own."""
+    return any(leaf.map is not found and leaf.map.owner is found for leaf in stage.value.leaves())
 
 
 def _replaced(stage: Stage, place: int, last: dict[int, int]) -> Map | None:

@@ -106,11 +106,6 @@ class Map:
     first: int = 0
 
     @property
-    def is_channels_last(self) -> bool:
-        """True for an input whose channels are side by side."""
-        return self.is_input and self.row_stride > 0
-
-    @property
     def channel_stride(self) -> int:
         """From a channel to the next."""
         return self.height * self.width if self.is_in_planes else self.width

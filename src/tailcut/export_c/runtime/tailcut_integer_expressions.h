@@ -182,8 +182,10 @@ static void read_leaf(machine *m, const tailcut_integer_op *op, const tailcut_in
     uint32_t own = y - leaf->top, width = m->stage->source_width, count = leaf->is_narrow ? leaf->map.channels : 1;
     uint32_t stride = leaf->map.channel_stride, x, k;
     int32_t start = in_units(factor_of(m, op, linear, channel, 1), m->exponent), power;
+    /* Zeros around the map; a measured norm came before them, any other linear operation comes behind. */
+    int32_t around = TAILCUT_HAS_STATS && leaf->norm != TAILCUT_NONE ? 0 : start;
     const int16_t *rows;
-    for (x = 0; (own >= leaf->height || leaf->width != width) && x < width; x++) row[x] = start; /* around the map */
+    for (x = 0; (own >= leaf->height || leaf->width != width) && x < width; x++) row[x] = around;
     if (own >= leaf->height) return;
     power = make_mix(m, op, factor_of(m, op, linear, channel, 0), channel) + m->arena[leaf->slot] - m->exponent;
     rows = row_of(m, &leaf->map, own);
