@@ -208,7 +208,7 @@ def test_at_most_so_much_worse(trained: nn.Module, images: torch.Tensor, tmp_pat
     ],
 )
 def test_only_parts_are_told_as_percentages(metrics: tuple[float, float], text: str) -> None:
-    assert str(CompressReport("a", 10, 100, 10.0, 0.1, *metrics)).endswith(text)
+    assert str(CompressReport("a", 10, 100, 10.0, 25, 25, 5, 0.1, *metrics)).endswith(text)
 
 
 def test_it_beats_rounding_by_magnitude(trained: nn.Module, images: torch.Tensor, tmp_path: Path) -> None:

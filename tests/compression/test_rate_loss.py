@@ -470,3 +470,25 @@ def test_a_network_of_zeros_is_an_error() -> None:
         (cross_entropy(model(IMAGES[:32]), LABELS[:32]) + rate()).backward()
     with rate.rounded():  # to look at it is no error
         assert not bool(model(IMAGES[:32]).any())
+
+
+def test_networks_of_several_types_train_where_a_layer_is_skipped() -> None:
+    torch.manual_seed(0)
+    layers = nn.ModuleDict(
+        {name: nn.Linear(16, 16, dtype=torch.bfloat16) for name in ("first", "skipped", "last")}
+        | {"norm": nn.LayerNorm(16)}
+    )
+    inputs = torch.randn(32, 16, dtype=torch.bfloat16)
+    rate = RateLoss(layers, target_bytes=1000, num_steps=4)
+    optimizer = rate.optimizer(torch.optim.Adam, lr=0.05)
+    for step in range(4):
+        optimizer.zero_grad()
+        with rate.rounded():
+            y = layers["first"](inputs).relu()
+            y = y if step % 2 else y + layers["skipped"](y)
+            y = layers["last"](layers["norm"](y.float()).to(torch.bfloat16))
+            (y.float().square().mean() + rate()).backward()
+        weight = layers["skipped"].weight
+        assert weight.grad is not None
+        assert weight.grad.dtype == torch.bfloat16
+        optimizer.step()

@@ -152,3 +152,30 @@ def test_no_module(tmp_path: Path) -> None:
         PackCallback("network")  # type: ignore[arg-type]
     with pytest.raises(StructureError, match="not regularised"):
         TruncationCallback(nn.Linear(3, 3), num_kept=5)
+
+
+@pytest.mark.parametrize("way", ["batch", "epoch"])
+def test_batches_that_are_left_out_leave_no_rounded_network(way: str, tmp_path: Path) -> None:
+    class Skipping(Digits):
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+            return -1 if way == "epoch" and batch_idx == 3 else None
+
+        def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor | None:  # type: ignore[override]
+            return None if way == "batch" and batch_idx == 3 else super().training_step(batch)
+
+    module = Skipping(target_bytes=700)
+    assert module.rate is not None
+    made = trainer(tmp_path, [RateLossCallback(module.rate), PackCallback(module.network, rate=module.rate)], 1)
+    made.fit(module, loader(range(256)))
+    assert not module.rate.is_rounded
+    state = torch.load(tmp_path / "last.ckpt", weights_only=False)["state_dict"]
+    numbers = state["network.conv1.parametrizations.weight.original"]
+    assert len(numbers.unique()) > 0.9 * len(numbers)  # those behind the rounding
+
+
+def test_cutting_and_bytes_exclude_each_other(tmp_path: Path) -> None:
+    module = Digits(target_bytes=700)
+    assert module.rate is not None
+    cut = TruncationCallback(module.network, num_kept=100, num_steps=1)
+    with pytest.raises(ArgumentError, match="coefficients must keep their number, so cut them before"):
+        fit(tmp_path, [cut, RateLossCallback(module.rate), PackCallback(module.network, rate=module.rate)], module, 1)

@@ -22,14 +22,14 @@ from tailcut.format.container.contents import decode
 from tailcut.format.container.streams import decode_values
 from tailcut.format.network.tensors import NetworkTensors, current_tensors, network_tensors
 from tailcut.format.network.verification import check_not_wrapped, warn_of_wrapper
-from tailcut.format.quantization import Rounding, completed, finest_eighth, types_of_others
+from tailcut.format.quantization import Rounding, coarsest_eighth, completed, finest_eighth, types_of_others
 from tailcut.format.quantized import Coded
 from tailcut.format.quantized.values import FineStepError, step_size
-from tailcut.format.save import checked_step, compression_ratio, dense_bytes, holds_halves, pack, warn_of_nothing_left
+from tailcut.format.save import checked_step, holds_halves, pack, warn_of_nothing_left
+from tailcut.format.save_report import SaveReport, save_report
 from tailcut.format.sensitivity import Sensitivity
-from tailcut.format.step_search import COARSEST, FINEST, REFINEMENT, check_least, checked_max_bytes, finest_step
+from tailcut.format.step_search import FINEST, REFINEMENT, check_least, checked_max_bytes, finest_step
 from tailcut.model_inputs import Loader, ModelInputs, first_inputs
-from tailcut.printing import Report
 from tailcut.structure import (
     check_module,
     check_not_shared,
@@ -51,43 +51,28 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class CompressReport(Report):
-    """Report of `compress`.
+class CompressReport(SaveReport):
+    """Report of `compress`: that of `save`, and what was measured.
 
     Attributes:
-        path: the file.
-        file_bytes: its size.
-        dense_bytes: of the dense network's parameters in float32.
-        compression_ratio: `dense_bytes` over `file_bytes`.
         step: of the whole network, in units of the root of the loss; see `tailcut.save`. 0 where its numbers of 16 bits
             take no more bytes as they are.
         before: what `evaluate` gave for the network; None without it.
         after: what it gave for the network of the file.
     """
 
-    path: str
-    file_bytes: int
-    dense_bytes: int
-    compression_ratio: float | None
     step: float
     before: float | None
     after: float | None
 
-    @property
-    def sizes(self) -> tuple[int, int, float | None]:
-        """Bytes of the file and of the dense parameters, and their ratio."""
-        return self.file_bytes, self.dense_bytes, self.compression_ratio
-
     def __str__(self) -> str:
-        ratio = "" if self.compression_ratio is None else f" ({self.compression_ratio:,.1f} : 1)"
         measured = ""
         if self.after is not None and self.before is not None:
             # A part of all, such as an accuracy, reads better as a percentage; a loss or a score is no such thing.
             is_part = 0 <= self.after <= 1 and 0 <= self.before <= 1
             after, before = (f"{100 * x:.2f} %" if is_part else f"{x:.4g}" for x in (self.after, self.before))
             measured = f"; {after}, before {before}"
-        sizes = f"{self.file_bytes:,} bytes for {self.dense_bytes:,} of dense float32 parameters"
-        return f"{self.path}: {sizes}{ratio}{measured}"
+        return f"{self.size_text}{measured}"
 
 
 @torch.inference_mode(False)
@@ -242,9 +227,8 @@ class _Made(NamedTuple):
 
 
 def _report(path: str | Path, work: "_Work", made: _Made, before: float | None) -> CompressReport:
-    parameters, file_bytes = work.tensors.num_parameters(), len(made.content)
-    ratio = compression_ratio(parameters, file_bytes)
-    return CompressReport(str(path), file_bytes, dense_bytes(parameters), ratio, made.step, before, made.metric)
+    written = save_report(path, len(made.content), work.tensors)
+    return CompressReport(**vars(written), step=made.step, before=before, after=made.metric)
 
 
 class _Work:
@@ -296,6 +280,7 @@ class _Work:
             lambda size: len(self._pack(self.model, size)),
             max_bytes,
             finest=finest_eighth(self.sensitivity, self.tensors),
+            coarsest=coarsest_eighth(self.sensitivity, self.tensors),
             estimate=self.rounding.estimated_bytes,
         )
         _log.info("fitting weights, biases and statistics to what is rounded")
@@ -334,7 +319,7 @@ class _Work:
 
     def as_good(self, evaluate: Callable[[nn.Module], float], least: float) -> _Made:
         """Return the file at the coarsest step that was tried whose network reaches that metric."""
-        best = self._bisected(evaluate, least, COARSEST, FINEST)
+        best = self._bisected(evaluate, least, coarsest_eighth(self.sensitivity, self.tensors), FINEST)
         if best is None:
             best = self._bisected(evaluate, least, FINEST, finest_eighth(self.sensitivity, self.tensors))
         if best is None:

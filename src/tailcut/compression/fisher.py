@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from tailcut.arguments import check_positive, check_seed
 from tailcut.compression.drawn_loss import drawn_loss, features_of
 from tailcut.compression.moments import input_blocks
 from tailcut.counting import evaluating, keeping_buffers
@@ -22,7 +23,6 @@ from tailcut.model_inputs import Loader, ModelInputs, loader_inputs
 from tailcut.printing import logged
 from tailcut.structure import check_module, running_eagerly
 from tailcut.transform.exact import check_has_float64
-from tailcut.weights.planning.counts import check_positive
 
 GRADIENT_BATCH = 8
 """Inputs of one gradient. Labels are drawn from the network's own answers: gradients of inputs are independent."""
@@ -83,7 +83,7 @@ def measure_sensitivity(
     check_positive("num_gradients", num_gradients)
     tensors = current_tensors(model)
     check_measurable(tensors)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_seed(seed))
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
     sums = _Sums(model, tensors)
     batches = list(_batches(loader, num_gradients))

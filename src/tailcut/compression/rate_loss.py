@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tailcut.arguments import check_positive
 from tailcut.compression.byte_target import ByteTarget
 from tailcut.compression.fisher import Drawn, measure_sensitivity
 from tailcut.compression.laplace import laplace_bits
@@ -21,18 +22,19 @@ from tailcut.format.container.numbers import QUANTIZED, QUANTIZED_DTYPE
 from tailcut.format.network.tensors import current_tensors
 from tailcut.format.quantization import (
     RELATIVE_STEP,
+    coarsest_eighth,
     completed,
     default_sensitivity,
     finest_eighth,
     types_of_others,
 )
-from tailcut.format.save import SaveReport, pack, save
+from tailcut.format.save import pack, save
+from tailcut.format.save_report import SaveReport
 from tailcut.format.sensitivity import Sensitivity
 from tailcut.format.step_search import check_least, finest_step
 from tailcut.model_inputs import Loader
 from tailcut.structure import check_module, check_not_shared, deepcopied, in_evaluation, without_views
 from tailcut.transform.exact import check_has_float64
-from tailcut.weights.planning.counts import check_positive
 
 EIGHTHS = 8
 """Steps of a file are whole eighths of an octave."""
@@ -107,7 +109,7 @@ class RateLoss(nn.Module):
         super().__init__()
         check_module("RateLoss", model)
         check_has_float64("RateLoss", model)
-        check_positive("target_bytes", target_bytes)
+        target_bytes = check_positive("target_bytes", target_bytes)
         self._held = (without_views(model),)  # no part of this module
         self._seed = seed
         tensors = current_tensors(self._model)
@@ -121,14 +123,15 @@ class RateLoss(nn.Module):
         usual = default_sensitivity(tensors)
         found = completed(usual if sensitivity is None else sensitivity, tensors)
         found = replace(found, blocks=(), transforms=transforms)
-        check_least(lambda step: self._packed_bytes(step, found), target_bytes)
+        coarsest = coarsest_eighth(found, tensors)
+        check_least(lambda step: self._packed_bytes(step, found), target_bytes, coarsest)
         if start_bytes is None:
             start_bytes = START_BYTES * target_bytes
             if sensitivity is None:  # the low digits of untrained numbers are worth nothing
                 start_bytes = min(start_bytes, max(self._packed_bytes(RELATIVE_STEP, found), 3 * target_bytes // 2))
         check_positive("start_bytes", start_bytes)
         finest = finest_eighth(found, tensors)
-        step = finest_step(lambda size: self._packed_bytes(size, found), start_bytes, finest=finest)
+        step = finest_step(lambda size: self._packed_bytes(size, found), start_bytes, finest=finest, coarsest=coarsest)
         # In units of the network's first step, so that a step of 1 is the first.
         found = times(found, 1 / step**2)
         sizes = [found.curvature.get(tensor.name, 1.0) ** -0.5 for tensor in self.trained]
@@ -451,13 +454,19 @@ class RateLoss(nn.Module):
                 )
             _check_alive(found, is_used)
             for tensor, part in zip(self.trained, self._parts(self._numbers.grad), strict=True):
-                by_bytes, parameter = tensor.values(part), tensor.parameter
+                parameter = tensor.parameter
+                by_bytes = tensor.values(part).to(parameter.dtype)  # the numbers of all have the widest type
                 parameter.grad = by_bytes if parameter.grad is None else parameter.grad.add_(by_bytes)
 
     def _flat(self, values: list[Tensor]) -> Tensor:
         return torch.cat([tensor.numbers(value) for tensor, value in zip(self.trained, values, strict=True)])
 
     def _parts(self, flat: Tensor) -> tuple[Tensor, ...]:
+        if len(flat) != sum(self._lattices.counts):
+            raise ArgumentError(
+                f"the network has {len(flat):,} numbers to round, and had {sum(self._lattices.counts):,} when RateLoss "
+                "was made: coefficients must keep their number, so cut them before, not in the same training"
+            )
         return torch.split(flat, self._lattices.counts)
 
     def _with_coarser_others(self, sensitivity: Sensitivity, factor: float) -> Sensitivity:

@@ -4,10 +4,10 @@ from tailcut.format.inspect import InspectReport as InspectReport
 from tailcut.format.inspect import inspect as inspect
 from tailcut.format.load import load as load
 from tailcut.format.network.tensors import fingerprint as fingerprint
-from tailcut.format.save import SaveReport as SaveReport
 from tailcut.format.save import pack as pack
 from tailcut.format.save import save as save
 from tailcut.format.save import write as write
+from tailcut.format.save_report import SaveReport as SaveReport
 from tailcut.format.zoo import resolve as resolve
 from tailcut.format.zoo import zoo_folder as zoo_folder
 from tailcut.format.zoo import zoo_names as zoo_names

@@ -32,7 +32,7 @@ from tailcut.format.load import (
 from tailcut.format.network.building import named_base
 from tailcut.format.network.tensors import network_tensors
 from tailcut.format.quantized.values import TRANSFORMS, largest_step
-from tailcut.format.save import compression_ratio, dense_bytes
+from tailcut.format.save_report import compression_ratio, dense_bytes
 from tailcut.limits import limit_of
 from tailcut.printing import Report, sizes, table
 from tailcut.weights.planning.byte_budget import batch_norms, purposes

@@ -6,11 +6,12 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial, reduce
 from pathlib import Path
-from typing import TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import nn
 
+from tailcut.arguments import is_integer
 from tailcut.errors import (
     ArgumentError,
     CorruptFileError,
@@ -139,10 +140,12 @@ def load(
         )
 
 
-def checked_level(level: object) -> int | None:
+def checked_level(level: Any) -> int | None:
     """Return the user's level; raise `ArgumentError` unless it is None or a whole number from 1."""
-    if level is None or (isinstance(level, int) and not isinstance(level, bool) and level >= 1):
-        return level
+    if level is None:
+        return None
+    if is_integer(level) and level >= 1:
+        return int(level)
     raise ArgumentError(f"level must be a whole number from 1, the smallest, got {level!r}")
 
 

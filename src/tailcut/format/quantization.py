@@ -30,7 +30,7 @@ from tailcut.format.quantized.values import (
 )
 from tailcut.format.row_steps import RowSteps, relative_costs, rounded_with_feedback, row_steps
 from tailcut.format.sensitivity import Block, Sensitivity
-from tailcut.format.step_search import FINEST, expected_bits
+from tailcut.format.step_search import COARSEST, FINEST, expected_bits
 from tailcut.format.trellis import FINER, rounded_rows
 from tailcut.transform.exact import exact
 from tailcut.weights.planning.byte_budget import STATISTICS
@@ -338,6 +338,17 @@ def finest_eighth(sensitivity: Sensitivity, tensors: NetworkTensors) -> int:
     known = [math.log2(sensitivity.curvature[name] / size) for name, size in usual.items()]
     # A tensor's step is the network's over the root of its curvature, its size is the root of 1 over the usual one.
     return min(FINEST, math.floor(FINEST + 8 * sorted(known)[len(known) // 2] / 2)) if known else FINEST
+
+
+def coarsest_eighth(sensitivity: Sensitivity, tensors: NetworkTensors) -> int:
+    """Return the coarsest step to try, in eighths of an octave: `COARSEST`, or coarser where gradients are large.
+
+    Those of a network whose outputs are thousands, of dollars for example, are so large that a step of `COARSEST`
+    rounds nothing away. Arguments are those of `finest_eighth`.
+    """
+    usual = default_sensitivity(tensors).curvature
+    known = [sensitivity.curvature[name] / size for name, size in usual.items()]
+    return max([COARSEST, *(math.ceil(COARSEST + 8 * math.log2(ratio) / 2) for ratio in known if 0 < ratio < math.inf)])
 
 
 def _is_short(shape: Sequence[int]) -> bool:

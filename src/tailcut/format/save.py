@@ -1,7 +1,6 @@
 """`save`: writes a network to a `.tailcut` file."""
 
 import logging
-import math
 import os
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tailcut.arguments import is_number
 from tailcut.errors import ArgumentError, LimitError, StructureError, TailcutError, first_line
 from tailcut.files import write_atomically
 from tailcut.format.container.contents import Contents, Level, StoredBase, Stream, decode, encode, stream_types
@@ -30,17 +30,18 @@ from tailcut.format.network.verification import (
 from tailcut.format.quantization import (
     RELATIVE_STEP,
     Rounding,
+    coarsest_eighth,
     completed,
     default_sensitivity,
     finest_eighth,
     types_of_others,
 )
 from tailcut.format.quantized import Coded
+from tailcut.format.save_report import SaveReport, save_report
 from tailcut.format.sensitivity import Sensitivity
 from tailcut.format.step_search import finest_step
 from tailcut.limits import MAX_TENSORS, check_level_work, check_total, check_work, limit_of, non_finite_allowed
 from tailcut.model_inputs import Loader
-from tailcut.printing import Report
 from tailcut.structure import (
     Base,
     Edit,
@@ -58,36 +59,6 @@ from tailcut.weights import truncated_tensors
 from tailcut.weights.nested_levels import parts_of
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class SaveReport(Report):
-    """Report of `save`.
-
-    Attributes:
-        out: the file.
-        file_bytes: its size.
-        dense_bytes: of the dense network's parameters in float32.
-        compression_ratio: `dense_bytes` over `file_bytes`; None for a network without parameters.
-        num_parameters: numbers in the parameters of the dense network.
-        num_truncated: how many of these are kept as coefficients.
-        num_kept: coefficients in the file.
-    """
-
-    out: str
-    file_bytes: int
-    dense_bytes: int
-    compression_ratio: float | None
-    num_parameters: int
-    num_truncated: int
-    num_kept: int
-
-    def __str__(self) -> str:
-        ratio = "" if self.compression_ratio is None else f" ({self.compression_ratio:,.1f} : 1)"
-        return (
-            f"{self.out}: {self.file_bytes:,} bytes for {self.dense_bytes:,} of dense float32 parameters{ratio}; "
-            f"{self.num_kept:,} coefficients for {self.num_truncated:,} of {self.num_parameters:,} parameters"
-        )
 
 
 @torch.inference_mode(False)
@@ -178,15 +149,7 @@ def write(model: nn.Module, path: str | Path, **settings: Any) -> SaveReport:
     warn_of_wrapper(without_views(model), registered=settings.get("registered", True))
     if len(settings.get("levels", ())) and settings.get("loader") is None:
         warn_of_statistics(model)
-    report = SaveReport(
-        str(path),
-        len(content),
-        dense_bytes(tensors.num_parameters()),
-        compression_ratio(tensors.num_parameters(), len(content)),
-        tensors.num_parameters(),
-        tensors.num_dense_of_kept(),
-        sum(entry.num_kept for entry in tensors.coefficients),
-    )
+    report = save_report(path, len(content), tensors)
     if QUANTIZED_DTYPE in (settings.get("dtype"), settings.get("other_dtype")):
         warn_of_nothing_left(tensors, *decode_values(decode(content), tensors.coefficients, tensors.stored_others))
     # Last, so that an earlier failure leaves an old file unchanged.
@@ -391,8 +354,15 @@ def _quantized(
     if step is not None:
         raise ArgumentError("step and max_bytes exclude each other: one sets the other")
     finest = finest_eighth(rounding.sensitivity, tensors)
+    coarsest = coarsest_eighth(rounding.sensitivity, tensors)
     return content(
-        finest_step(lambda size: len(content(size)), max_bytes, finest=finest, estimate=rounding.estimated_bytes)
+        finest_step(
+            lambda size: len(content(size)),
+            max_bytes,
+            finest=finest,
+            coarsest=coarsest,
+            estimate=rounding.estimated_bytes,
+        )
     )
 
 
@@ -402,21 +372,11 @@ def _sensitivity_of(tensors: NetworkTensors, given: Sensitivity | None) -> Sensi
     return default_sensitivity(tensors) if given is None else completed(given, tensors)
 
 
-def checked_step(step: object) -> float:
+def checked_step(step: Any) -> float:
     """Return the user's step; raise `ArgumentError` unless it is a number above 0."""
-    if isinstance(step, bool) or not isinstance(step, (int, float)) or not 0 < step < math.inf:
+    if not is_number(step) or step <= 0:
         raise ArgumentError(f"step must be a number above 0, got {step!r}")
     return float(step)
-
-
-def dense_bytes(num_parameters: int) -> int:
-    """Return the bytes of a dense network's float32 parameters, the base of all ratios."""
-    return num_parameters * torch.float32.itemsize
-
-
-def compression_ratio(num_parameters: int, file_bytes: int) -> float | None:
-    """Dense bytes over bytes of the whole file; None for a network without parameters."""
-    return round(dense_bytes(num_parameters) / file_bytes, 4) if num_parameters else None
 
 
 def _check_finite(others: Sequence[OtherTensor]) -> None:

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from tailcut.arguments import is_integer
 from tailcut.errors import ArgumentError
 from tailcut.format.quantized.values import step_size
 
@@ -26,6 +28,7 @@ def finest_step(
     max_bytes: int,
     *,
     finest: int = FINEST,
+    coarsest: int = COARSEST,
     estimate: Callable[[float], float] | None = None,
 ) -> float:
     """Return the finest step whose file has at most `max_bytes` bytes.
@@ -38,27 +41,28 @@ def finest_step(
             estimate, ten times without.
         max_bytes: the most bytes.
         finest: of the steps tried, in eighths of an octave.
+        coarsest: likewise.
         estimate: step -> about the bytes of what the step changes, at once. The search begins where it says.
 
     Raises:
         ArgumentError: no step makes it so small.
     """
-    search = _Search(size_of, checked_max_bytes(max_bytes), min(finest, FINEST))
+    search = _Search(size_of, checked_max_bytes(max_bytes), min(finest, FINEST), max(coarsest, COARSEST))
     if estimate is not None:
         search.approach(estimate)
     return search.finest()
 
 
-def checked_max_bytes(max_bytes: object) -> int:
+def checked_max_bytes(max_bytes: Any) -> int:
     """Return `max_bytes`; raise `ArgumentError` unless it is a number of bytes."""
-    if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
+    if not is_integer(max_bytes) or max_bytes < 1:
         raise ArgumentError(f"max_bytes must be a whole number of bytes, got {max_bytes!r}")
-    return max_bytes
+    return int(max_bytes)
 
 
-def check_least(size_of: Callable[[float], int], max_bytes: int) -> None:
+def check_least(size_of: Callable[[float], int], max_bytes: int, coarsest: int = COARSEST) -> None:
     """Raise `ArgumentError` if the file has more than `max_bytes` bytes even with all numbers rounded away."""
-    least = size_of(step_size(COARSEST))
+    least = size_of(step_size(coarsest))
     if least > max_bytes:
         raise ArgumentError(
             f"the file cannot have {max_bytes:,} bytes: with all numbers rounded away it has {least:,}, for names, "
@@ -90,9 +94,9 @@ def _step(part: int) -> float:
 class _Search:
     """Steps whose sizes are known, in parts of an eighth: one that fits, and a finer one that does not."""
 
-    def __init__(self, size_of: Callable[[float], int], max_bytes: int, finest: int) -> None:
-        self._size_of, self._max_bytes = size_of, max_bytes
-        self._coarse, self._fine = COARSEST * REFINEMENT, finest * REFINEMENT
+    def __init__(self, size_of: Callable[[float], int], max_bytes: int, finest: int, coarsest: int) -> None:
+        self._size_of, self._max_bytes, self._coarsest = size_of, max_bytes, coarsest
+        self._coarse, self._fine = coarsest * REFINEMENT, finest * REFINEMENT
         self._sizes: dict[int, int] = {}
 
     def approach(self, estimate: Callable[[float], float]) -> None:
@@ -118,7 +122,7 @@ class _Search:
             self._fits(self._by_line() if poor < 2 else (self._coarse + self._fine) // 2)
             poor = poor + 1 if 2 * (self._coarse - self._fine) > width + 1 else 0
         if self._coarse not in self._sizes:
-            check_least(self._size_of, self._max_bytes)
+            check_least(self._size_of, self._max_bytes, self._coarsest)
         return _step(self._coarse)
 
     def _near(self, end: int) -> int:

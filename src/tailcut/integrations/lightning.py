@@ -101,6 +101,16 @@ class RateLossCallback(Callback):
         """Give the network the numbers behind the rounding again, for the optimiser."""
         self._block.close()
 
+    def on_train_batch_end(
+        self, trainer: "Trainer", pl_module: "LightningModule", outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Do the same after a batch that was left out, which has no backward."""
+        self._block.close()
+
+    def on_train_epoch_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        """Do the same where the rest of an epoch was left out."""
+        self._block.close()
+
     def on_validation_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Evaluate the network of the file."""
         self._open()

@@ -153,7 +153,7 @@ def test_what_does_not_fit_is_listed_and_changes_nothing(tmp_path: Path) -> None
     )
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     torch.save({f"{number}.w": torch.zeros(1) for number in range(9)}, tmp_path / "b.pt")
-    with pytest.raises(ModelMismatchError, match=r"3\.w, 4\.w, and 4 more"):
+    with pytest.raises(ModelMismatchError, match=r"3\.w, 4\.w and 4 more"):
         load_checkpoint(tmp_path / "b.pt", net)
 
 
@@ -443,3 +443,55 @@ def test_numbers_that_would_change_are_refused(change: dict[str, torch.Tensor], 
     with pytest.raises(ModelMismatchError, match=message):
         load_checkpoint(tmp_path / "a.pt", net)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_numbers_that_are_none_are_read(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    net[1].weight = net[0].weight
+    tensors = {name: value.clone() for name, value in net.state_dict().items()}
+    for name in ("0.weight", "1.weight"):
+        tensors[name][0, 0] = float("nan")
+    torch.save(tensors, tmp_path / "a.pt")
+    load_checkpoint(tmp_path / "a.pt", net)
+    assert net.state_dict()["0.weight"].isnan().sum() == 1
+    tensors["1.weight"][0, 1] += 1
+    torch.save(tensors, tmp_path / "a.pt")
+    with pytest.raises(ModelMismatchError, match=r"0\.weight and 1\.weight are one parameter of the model"):
+        load_checkpoint(tmp_path / "a.pt", net)
+
+
+def test_damaged_members_are_seen_by_their_checksums(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    torch.save({"weight": torch.arange(1000.0)}, path)
+    content = bytearray(path.read_bytes())
+    place = content.index(torch.tensor([500.0, 501.0]).numpy().tobytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    assert torch.load(path)["weight"][500] != 500  # torch takes it
+    with pytest.raises(DataError, match=r"it is damaged: Bad CRC-32 for file 'a/data/0'"):
+        read_torch_file(path)
+
+
+def test_archives_without_checksums_are_read(tmp_path: Path) -> None:
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"weight": torch.arange(10.0)}, tmp_path / "a.pt")
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert torch.equal(read_torch_file(tmp_path / "a.pt")["weight"], torch.arange(10.0))
+
+
+def test_tied_weights_may_be_stored_once(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    source, model = (nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)) for _ in range(2))
+    for net in (source, model):
+        net[1].weight = net[0].weight
+    safetensors.torch.save_model(source, str(tmp_path / "a.safetensors"))
+    assert len(read_tensors(tmp_path / "a.safetensors")) == 3
+    load_checkpoint(tmp_path / "a.safetensors", model)
+    inputs = torch.randn(3, 4)
+    assert torch.equal(model(inputs), source(inputs))
+    untied = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    with pytest.raises(ModelMismatchError, match=r"missing in the file: [01]\.weight"):
+        load_checkpoint(tmp_path / "a.safetensors", untied)

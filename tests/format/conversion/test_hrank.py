@@ -172,3 +172,13 @@ def test_a_shortcut_that_only_their_code_has(tmp_path: Path) -> None:
 def test_other_contents(content: Any, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a\.pt"):
         hrank.convert(stored(tmp_path / "a.pt", content))
+
+
+def test_blocks_that_are_wider_within_are_refused_by_name() -> None:
+    tensors = {f"layer{stage}.0.conv2.weight": torch.zeros(8 * 2**stage, 1) for stage in (1, 2, 3)}
+    tensors |= {"conv1.weight": torch.zeros(16, 1), "layer1.3.conv1.weight": torch.zeros(16, 16, 3, 3)}
+    tensors |= {"fc.weight": torch.zeros(10, 64)}
+    assert "channels" not in hrank._resnet_arguments(tensors)
+    tensors["layer1.0.conv2.weight"] = torch.zeros(8, 1)
+    with pytest.raises(ModelMismatchError, match=r"layer1\.3\.conv1\.weight has 16 channels within a stage of 8"):
+        hrank._resnet_arguments(tensors)

@@ -59,7 +59,7 @@ def float_type(dtype: str | torch.dtype) -> torch.dtype:
     """Return the dtype with this name, or itself; raise `ArgumentError`, which lists the known names."""
     if isinstance(dtype, torch.dtype) and dtype in FLOAT_DTYPES.values():
         return dtype
-    if isinstance(dtype, torch.dtype) or dtype not in FLOAT_DTYPES:
+    if not isinstance(dtype, str) or dtype not in FLOAT_DTYPES:
         raise ArgumentError(f"dtype must be one of {', '.join([*FLOAT_DTYPES, QUANTIZED_DTYPE])}, got {dtype!r}")
     return FLOAT_DTYPES[dtype]
 

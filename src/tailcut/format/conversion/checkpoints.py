@@ -6,7 +6,7 @@ import pickletools
 import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from tailcut.errors import DataError, ModelMismatchError
 from tailcut.format.container.numbers import overflowing
+from tailcut.printing import named
 
 # Where training scripts put the tensors beside the epoch and the optimiser's state.
 NESTED_KEYS = ("state_dict", "model", "model_state_dict", "net")
@@ -33,6 +34,7 @@ MAX_NAMED = 5
 MAX_EXPANDED_BYTES = 1 << 30
 """What a file may expand to, if that is more than the file itself: torch stores tensors as they are."""
 _ZIP = b"PK\x03\x04"
+_BLOCK = 1 << 20  # bytes of an archive's member that are read at a time
 # A pickle of an archive may be as long as the archive, or this: torch does not pack it, and each of its bytes can take
 # fifty as many as an object.
 MIN_PICKLE_BYTES = 1 << 20
@@ -80,6 +82,7 @@ def fill_in(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -
             lists which.
     """
     own: dict[str, Tensor] = model.state_dict(keep_vars=True)
+    tensors = with_tied(own, tensors)
     missing = [name for name in own if name not in tensors and not name.endswith(_COUNTER)]
     unexpected = [name for name in tensors if name not in own]
     wrong = [
@@ -88,7 +91,7 @@ def fill_in(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -
         if name in own and value.shape != own[name].shape
     ]
     problems = [
-        f"{what}: {_first(names)}"
+        f"{what}: {named(names, MAX_NAMED)}"
         for what, names in (("missing in the file", missing), ("unknown to the model", unexpected), ("wrong", wrong))
         if names
     ]
@@ -116,8 +119,8 @@ def check_numbers(model: nn.Module, tensors: Mapping[str, Tensor], path: str | P
     ]
     if codes:
         raise ModelMismatchError(
-            f"{path} does not fit {type(model).__name__}: {_first(codes)}; whole numbers are no weights without their "
-            "scale, and complex ones would lose a part: save the weights as floating-point numbers"
+            f"{path} does not fit {type(model).__name__}: {named(codes, MAX_NAMED)}; whole numbers are no weights "
+            "without their scale, and complex ones would lose a part: save the weights as floating-point numbers"
         )
     for name, value in tensors.items():
         if name not in own:
@@ -130,15 +133,31 @@ def check_numbers(model: nn.Module, tensors: Mapping[str, Tensor], path: str | P
             raise ModelMismatchError(f"{path}: {name} has {largest:.3g}, which does not fit into {dtype} of the model")
 
 
+def with_tied(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return the tensors of a file with those added that it has under another name of the same parameter.
+
+    Files of safetensors.torch.save_model hold tied weights once.
+    """
+    first = {id(own[name]): name for name in tensors if name in own}
+    tied = {name: first[id(value)] for name, value in own.items() if name not in tensors and id(value) in first}
+    return {**tensors, **{name: tensors[there] for name, there in tied.items()}} if tied else tensors
+
+
 def _check_tied(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: str | Path) -> None:
     """Raise `ModelMismatchError` where a parameter of several names has several values in the file."""
     first: dict[int, str] = {}
     for name in tensors:
         earlier = first.setdefault(id(own[name]), name)
-        if not torch.equal(tensors[earlier], tensors[name].to(tensors[earlier].dtype)):
+        if earlier != name and not _are_same(tensors[earlier], tensors[name]):
             raise ModelMismatchError(
                 f"{path}: {earlier} and {name} are one parameter of the model, but have other numbers in the file"
             )
+
+
+def _are_same(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors hold the same numbers; what is no number is the same as another."""
+    other = other.to(one.dtype)
+    return one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -216,6 +235,7 @@ def read_torch_file(path: str | Path) -> Any:
         _check_is_no_program(path)
         expanded = expanded_bytes(path)
         if expanded <= max(MAX_EXPANDED_BYTES, Path(path).stat().st_size):
+            _check_checksums(path)
             return load_plain(path)
     except (OSError, _ProgramError) as error:
         raise DataError(f"cannot read {path}: {error}") from error
@@ -239,6 +259,31 @@ def _check_is_no_program(path: str | Path) -> None:
         raise _ProgramError("it is TorchScript, a program: save the state_dict of what torch.jit.load gives")
     if "archive_format" in names:
         raise _ProgramError("it is an exported program: save the state_dict of what torch.export.load gives")
+
+
+def _check_checksums(path: str | Path) -> None:
+    """Raise `OSError` for an archive with a damaged member: torch's reader does not look at the checksums."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        for entry in _members(archive):
+            try:
+                with archive.open(entry) as member:
+                    while member.read(_BLOCK):
+                        pass
+            except zipfile.BadZipFile as error:
+                raise OSError(f"it is damaged: {error}") from error
+
+
+def _members(archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
+    """Yield the members of an archive. Of those without a checksum, `zipfile` will look at none.
+
+    Torch writes a 0 where `torch.serialization.set_crc32_options(False)` says so.
+    """
+    for entry in archive.infolist():
+        if entry.CRC == 0:
+            entry.CRC = None  # type: ignore[assignment]
+        yield entry
 
 
 def load_plain(file: str | Path | IO[bytes], device: str = "cpu") -> Any:
@@ -316,7 +361,7 @@ def _pickles(file: str | Path | IO[bytes], *, is_zip: bool) -> Iterator[IO[bytes
         most = max(MIN_PICKLE_BYTES, stream.seek(0, os.SEEK_END) - start)
         stream.seek(start)
         with zipfile.ZipFile(stream) as archive:
-            for entry in archive.infolist():
+            for entry in _members(archive):
                 if entry.filename.lower().endswith("data.pkl"):  # torch's reader does not look at the case
                     if entry.file_size > most:
                         raise DataError(f"{entry.filename} expands to {entry.file_size:,} bytes, more than the file")
@@ -352,11 +397,6 @@ def _read(path: Path) -> Any:
         except (SafetensorError, OSError) as error:
             raise DataError(f"cannot read {path}: {error}") from error
     return read_torch_file(path)
-
-
-def _first(names: Sequence[str]) -> str:
-    more = f", and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return ", ".join(names[:MAX_NAMED]) + more
 
 
 def _described(value: object) -> str:

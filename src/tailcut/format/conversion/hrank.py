@@ -121,6 +121,13 @@ def _resnet_arguments(tensors: Tensors) -> dict[str, Value]:
     channels = (size_of(tensors, "conv1.weight", 0), *stages)
     if any(count > most for count, most in zip(channels, RESNET_CHANNELS, strict=True)):
         raise ModelMismatchError(f"a ResNet of at most {RESNET_CHANNELS} channels is known, this one has {channels}")
+    for name, tensor in tensors.items():
+        stage = re.fullmatch(r"layer(\d)\.\d+\.conv1\.weight", name)
+        if stage is not None and tensor.ndim > 0 and tensor.shape[0] > channels[int(stage[1])]:
+            raise ModelMismatchError(
+                f"{name} has {tensor.shape[0]} channels within a stage of {channels[int(stage[1])]}: ResNets whose "
+                "blocks are wider within than their stage cannot be rebuilt here"
+            )
     return _classes(last, CIFAR, tensors) | ({} if channels == RESNET_CHANNELS else {"channels": channels})
 
 
