@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ from PIL import Image
 from tailcut.data import check_folder
 from tailcut.data import checking as module
 from tailcut.errors import ArgumentError, DataError
+from tailcut.inputs import JpegFolder
 
 
 @pytest.fixture
@@ -69,3 +71,12 @@ def test_masks_of_another_size_than_their_photos(tmp_path: Path) -> None:
 def test_without_numba(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "is_installed", lambda: False)
     assert "numba is not installed" in str(check_folder(folder / "a.jpg"))
+
+
+def test_pipes_are_no_images(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    os.mkfifo(tmp_path / "a" / "x.jpg")
+    report = check_folder(tmp_path)
+    assert "is no regular file, but a pipe" in report.broken[0]["reason"]
+    with pytest.raises(DataError, match=r"x\.jpg is no regular file, but a pipe"):
+        JpegFolder(tmp_path, None, size=32)

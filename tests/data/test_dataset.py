@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from tailcut.data import Dataset, InMemoryDataset, ResizedDataset, split_off
+from tailcut.data import Dataset, InMemoryDataset, ResizedDataset, open_dataset, split_off
 from tailcut.errors import ArgumentError, DataError
 
 
@@ -193,3 +193,13 @@ def test_views_of_images_in_memory_go_to_worker_processes() -> None:
     dataset = ResizedDataset(make_in_memory(), 4)
     again = pickle.loads(pickle.dumps(dataset))
     assert torch.equal(again.batch(range(2))[0], dataset.batch(range(2))[0])
+
+
+def test_items_are_copies() -> None:
+    digits = open_dataset("digits", "test")
+    image, label = digits[0]
+    before = image.clone(), int(label)
+    image.mul_(0)
+    label += 5
+    assert torch.equal(digits[0][0], before[0])
+    assert int(digits[0][1]) == before[1]

@@ -1,9 +1,14 @@
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from tests.small_coco import write_coco
+from torch import nn
 
-from tailcut.data import InMemoryDataset
+from tailcut.data import InMemoryDataset, open_dataset
 from tailcut.errors import ArgumentError, RecipeError
 from tailcut.evaluation.class_check import check_class_names, check_splits, warn_of_one_class
 from tailcut.evaluation.evaluate import evaluate
@@ -105,3 +110,39 @@ def test_classes_that_are_not_trained_on_are_told(caplog: pytest.LogCaptureFixtu
     caplog.clear()
     check_splits(train, train)
     assert not caplog.records
+
+
+def test_numbers_in_another_order_are_other_classes(tmp_path: Path) -> None:
+    for number in range(1, 13):
+        folder = tmp_path / "numbers" / "val" / str(number)
+        folder.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(folder / "a.png")
+    dataset = open_dataset("folder:numbers", "val", roots=tmp_path)
+    assert dataset.class_names[:3] == ("1", "10", "11")
+    model = create_model("resnet20", width=4, num_classes=12)
+    set_class_names(model, dataset.class_names)
+    check_class_names(model, dataset)
+    set_class_names(model, [str(number) for number in range(1, 13)])
+    with pytest.raises(ArgumentError, match="class 1 is '2' for the network and '10' in folder:numbers"):
+        check_class_names(model, dataset)
+
+
+def test_objects_that_both_name_are_compared(tmp_path: Path) -> None:
+    data = {}
+    for split, names in {"tr": ("cat", "dog"), "te": ("dog", "cat"), "few": ("cat",)}.items():
+        root = write_coco(tmp_path, split)
+        path = root / "coco" / "annotations" / f"instances_{split}.json"
+        content = json.loads(path.read_text())
+        content["categories"] = [{"id": number, "name": name} for number, name in zip((1, 3), names, strict=False)]
+        content["annotations"] = [item for item in content["annotations"] if item["category_id"] == 1]
+        path.write_text(json.dumps(content))
+        data[split] = open_dataset("coco", split, roots=tmp_path)
+    model = nn.Linear(1, 1)
+    set_class_names(model, data["tr"].class_names)
+    check_class_names(model, data["tr"])
+    check_class_names(model, data["few"])
+    check_splits(data["tr"], data["few"])
+    with pytest.raises(ArgumentError, match="class 1 is 'cat' for the network and 'dog' in coco, split te"):
+        check_class_names(model, data["te"])
+    with pytest.raises(RecipeError, match="class 1 is 'cat' in split tr of coco and 'dog' in split te"):
+        check_splits(data["tr"], data["te"])

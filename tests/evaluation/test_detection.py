@@ -1,6 +1,8 @@
 import contextlib
 import io
+import json
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 import tests.torchvision_operators  # noqa: F401
 import torch
+from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tests.small_coco import SCENES, TINY, write_coco
@@ -24,8 +27,12 @@ from tailcut.evaluation.detection import (
     images_in_order,
     to_coco_results,
 )
+from tailcut.evaluation.evaluate import evaluate
 from tailcut.inputs.detection.detectors import Detector, faster_rcnn, mask_rcnn
 from tailcut.runtime.share import Share
+from tailcut.tasks.attack import AttackPlan, attack_files
+from tailcut.tasks.compress import compress_file
+from tailcut.tasks.prediction.explain import explain_files
 
 HERE = ("AP", "AP50", "AP75", "APS", "APM")  # there is no large object in the small data set
 
@@ -237,4 +244,46 @@ def test_only_detectors_find_objects(tmp_path: Path, small: CocoDataset) -> None
     with pytest.raises(ArgumentError, match="which only a detector finds"):
         evaluate_detector_file(tmp_path / "a.tailcut", "coco", roots=tmp_path, device="cpu")
     with pytest.raises(ArgumentError, match="expected a detector, got LeNet5"):
+        evaluate_detector(model, small)
+
+
+def test_detectors_are_refused_where_classes_or_masks_are_needed(tmp_path: Path) -> None:
+    file, image = tmp_path / "a.tailcut", tmp_path / "a.png"
+    tailcut.save(faster_rcnn(**TINY), file)
+    Image.new("RGB", (96, 64)).save(image)
+    plan = AttackPlan("fgsm", (0.1,))
+    calls: dict[str, Callable[[], object]] = {
+        "evaluate": lambda: evaluate(faster_rcnn(**TINY), open_dataset("digits", "test")),
+        "explain": lambda: explain_files([file], image, tmp_path / "b.png"),
+        "attack": lambda: attack_files([file], "digits", plan=plan),
+        "compress": lambda: compress_file(file, tmp_path / "b.tailcut", data="digits", max_bytes=100_000),
+    }
+    for what, call in calls.items():
+        with pytest.raises(ArgumentError, match=f"the network is a detector: {what} needs one of classes or masks"):
+            call()
+
+
+@pytest.mark.parametrize("first", [0, 1, 7])
+def test_objects_may_be_numbered_from_0(first: int, tmp_path: Path) -> None:
+    path = write_coco(tmp_path, "val2017") / "coco" / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    for number, item in enumerate(content["annotations"]):
+        item["id"] = first + number
+    path.write_text(json.dumps(content))
+    dataset = opened(tmp_path)
+    assert average_precision(dataset, truth_as_found(dataset), "bbox")["AP"] == pytest.approx(1)
+
+
+def test_detectors_whose_numbers_are_none_are_refused(small: CocoDataset) -> None:
+    model = faster_rcnn(**TINY)
+    with torch.no_grad():
+        model.roi_heads.box_predictor.cls_score.weight[0, 0] = float("nan")
+    with pytest.raises(ArgumentError, match=r"cls_score\.weight of the detector has numbers that are not finite"):
+        evaluate_detector(model, small)
+
+
+def test_detectors_of_other_categories_are_refused(small: CocoDataset) -> None:
+    model = faster_rcnn(**TINY)
+    tailcut.set_class_names(model, ["background", "blue", "none", "red"])
+    with pytest.raises(ArgumentError, match="class 1 is 'blue' for the network and 'red' in coco"):
         evaluate_detector(model, small)

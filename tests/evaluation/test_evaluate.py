@@ -114,6 +114,17 @@ def test_processes_share_the_work_and_add_up() -> None:
     assert float(total[0] / total[1]) == evaluate(model, digits)["accuracy"]
 
 
+def test_a_device_or_a_share_says_where() -> None:
+    torch.manual_seed(0)
+    model, digits = create_model("lenet300"), open_dataset("digits", "test")
+    found = evaluate(model, digits)
+    assert found == evaluate(model, digits, device="cpu") == evaluate(model, digits, device=torch.device("cpu"))
+    with pytest.raises(ArgumentError, match="the meta device holds no numbers"):
+        evaluate(model, digits, device="meta")
+    with pytest.raises(ArgumentError, match=r"a share names its device \(cpu\), and device='cpu' another"):
+        evaluate(model, digits, device="cpu", share=Share(torch.device("cpu")))
+
+
 def test_machines_and_one_device_exclude_each_other(tmp_path: Path) -> None:
     save(create_model("lenet300"), tmp_path / "a.tailcut")
     with pytest.raises(ArgumentError, match=r"one device is named \(cpu\).*give either"):
@@ -389,3 +400,14 @@ def test_workers_change_nothing_and_the_middle_is_measured(tmp_path: Path) -> No
         for workers in (0, 2):
             found = evaluate(network, dataset, batch_size=5, workers=workers)
             assert found == {"accuracy": accuracy}
+
+
+def test_outputs_that_are_no_numbers_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    model, digits = create_model("lenet5"), open_dataset("digits", "test")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1e12)
+    assert evaluate(model, digits, warn=True)["accuracy"] == 0
+    assert f"for {len(digits)} of {len(digits)} images are no numbers (NaN), which count as wrong" in caplog.text
+    assert "the same class" not in caplog.text

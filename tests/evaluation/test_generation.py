@@ -1,4 +1,5 @@
 import json
+import math
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -309,3 +310,12 @@ def test_a_step_of_the_recipes_that_ship(name: str, num_kept: int, num_biases: i
     assert result.num_kept == inspect(Run(tmp_path / "run").model).num_kept == num_kept
     assert result.num_parameters == 971_200 + num_biases
     assert result.metrics.keys() == {"fid", "elbo"}
+
+
+@pytest.mark.parametrize("name", ["vae", "dcgan_generator"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_types_are_measured(name: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = create_model(name).to(dtype)
+    found = evaluate_generator(model, DIGITS, num_samples=20)
+    assert all(math.isfinite(value) for value in found.values())

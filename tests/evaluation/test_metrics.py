@@ -126,3 +126,14 @@ def test_a_grey_pixel_is_best_met_by_its_own_value() -> None:
     logits = torch.linspace(-3, 3, 601)
     losses = [negative_elbo((logit.view(1, 1, 1, 1), code, code), images).item() for logit in logits]
     assert sigmoid(logits[torch.tensor(losses).argmin()]).item() == pytest.approx(0.3, abs=0.003)
+
+
+def test_outputs_that_are_no_numbers_are_wrong() -> None:
+    outputs = torch.eye(6)
+    outputs[0, 3] = float("nan")
+    outputs[1, 4] = float("inf")
+    assert accuracy(outputs, torch.tensor([3, 4, 2, 3, 4, 5])).tolist() == [0, 1, 1, 1, 1, 1]
+    assert top5_accuracy(outputs, torch.tensor([3, 4, 2, 3, 4, 5])).tolist() == [0, 1, 1, 1, 1, 1]
+    masks = torch.full((2, 1, 4, 4), -1.0)
+    masks[1, 0, 0, 0] = float("nan")
+    assert dice(masks, torch.zeros(2, 4, 4)).tolist() == [1, 0]

@@ -10,7 +10,7 @@ from tailcut.errors import ArgumentError, FormatError
 from tailcut.format import load, resolve, save
 from tailcut.reports.comparison import ComparisonReport, compare, largest_difference
 from tailcut.reports.networks import example_input
-from tailcut.structure import create_model
+from tailcut.structure import create_model, register_model
 from tailcut.weights import regularize, to_dense
 
 
@@ -174,3 +174,30 @@ def test_whatever_a_network_raises_is_reported(monkeypatch: pytest.MonkeyPatch) 
     assert report.why_not == (
         "outputs are not compared: zoo:lenet300-2816 does not take its example input: AssertionError",
     )
+
+
+@register_model("gives_little", example_shape=(1, 4))
+class Empty(nn.Module):
+    """Gives nothing, or zeros alone."""
+
+    def __init__(self, *, count: int = 0) -> None:
+        super().__init__()
+        self.layer, self.count = nn.Linear(4, 4), count
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, count)."""
+        zeros: torch.Tensor = 0 * self.layer(x)[:, : self.count]
+        return zeros
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_outputs_without_numbers_are_not_called_the_same(count: int, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save(create_model("gives_little", count=count), tmp_path / f"{name}.tailcut")
+    report = compare(tmp_path / "a.tailcut", tmp_path / "b.tailcut")
+    if count:
+        assert "largest difference 0" in str(report)
+        assert "relative " not in str(report).splitlines()[-1]
+    else:
+        assert report.outputs is None
+        assert "both networks give nothing for a random input" in str(report)

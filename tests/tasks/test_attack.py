@@ -203,7 +203,7 @@ def test_networks_on_frequency_channels_are_attacked_by_their_pixels() -> None:
 
 def test_networks_that_do_not_fit() -> None:
     dataset = open_dataset("digits", "test").part(0, 5)
-    with pytest.raises(ArgumentError, match=r"needs outputs \(batch, 10\); the network gives \(5, 3\)"):
+    with pytest.raises(ArgumentError, match=r"has 10 classes for classification.*; the network gives \(5, 3\)"):
         accuracies_under_attack(nn.Sequential(nn.Flatten(), nn.Linear(784, 3)), dataset, AttackPlan())
     with pytest.raises(ArgumentError, match="the network cannot take images of shape"):
         accuracies_under_attack(nn.Conv2d(3, 4, 3), dataset, AttackPlan())

@@ -27,9 +27,11 @@ ADVICE = {
     "; or the wrapper as a class of your own, with registered=False": "",
     ", or with registered=False, to be loaded into such a class": "",
     "train one with replace_stem(..., gate=True)": "train one with gate = true under [inputs] of its recipe",
-    "(download=True allows it)": "(--download allows it, of the commands that run on data)",
+    "(download=True allows it)": "(--download allows it)",
     "; try dynamic=False if sizes are the trouble": "",
-    "take what is whole: load(path, level=": "take what is whole: tailcut cut, --level (in Python level=",
+    "take what is whole: load(path, level=": (
+        "take what is whole by tailcut cut --level, or in Python by load(path, level="
+    ),
     "give loader=, batches of training inputs": (
         "tailcut compress --levels measures them for each, on images of --data"
     ),
@@ -37,6 +39,7 @@ ADVICE = {
     "max_pixels must be positive": "--max-image-pixels must be positive",
     "(batch_size, on the command line --batch-size)": "(--batch-size)",
     "give statistics= (--statistics), ": "give --statistics, ",
+    "no scores were given for it: score(layers=": "no scores were given for it; in Python: channels.score(layers=",
     "; its linear layers can be named: score(layers=": (
         "; in Python its linear layers can be named: channels.score(layers="
     ),

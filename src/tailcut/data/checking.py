@@ -12,6 +12,7 @@ from tailcut.data.datasets.masks import check_mask_size, images_of_masks
 from tailcut.data.images import image_size, read_image, read_mask
 from tailcut.data.reading import reading
 from tailcut.errors import DataError
+from tailcut.files import check_is_regular
 from tailcut.jpeg.limits import check_max_pixels
 from tailcut.printing import Report, table
 
@@ -117,6 +118,7 @@ def _files(root: Path) -> Iterator[tuple[Path, Path | None]]:
 def _reason(path: Path, photo: Path | None, *, strict: bool, max_pixels: int | None) -> str | None:
     """Return the reason why an image, or the mask of a photo, cannot be used; None if it can."""
     try:
+        check_is_regular(path)
         with reading(strict=strict, max_pixels=max_pixels, place="report"):
             if photo is None:
                 read_image(path, channels=3)

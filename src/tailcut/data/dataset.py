@@ -214,7 +214,7 @@ class InMemoryDataset(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """See `Dataset.__getitem__`."""
-        return self.images[index].float() / 255, self.labels[index]
+        return self.images[index].float() / 255, self.labels[index].clone()
 
     def batch(self, indices: Indices) -> tuple[Tensor, Tensor]:
         """See `Dataset.batch`."""

@@ -2,7 +2,7 @@
 
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -66,8 +66,8 @@ def read_image(
     """
     if channels not in (1, 3):
         raise ArgumentError(f"channels must be 1 (grey) or 3 (RGB), got {channels}")
-    if size is not None and (len(size) != 2 or min(size) < 1):
-        raise ArgumentError(f"size must be a positive (height, width), got {size}")
+    if size is not None and (not isinstance(size, Sequence) or len(size) != 2 or min(size) < 1):
+        raise ArgumentError(f"size must be a positive (height, width), got {size!r}")
     opened = _decoded(Path(path), _read(Path(path)), resolve_reading(strict, max_pixels))
     image = torch.from_numpy(decoded_pixels(opened, channels)).permute(2, 0, 1).contiguous()[None]
     if size is not None and size != (opened.height, opened.width):
@@ -151,8 +151,9 @@ def image_size(path: str | Path, *, max_pixels: int | None = None) -> tuple[int,
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read the image {path}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # the second of a path with a null byte
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot read the image {path}: {reason}") from error
 
 
 @contextmanager

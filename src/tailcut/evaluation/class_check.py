@@ -9,32 +9,36 @@ from torch import nn
 
 from tailcut.data import Dataset, FolderDataset, InMemoryDataset
 from tailcut.errors import ArgumentError, RecipeError
+from tailcut.printing import named
 from tailcut.structure import class_names
 
 NUM_NAMED = 3  # classes in a warning
 
-logger = logging.getLogger("tailcut.training")
+logger = logging.getLogger(__name__)
 
 
 def check_class_names(model: nn.Module, dataset: Dataset) -> None:
-    """Check that a classifier and the images to measure it on mean the same classes by the same numbers.
+    """Check that a classifier or detector and the images to measure it on mean the same classes by the same numbers.
 
     Nothing is reported if they cannot be compared: either has no names, other numbers of classes (which the outputs
-    show), or only one of them names its classes by numbers or codes (`7`, `digit 7`, `n01440764`). Upper and lower
-    case, spaces and signs between words do not count.
+    of classifiers show), or only one of them names its classes by numbers or codes (`7`, `digit 7`, `n01440764`). Upper
+    and lower case, spaces and signs between words do not count, nor objects that only one of them names.
 
     Raises:
         ArgumentError: names differ.
     """
     known, found = class_names(model), dataset.class_names
-    if dataset.task != "classification" or known is None or len(known) != len(found):
+    if dataset.task not in ("classification", "detection") or known is None:
         return
-    if _are_counted(known) or _are_counted(found) or _are_codes(known) != _are_codes(found):
+    if dataset.task == "classification" and len(known) != len(found):
+        return
+    is_apart = _are_counted(known) or _are_counted(found) or _are_codes(known) != _are_codes(found)
+    if is_apart and set(known) != set(found):  # the same names in another order are other classes
         return
     plain = all(len({_words(name) for name in names}) == len(names) for names in (known, found))
     alike = _words if plain else str  # signs distinguish some classes, as in C and C++
-    for number, (own, other) in enumerate(zip(known, found, strict=True)):
-        if alike(own) != alike(other):
+    for number, (own, other) in enumerate(zip(known, found, strict=False)):
+        if own and other and alike(own) != alike(other):
             raise ArgumentError(
                 f"class {number} is {own!r} for the network and {other!r} in {dataset.name}, split {dataset.split}, so "
                 "answers would be counted for other classes. Measure it on the classes that it was trained for, named "
@@ -43,15 +47,16 @@ def check_class_names(model: nn.Module, dataset: Dataset) -> None:
 
 
 def check_splits(train: Dataset, test: Dataset) -> None:
-    """Check that two splits of a data set have the same classes in the same order.
+    """Check that two splits of a data set have the same classes in the same order; of objects, those that both name.
 
     Raises:
         RecipeError: they differ.
     """
-    if train.task != "classification":
+    if train.task not in ("classification", "detection"):
         return
+    is_whole = train.task == "classification"
     for number, (one, other) in enumerate(zip_longest(train.class_names, test.class_names)):
-        if one != other:
+        if one != other and (is_whole or (one and other)):
             there, here = ("missing" if name is None else repr(name) for name in (one, other))
             raise RecipeError(
                 f"data.test_split: class {number} is {there} in split {train.split} of {train.name} and {here} in "
@@ -67,13 +72,11 @@ def _warn_of_unseen_classes(train: Dataset, test: Dataset) -> None:
         return
     unseen = sorted(set(test.labels.tolist()) - set(train.labels.tolist()))
     if unseen:
-        names = ", ".join(repr(train.class_names[number]) for number in unseen[:NUM_NAMED])
         logger.warning(
-            "split %s of %s has no images of %s%s, which split %s has: the network cannot learn what it never sees",
+            "split %s of %s has no images of %s, which split %s has: the network cannot learn what it never sees",
             train.split,
             train.name,
-            names,
-            ", ..." if len(unseen) > NUM_NAMED else "",
+            named([repr(train.class_names[number]) for number in unseen], NUM_NAMED),
             test.split,
         )
 

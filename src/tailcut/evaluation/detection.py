@@ -16,18 +16,21 @@ from torch import Tensor, nn
 from tailcut.data import CocoDataset, Roots, open_dataset
 from tailcut.data.reading import read_ahead
 from tailcut.errors import ArgumentError, DataError, MissingExtraError
+from tailcut.evaluation.class_check import check_class_names
 from tailcut.evaluation.evaluate import (
     PROGRESS_INTERVAL,
     EvaluateReport,
     file_at_level,
     fitting,
+    own_share,
     run_in_processes,
     runnable,
 )
 from tailcut.format import load
 from tailcut.inputs.detection.detectors import Detector
 from tailcut.runtime.progress import Throughput, live_progress
-from tailcut.runtime.share import ALONE, Share
+from tailcut.runtime.share import Share
+from tailcut.structure import MAX_PIXELS, check_pixels
 
 if TYPE_CHECKING:
     from tailcut.runtime.devices import Devices
@@ -51,6 +54,7 @@ def evaluate_detector_file(
     devices: "Devices | None" = None,
     download: bool = False,
     progress: bool = False,
+    max_pixels: int = MAX_PIXELS,
     workers: int | None = None,
     level: int | None = None,
 ) -> EvaluateReport:
@@ -58,6 +62,7 @@ def evaluate_detector_file(
 
     Raises:
         ArgumentError: the file holds no detector, the data set has no objects, or `batch_size` is not 1 or None.
+        LimitError: the detector enlarges an image beyond `max_pixels`.
     """
     if batch_size not in (None, 1):
         raise ArgumentError(f"a detector is measured one image at a time; batch_size must be 1, got {batch_size}")
@@ -73,7 +78,7 @@ def evaluate_detector_file(
             )
         start = time.perf_counter()
         shown = progress and share.rank == 0
-        metrics = evaluate_detector(model, dataset, share=share, progress=shown, workers=workers)
+        metrics = evaluate_detector(model, dataset, share=share, progress=shown, max_pixels=max_pixels, workers=workers)
         seconds = time.perf_counter() - start
         return EvaluateReport(file_at_level(file, level), dataset.name, dataset.split, len(dataset), metrics, seconds)
 
@@ -84,8 +89,10 @@ def evaluate_detector(
     model: nn.Module,
     dataset: CocoDataset,
     *,
-    share: Share = ALONE,
+    device: str | torch.device | None = None,
+    share: Share | None = None,
     progress: bool = False,
+    max_pixels: int | None = None,
     workers: int | None = None,
 ) -> dict[str, float]:
     """COCO's average precision of a detector. The model is not changed: a copy of it is evaluated.
@@ -93,8 +100,10 @@ def evaluate_detector(
     Args:
         model: a `Detector`, regularised or not.
         dataset: images and objects.
-        share: where to run, and which part of the work.
+        device: where to run: `auto`, or a device that torch knows; the CPU when None.
+        share: instead of `device`, in one process of several: where to run, and which part of the work.
         progress: show on standard error how far it is.
+        max_pixels: the most pixels that the detector may enlarge an image to; any number when None.
         workers: see `images_in_order`.
 
     Returns:
@@ -102,19 +111,26 @@ def evaluate_detector(
         (`mask_AP`, ...). Figures of a size of which there are no objects are left out.
 
     Raises:
-        ArgumentError: the model is no detector.
+        ArgumentError: the model is no detector, its numbers are not finite, it names its classes otherwise, or there is
+            no such device.
         DataError: the data set has no objects.
+        LimitError: the detector enlarges an image beyond `max_pixels`.
         MissingExtraError: pycocotools is not installed.
     """
+    share = own_share(device, share)
     network = runnable(model, share.device, dense=True)
     if not isinstance(network, Detector):
         raise ArgumentError(f"expected a detector, got {type(model).__name__}")
+    check_class_names(model, dataset)
+    check_finite(network)
     findings: list[Finding] = []
     with live_progress(progress, "images", len(dataset), interval=PROGRESS_INTERVAL) as bar, torch.inference_mode():
         mine = range(share.rank, len(dataset), share.num_processes)
         throughput = Throughput()
         images = throughput.waiting_for(images_in_order(dataset, mine, workers))
         for index, image in zip(mine, images, strict=True):
+            if max_pixels is not None:
+                check_pixels(model, network.transform.reading_size_of(image), max_pixels)
             with fitting(image[None]):
                 (found,) = network([image.to(share.device)])
             findings += to_coco_results(found, dataset.image_id(index))
@@ -126,6 +142,16 @@ def evaluate_detector(
     if network.has_masks:
         metrics |= {f"mask_{name}": value for name, value in average_precision(dataset, findings, "segm").items()}
     return metrics
+
+
+def check_finite(detector: Detector) -> None:
+    """Raise `ArgumentError` for a detector with numbers that are none: it would find nothing, without a word."""
+    for name, value in detector.state_dict().items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise ArgumentError(
+                f"{name} of the detector has numbers that are not finite (NaN or infinite): its training diverged, or "
+                "its file is damaged"
+            )
 
 
 def images_in_order(dataset: CocoDataset, indices: Sequence[int], workers: int | None = None) -> Iterator[Tensor]:
@@ -191,8 +217,9 @@ def average_precision(dataset: CocoDataset, findings: Sequence[Finding], kind: K
         else:
             entry["area"] = entry["bbox"][2] * entry["bbox"][3]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        # A copy: pycocotools writes into annotations.
-        known = _indexed({**truth, "annotations": [dict(item) for item in truth["annotations"]]})
+        # Copies, since pycocotools writes into annotations; numbered from 1, since it takes 0 for "none".
+        objects = [{**item, "id": number} for number, item in enumerate(truth["annotations"], start=1)]
+        known = _indexed({**truth, "annotations": objects})
         evaluation = _pycocotools("cocoeval").COCOeval(known, _indexed({**truth, "annotations": entries}), kind)
         evaluation.evaluate()
         evaluation.accumulate()

@@ -3,6 +3,7 @@
 import copy
 import logging
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tailcut.data import Dataset, Roots, Source, open_dataset
 from tailcut.errors import ArgumentError, TailcutError, first_line
 from tailcut.evaluation.class_check import check_class_names
-from tailcut.evaluation.metrics import METRICS, ClassCounts, StreamingMean, metrics_for
+from tailcut.evaluation.metrics import METRICS, ClassCounts, StreamingMean, has_nan, metrics_for
 from tailcut.evaluation.pixel_inputs import reader_of
 from tailcut.evaluation.stored_inputs import read_as
 from tailcut.execution import fuse
@@ -29,7 +30,16 @@ from tailcut.printing import Report, figure_text, table
 from tailcut.runtime.progress import Throughput, live_progress
 from tailcut.runtime.share import ALONE, Share
 from tailcut.runtime.signals import is_lost_connection
-from tailcut.structure import MAX_PIXELS, batch_advice, check_pixels, example_shape, in_evaluation, usable_device
+from tailcut.structure import (
+    MAX_PIXELS,
+    batch_advice,
+    check_pixels,
+    example_shape,
+    in_evaluation,
+    source_of,
+    usable_device,
+)
+from tailcut.transform.exact import exact
 from tailcut.weights import to_dense, truncated_tensors
 
 if TYPE_CHECKING:  # they need an extra, which one process does without
@@ -43,7 +53,7 @@ CLASSIFICATION_BATCH = 500
 BATCH_PIXELS = CLASSIFICATION_BATCH * 128 * 128  # of larger images a batch has fewer, so that maps fit into memory
 PROGRESS_INTERVAL = 10.0  # seconds
 
-logger = logging.getLogger("tailcut.training")
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -189,7 +199,8 @@ def evaluate(
     dataset: Dataset,
     *,
     batch_size: int | None = None,
-    share: Share = ALONE,
+    device: str | torch.device | None = None,
+    share: Share | None = None,
     dense: bool = False,
     progress: bool = False,
     warn: bool = False,
@@ -202,10 +213,11 @@ def evaluate(
         dataset: images and targets.
         batch_size: images per forward; when None `classification_batch` for classes, 1 for masks. Always 1 for a
             network whose batch norm uses the statistics of the batch in evaluation too.
-        share: where to run, and which part of the work.
+        device: where to run: `auto`, or a device that torch knows; the CPU when None.
+        share: instead of `device`, in one process of several: where to run, and which part of the work.
         dense: see `runnable`.
         progress: show on standard error how far it is.
-        warn: log a warning if images of several classes all get the same one.
+        warn: log a warning if images of several classes all get the same one, or outputs are no numbers.
         workers: processes that read images ahead; as the enclosing `tailcut.data.reading` says when None.
 
     Returns:
@@ -213,19 +225,20 @@ def evaluate(
         images) for masks.
 
     Raises:
-        ArgumentError: the network does not fit the images or the targets, or names its classes otherwise.
+        ArgumentError: the network does not fit the images or the targets, or names its classes otherwise; there is no
+            such device.
     """
+    share = own_share(device, share)
+    check_no_detector(model, "evaluate")
     check_class_names(model, dataset)
     network = runnable(model, share.device, dense=dense)
-    if batch_size is None:
-        batch_size = classification_batch(dataset) if dataset.task == "classification" else 1
-    if uses_batch_statistics(network):
-        batch_size = 1
+    batch_size = _batch_size(network, dataset, batch_size)
     read = reader_of(network, dataset)
     if dataset.task not in METRICS:
         raise ArgumentError(f"{dataset.name} has boxes of objects: evaluate_detector measures detectors on it")
     figures = metrics_for(dataset.task, dataset.num_classes)
     means = {name: StreamingMean() for name in figures}
+    no_numbers = StreamingMean()
     classes = ClassCounts(dataset.num_classes) if warn and dataset.task == "classification" else None
     positions = dataset.in_order(batch_size)[share.rank :: share.num_processes]
     work = dataset.batches(positions, workers)
@@ -234,6 +247,7 @@ def evaluate(
         for place, (images, targets) in zip(positions, throughput.waiting_for(work), strict=True):
             outputs = run_forward(network, read(images.to(share.device)))
             check_outputs(outputs, dataset)
+            no_numbers.update(exact(has_nan(outputs)))
             for name, figure in figures.items():
                 means[name].update(figure(outputs, targets.to(share.device)))
             if classes is not None:
@@ -242,11 +256,21 @@ def evaluate(
             bar.show(place.stop, f"{throughput}")
     for mean in means.values():
         mean.state = share.total(mean.state)
-    if classes is not None:
-        classes.state = share.total(classes.state)
+    if warn:
+        num_wrong = int(share.total(no_numbers.state)[0])
+        if classes is not None:
+            classes.state = share.total(classes.state)
         if share.rank == 0:
-            _warn_of_one_class(classes, dataset)
+            _warn(dataset, num_wrong, classes)
     return {name: mean.value() for name, mean in means.items()}
+
+
+def _batch_size(network: nn.Module, dataset: Dataset, asked_for: int | None) -> int:
+    if uses_batch_statistics(network):
+        return 1
+    if asked_for is not None:
+        return asked_for
+    return classification_batch(dataset) if dataset.task == "classification" else 1
 
 
 def classification_batch(dataset: Dataset) -> int:
@@ -254,8 +278,16 @@ def classification_batch(dataset: Dataset) -> int:
     return max(1, min(CLASSIFICATION_BATCH, BATCH_PIXELS // math.prod(dataset.image_shape[1:])))
 
 
-def _warn_of_one_class(counts: ClassCounts, dataset: Dataset) -> None:
-    number = counts.only_class()
+def _warn(dataset: Dataset, num_wrong: int, counts: ClassCounts | None) -> None:
+    """Say of how many images the outputs are no numbers, else if all images get the same class."""
+    if num_wrong:
+        logger.warning(
+            "the outputs for %d of %d images are no numbers (NaN), which count as wrong: the network's training "
+            "diverged, or its file is damaged",
+            num_wrong,
+            len(dataset),
+        )
+    number = None if counts is None or num_wrong else counts.only_class()
     if number is not None:
         name = "" if dataset.class_names is None else f" ({dataset.class_names[number]})"
         logger.warning(
@@ -297,6 +329,13 @@ def with_arithmetic(model: nn.Module, arithmetic: str) -> nn.Module:
     return model if arithmetic == "float32" else IntegerNetwork(model)
 
 
+def check_no_detector(model: nn.Module, what: str) -> None:
+    """Raise `ArgumentError` for a detector, whose outputs are lists of objects."""
+    module = sys.modules.get("tailcut.inputs.detection.detectors")  # loaded with the first detector
+    if module is not None and isinstance(source_of(model), module.Detector):
+        raise ArgumentError(f"the network is a detector: {what} needs one of classes or masks")
+
+
 def run_forward(model: nn.Module, images: Tensor) -> Tensor:
     """Return the model's outputs for a batch, without gradients; the model is not changed.
 
@@ -329,7 +368,9 @@ def fitting(images: Tensor, made: str = "") -> Iterator[None]:
     try:
         with within_memory(images):
             yield
-    except TailcutError:
+    except TailcutError as error:
+        if made and isinstance(error, ArgumentError):
+            raise ArgumentError(f"{error}{made}") from error
         raise
     except _REFUSALS as error:
         if is_lost_connection(error):  # data parallel forwards share buffers first
@@ -367,7 +408,18 @@ def uses_batch_statistics(model: nn.Module) -> bool:
     return any(isinstance(module, _BatchNorm) and module.running_mean is None for module in model.modules())
 
 
-def choose_device(name: str) -> torch.device:
+def own_share(device: str | torch.device | None, share: Share | None) -> Share:
+    """Return the share of a process that is told its device or its share, but not both; else all work, on the CPU."""
+    if share is None:
+        return ALONE if device is None else Share(choose_device(device))
+    if device is not None:
+        raise ArgumentError(
+            f"a share names its device ({share.device}), and device={str(device)!r} another: give either"
+        )
+    return share
+
+
+def choose_device(name: str | torch.device) -> torch.device:
     """Return the device of a name: `auto` (CUDA if there is any, else the CPU) or a name that torch knows.
 
     Raises:

@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate
 
 from tailcut.errors import ArgumentError
 from tailcut.format import load
+from tailcut.transform.exact import exact
 from tailcut.weights import to_dense
 
 FEATURE_NETWORK = "zoo:lenet5-ref"
@@ -54,7 +55,7 @@ class FeatureStatistics:
 
     def update(self, features: Tensor) -> None:
         """Add the rows of a batch, (batch, num_features)."""
-        rows = features.double()
+        rows = exact(features)
         count = torch.tensor([len(rows)], dtype=torch.float64)
         self.state += torch.cat([count, rows.sum(0).cpu(), (rows.T @ rows).flatten().cpu()])
 

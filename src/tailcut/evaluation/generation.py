@@ -19,6 +19,7 @@ from tailcut.evaluation.evaluate import (
     PROGRESS_INTERVAL,
     EvaluateReport,
     file_at_level,
+    own_share,
     run_in_processes,
     runnable,
 )
@@ -29,7 +30,7 @@ from tailcut.format import load
 from tailcut.format.load import read_contents
 from tailcut.models import VAE, DCGANGenerator
 from tailcut.runtime.progress import live_progress
-from tailcut.runtime.share import ALONE, Share
+from tailcut.runtime.share import Share
 from tailcut.structure import family, model_names, source_of
 from tailcut.weights import to_dense
 
@@ -111,12 +112,13 @@ class Sampler:
         else:
             raise ArgumentError(f"{type(source).__name__} makes no images; vae and dcgan_generator do")
         self._device, self._decode = device, ImagesOfCodes(network)
+        self._dtype = next(network.parameters()).dtype
 
     def __call__(self, codes: Tensor) -> Tensor:
         """Images (batch, channels, height, width) in 0..1 of codes (batch, code_size), on the sampler's device."""
         with torch.inference_mode():
-            images: Tensor = self._decode(codes.to(self._device))
-        return images
+            images: Tensor = self._decode(codes.to(self._device, self._dtype))
+        return images.float()
 
 
 def draw_codes(sampler: Sampler, num_samples: int, seed: int) -> Tensor:
@@ -145,7 +147,8 @@ def evaluate_generator(
     seed: int = 0,
     features: Features | None = None,
     batch_size: int | None = None,
-    share: Share = ALONE,
+    device: str | torch.device | None = None,
+    share: Share | None = None,
     dense: bool = False,
     progress: bool = False,
 ) -> dict[str, float]:
@@ -158,10 +161,11 @@ def evaluate_generator(
         dataset: the real images, of as many channels as the made ones.
         num_samples: how many images are made.
         seed: of their codes.
-        features: what the distance compares, on the share's device: `InceptionFeatures` or another of
+        features: what the distance compares, on the same device: `InceptionFeatures` or another of
             `fid.Features`; `fid.FeatureNetwork` when None.
         batch_size: images per forward; 250 when None.
-        share: where to run, and which part of the work.
+        device: where to run: `auto`, or a device that torch knows; the CPU when None.
+        share: instead of `device`, in one process of several: where to run, and which part of the work.
         dense: see `Sampler`.
         progress: show on standard error how far it is.
 
@@ -172,8 +176,10 @@ def evaluate_generator(
         processes, up to rounding.
 
     Raises:
-        ArgumentError: the model makes no images, they do not fit the data set's, or they are no numbers.
+        ArgumentError: the model makes no images, they do not fit the data set's, they are no numbers, or there is no
+            such device.
     """
+    share = own_share(device, share)
     sampler = Sampler(model, share.device, dense=dense)
     size = BATCH_SIZE if batch_size is None else batch_size
     if size < 1 or num_samples < 2:
@@ -267,9 +273,10 @@ def holds_generator(file: str | Path, level: int | None = None) -> bool:
 def _with_drawn_code(vae: VAE, images: Tensor, noise: Tensor) -> Tensor:
     """`negative_elbo` of each image (batch,), with the codes that this noise (batch, code_size) gives."""
     with torch.inference_mode():
-        mean, log_variance = vae.encode(images)
+        dtype = next(vae.parameters()).dtype
+        mean, log_variance = (part.float() for part in vae.encode(images.to(dtype)))
         code = mean + torch.exp(log_variance / 2) * noise.to(mean.device)
-        return negative_elbo((vae.decode(code), mean, log_variance), images)
+        return negative_elbo((vae.decode(code.to(dtype)).float(), mean, log_variance), images)
 
 
 def _check_images(sampler: Sampler, dataset: Dataset, features: Features) -> tuple[int, int]:

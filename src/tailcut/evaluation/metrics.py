@@ -6,12 +6,15 @@ import torch
 from torch import Tensor
 
 from tailcut.errors import ArgumentError
+from tailcut.transform.exact import exact
 
 PerImage = Callable[[Tensor, Tensor], Tensor]
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
     """1 for each image whose largest output is its class, else 0; their mean is the top-1 accuracy.
+
+    An output that is no number (NaN) makes the image wrong.
 
     Args:
         outputs: (batch, classes).
@@ -28,7 +31,7 @@ def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
             f"accuracy needs outputs (batch, classes) and targets (batch,), got {tuple(outputs.shape)} "
             f"and {tuple(targets.shape)}"
         )
-    return (outputs.argmax(dim=1) == targets).double()
+    return exact((outputs.argmax(dim=1) == targets) & ~has_nan(outputs))
 
 
 def top5_accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -49,11 +52,13 @@ def top5_accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
             f"top-5 accuracy needs outputs (batch, 5 classes or more) and targets (batch,), got "
             f"{tuple(outputs.shape)} and {tuple(targets.shape)}"
         )
-    return (outputs.topk(5, dim=1).indices == targets[:, None]).any(dim=1).double()
+    return exact((outputs.topk(5, dim=1).indices == targets[:, None]).any(dim=1) & ~has_nan(outputs))
 
 
 def dice(outputs: Tensor, targets: Tensor) -> Tensor:
     """Dice's coefficient 2 |A and B| / (|A| + |B|) of each image's mask; 1 where both masks are empty.
+
+    It is 0 where an output is no number (NaN).
 
     Args:
         outputs: (batch, 2, height, width), foreground where the second output is larger; or (batch, 1,
@@ -72,9 +77,24 @@ def dice(outputs: Tensor, targets: Tensor) -> Tensor:
             f"Dice needs masks {tuple(predicted.shape)} for outputs {tuple(outputs.shape)}, got {tuple(targets.shape)}"
         )
     actual = targets > 0
-    common = (predicted & actual).sum(dim=(1, 2)).double()
-    both = predicted.sum(dim=(1, 2)).double() + actual.sum(dim=(1, 2)).double()
-    return torch.where(both == 0, 1.0, 2 * common / both.clamp(min=1))
+    common = exact((predicted & actual).sum(dim=(1, 2)))
+    both = exact(predicted.sum(dim=(1, 2))) + exact(actual.sum(dim=(1, 2)))
+    found = torch.where(both == 0, 1.0, 2 * common / both.clamp(min=1))
+    return torch.where(has_nan(outputs).to(found.device), 0.0, found)
+
+
+def check_answers(outputs: Tensor, what: str = "the network's outputs") -> None:
+    """Raise `ArgumentError` if outputs say nothing: one is NaN, or that of a class above all numbers.
+
+    Those below all numbers leave classes out, and masks only ask which side an output is on.
+    """
+    if bool(outputs.isnan().any()) or (outputs.ndim == 2 and bool((outputs == torch.inf).any())):
+        raise ArgumentError(f"{what} are no numbers (NaN or infinite): its training diverged, or its file is damaged")
+
+
+def has_nan(outputs: Tensor) -> Tensor:
+    """Return for each image of a batch whether one of its outputs is no number: bool (batch,)."""
+    return outputs.isnan().flatten(1).any(dim=1)
 
 
 def foreground(outputs: Tensor) -> Tensor:
@@ -127,7 +147,7 @@ class StreamingMean:
 
     def update(self, figures: Tensor) -> None:
         """Add the figures of a batch, (batch,)."""
-        batch = torch.stack([figures.double().sum().cpu(), torch.tensor(float(len(figures)), dtype=torch.float64)])
+        batch = torch.stack([exact(figures).sum().cpu(), torch.tensor(float(len(figures)), dtype=torch.float64)])
         self.state += batch
 
     def value(self) -> float:

@@ -7,7 +7,7 @@ from tailcut.data import Dataset
 from tailcut.errors import ArgumentError
 from tailcut.evaluation.class_check import check_class_names
 from tailcut.evaluation.evaluate import check_outputs, run_forward, runnable
-from tailcut.evaluation.metrics import METRICS, dice, foreground
+from tailcut.evaluation.metrics import METRICS, check_answers, dice, foreground
 from tailcut.evaluation.pixel_inputs import reader_of
 
 PredictedSample = tuple[int, Tensor, Tensor, Tensor, float]
@@ -44,6 +44,7 @@ def predict_samples(model: nn.Module, dataset: Dataset, num: int) -> list[Predic
         image, target = dataset[position]
         outputs = run_forward(network, read(image[None]))
         check_outputs(outputs, dataset)
+        check_answers(outputs)
         predict = _mask if dataset.task == "segmentation" else _class
         samples.append((position, image, target, *predict(outputs, target)))
     return samples

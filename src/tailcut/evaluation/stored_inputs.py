@@ -65,7 +65,8 @@ class StoredDataset(DatasetView):
             DataError: the file is damaged, has another size than the first, or is of a kind that is not read.
         """
         position = range(len(self))[index]
-        return self._kept.find(position, self._channels, MAX_KEPT_BYTES), self.labels[position]
+        # Copies, which callers may change.
+        return self._kept.find(position, self._channels, MAX_KEPT_BYTES).clone(), self.labels[position].clone()
 
     def random_parts(self, indices: Indices, noises: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
         """See `Dataset.random_parts`; parts begin at multiples of 16 pixels and are as large as `resized_part` says.

@@ -5,11 +5,11 @@ K. Xu, M. Qin, F. Sun, Y. Wang, Y.-K. Chen, F. Ren: "Learning in the Frequency D
 | section                                             | function                                              |
 |-----------------------------------------------------|-------------------------------------------------------|
 | 3.1, figure 2: YCbCr, DCT, reshape, select          | `BlockDCT.forward` (block_dct.py)                     |
-| 3.1, 4.1: mean and variance of each channel         | `BlockDCT.fit` (statistics.py)                        |
-| 3.1, figure 3: the network without its input layers | `replace_stem` (stem.py)                              |
+| 3.1, 4.1: mean and variance of each channel         | `BlockDCT.fit` (input_transform.py)                   |
+| 3.1, figure 3: the network without its input layers | `replace_stem` (replace.py)                           |
 | 3.2, figure 4: the gate                             | `FrequencyGate` (gate.py)                             |
 | 3.2: the loss with its regulariser                  | `FrequencyGate.penalty`                               |
-| 3.3, 4.2: static selections S and T                 | `Selection.of`, `square`, `triangle` (patterns.py)    |
+| 3.3, 4.2: static selections S and T                 | `Selection.of`, `square`, `triangle` (selection.py)   |
 | 3.3, 4.2: a gate's selection D                      | `Selection.learned`, `Selection.top`                  |
 | 3.3, figure 5: heat maps                            | `FrequencyGate.activity`, `draw_heat_maps`            |
 
@@ -17,7 +17,7 @@ Known deviations:
 
 - The published code gets coefficients from a JPEG encoder. Here they are a float block DCT of planes that are never
   rounded; the difference is that rounding. Its chroma, of the image enlarged by 2 and subsampled 4:2:0, is computed
-  without enlarging anything (`tailcut.inputs.chroma`); the result is the same.
+  without enlarging anything (`tailcut.inputs.jpeg.chroma`); the result is the same.
 - Statistics are the spread over all pixels of all images. The published constants are the spread of means per
   image, so that normalised channels reach a spread of 20 to 74; here it is 1.
 - The paper gives no table for DCT-12S, and none for its triangles: `Selection.of(12)` and `triangle` follow the pattern

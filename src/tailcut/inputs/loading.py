@@ -13,7 +13,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
+from tailcut.arguments import check_seed
 from tailcut.errors import ArgumentError, DataError, MissingExtraError, first_line
+from tailcut.files import check_is_regular
 from tailcut.inputs.jpeg.augmentation import (
     FLIPPED_COLUMNS,
     FLIPPED_ROWS,
@@ -240,7 +242,7 @@ def loader(
         pin_memory: put batches where a GPU copies them from faster.
         seed: of the order and of `augment` in workers; torch's global generator when None.
     """
-    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    generator = None if seed is None else torch.Generator().manual_seed(check_seed(seed))
     return _Loader(
         dataset,
         batch_size,
@@ -381,6 +383,8 @@ def _files_of(root: Path) -> tuple[list[Path], list[int], tuple[str, ...]]:
     labels: list[int] = []
     for label, folder in enumerate(folders):
         own = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
+        for path in own:
+            check_is_regular(path)
         if not own:
             raise DataError(f"{folder} holds no JPEG files ({', '.join(SUFFIXES)})")
         files += own

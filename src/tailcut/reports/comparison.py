@@ -107,9 +107,12 @@ class ComparisonReport(Report):
             f"structure: {structure}\n\n" + table(header, [_cells(item) for item in self.tensors], align="<<<>>>>")
         )
         if self.outputs is not None:
+            found, relative = self.outputs, ""
+            if found.relative_difference is not None:
+                relative = f", relative {_number(found.relative_difference)}"
             parts.append(
-                f"outputs for a random input of {sizes(self.outputs.input_shape)}: largest difference "
-                f"{_number(self.outputs.largest_difference)}, relative {_number(self.outputs.relative_difference)}"
+                f"outputs for a random input of {sizes(found.input_shape)}: largest difference "
+                f"{_number(found.largest_difference)}{relative}"
             )
         parts += list(self.why_not)
         return "\n\n".join(parts)
@@ -243,6 +246,8 @@ def _compare_outputs(first: ReportedNetwork, second: ReportedNetwork) -> tuple[C
     if shapes[0] != shapes[1]:
         return None, f"the networks take different inputs, {sizes(shapes[0])} and {sizes(shapes[1])}"
     own = [[tuple(tensor.shape) for tensor in tensors] for tensors in results]
+    if not any(tensor.numel() for tensor in results[0]) and own[0] == own[1]:
+        return None, "both networks give nothing for a random input, so that their outputs cannot be compared"
     if own[0] != own[1]:
         return None, f"the outputs have different shapes, {own[0]} and {own[1]}"
     found = _differences(*results)

@@ -19,7 +19,15 @@ from torch.nn.functional import cross_entropy
 from tailcut.data import Dataset, Roots, open_dataset
 from tailcut.errors import ArgumentError
 from tailcut.evaluation.class_check import check_class_names
-from tailcut.evaluation.evaluate import choose_device, fitting, run_forward, runnable, uses_batch_statistics
+from tailcut.evaluation.evaluate import (
+    check_no_detector,
+    check_outputs,
+    choose_device,
+    fitting,
+    run_forward,
+    runnable,
+    uses_batch_statistics,
+)
 from tailcut.evaluation.metrics import StreamingMean, accuracy
 from tailcut.evaluation.pixel_inputs import ImageReader
 from tailcut.files import check_output_path
@@ -245,7 +253,7 @@ def accuracies_under_attack(
     positions = dataset.in_order(batch_size)
     for place, batch in zip(positions, dataset.batches(positions), strict=True):
         images, targets = (tensor.to(device) for tensor in batch)
-        _check_outputs(run_forward(network, images), dataset)
+        check_outputs(run_forward(network, images), dataset)
         for mean, moved in zip(means, _attacked(network, images, targets, plan, noise), strict=True):
             mean.update(accuracy(run_forward(network, moved), targets))
         if bar is not None:
@@ -301,6 +309,7 @@ def attack_files(
     curves = []
     for file in files:
         model = load(file, device=place)
+        check_no_detector(model, "attack")
         with live_progress(True, f"images of {file}", len(dataset), interval=PROGRESS_INTERVAL) as bar:
             found = accuracies_under_attack(model, dataset, plan, batch_size=batch_size, device=place, bar=bar)
         curves.append(AttackCurve(str(file), found))
@@ -359,14 +368,6 @@ def _gradient(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         loss = cross_entropy(model(x), targets, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, x)
     return gradient
-
-
-def _check_outputs(outputs: Tensor, dataset: Dataset) -> None:
-    if outputs.ndim != 2 or outputs.shape[1] != dataset.num_classes:
-        raise ArgumentError(
-            f"{dataset.name} has {dataset.num_classes} classes, which needs outputs (batch, {dataset.num_classes}); "
-            f"the network gives {tuple(outputs.shape)}"
-        )
 
 
 def _check_epsilon(epsilon: float) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tailcut.arguments import check_positive
 from tailcut.compression import compress, measure_sensitivity
 from tailcut.compression.compress import check_goal, check_room, usual_gradients
 from tailcut.compression.fisher import GRADIENT_BATCH
@@ -18,6 +19,7 @@ from tailcut.errors import ArgumentError
 from tailcut.evaluation.class_check import check_class_names
 from tailcut.evaluation.evaluate import (
     PROGRESS_INTERVAL,
+    check_no_detector,
     check_outputs,
     choose_device,
     evaluate,
@@ -27,10 +29,10 @@ from tailcut.evaluation.evaluate import (
 from tailcut.evaluation.random_batches import network_inputs
 from tailcut.files import check_output_path
 from tailcut.format.open_network import metadata_of, open_network
+from tailcut.format.save_report import size_text
 from tailcut.printing import Report
 from tailcut.runtime.progress import live_progress
 from tailcut.runtime.share import Share, device_name
-from tailcut.weights.planning.counts import check_positive
 
 METRICS = {"classification": "accuracy", "segmentation": "dice"}
 INPUT_NUMBERS = 1 << 29  # 2 GiB of float32
@@ -74,8 +76,7 @@ class CompressFileReport(Report):
     device: str
 
     def __str__(self) -> str:
-        ratio = "" if self.compression_ratio is None else f" ({self.compression_ratio:,.1f} : 1)"
-        lines = [f"{self.out}: {self.file_bytes:,} bytes for {self.dense_bytes:,} of dense float32 parameters{ratio}"]
+        lines = [size_text(self.out, self.file_bytes, self.dense_bytes, self.compression_ratio)]
         if self.before is not None and self.after is not None:
             figures = f"{100 * self.after:.2f} %, {100 * self.before:.2f} % before"
             lines.append(f"{self.metric} on {self.data}, {self.split}: {figures}")
@@ -126,10 +127,10 @@ def compress_file(
         DataError: images cannot be found or read.
         FormatError: the file cannot be loaded.
     """
-    check_output_path(out)
-    _check_numbers(max_bytes, max_drop, step, num_gradients)
+    _check_arguments(out, max_bytes, max_drop, step, num_gradients)
     share = Share(choose_device(device))
     network = open_network(source, model=model, arguments=arguments, device=share.device)
+    check_no_detector(network, "compress")
     check_room(network, max_bytes, {"levels": levels})
     train, test = _datasets(data, test_split, roots, download=download)
     metric = METRICS[train.task]
@@ -151,11 +152,16 @@ def compress_file(
     seconds = round(time.perf_counter() - start, 1)
     settings = {**goal, "num_gradients": count, "seed": seed, **({"levels": list(levels)} if len(levels) else {})}
     settings |= ({} if judge is None else {"held_out": held_out}) | _named(model, arguments)
-    sizes, judged = report.sizes, (data, None if test is None else test.split, metric)
-    ran_on = (torch.get_num_threads(), device_name(share.device))
+    sizes = report.file_bytes, report.dense_bytes, report.compression_ratio
+    judged = (data, None if test is None else test.split, metric)
     before = None if test is None else _measure(test, metric, share)(network)
     after = None if test is None else _measure(test, metric, share)(open_network(out, device=share.device))
-    return CompressFileReport(str(source), str(out), *sizes, *judged, before, after, settings, seconds, *ran_on)
+    return CompressFileReport(str(source), str(out), *sizes, *judged, before, after, settings, seconds, *_place(share))
+
+
+def _place(share: Share) -> tuple[int, str]:
+    """Return the number of threads, and the device."""
+    return torch.get_num_threads(), device_name(share.device)
 
 
 def _named(model: str | None, arguments: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -163,8 +169,11 @@ def _named(model: str | None, arguments: Mapping[str, Any] | None) -> dict[str, 
     return {} if model is None else {"model": model, "arguments": dict(arguments or {})}
 
 
-def _check_numbers(max_bytes: int | None, max_drop: float | None, step: float | None, count: int | None) -> None:
+def _check_arguments(
+    out: str | Path, max_bytes: int | None, max_drop: float | None, step: float | None, count: int | None
+) -> None:
     """Raise `ArgumentError` before the work for what would end it."""
+    check_output_path(out)
     check_goal(max_bytes, max_drop, step)
     if count is not None:
         check_positive("num_gradients", count)

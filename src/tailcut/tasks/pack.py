@@ -17,11 +17,11 @@ from tailcut.errors import ArgumentError, DataError
 from tailcut.files import check_output_path, write_atomically
 from tailcut.format import SaveReport, inspect, load, write
 from tailcut.format.container.numbers import QUANTIZED_DTYPE
-from tailcut.format.conversion.checkpoints import check_numbers, named_tensors, read_torch_file
+from tailcut.format.conversion.checkpoints import check_numbers, named_tensors, read_torch_file, with_tied
 from tailcut.format.open_network import is_tailcut_file
-from tailcut.printing import Report, sizes, table
+from tailcut.printing import Report, named, sizes, table
 from tailcut.runs import Run
-from tailcut.structure import as_metadata, create_model, set_class_names, set_image_size
+from tailcut.structure import as_metadata, create_model, family, set_class_names, set_image_size
 from tailcut.training.checkpoints import is_checkpoint, newest_checkpoint, read_checkpoint
 from tailcut.weights import RegularizationReport, regularize, to_dense
 from tailcut.weights.parametrization.attach import meaning_of
@@ -30,7 +30,7 @@ from tailcut.weights.regularization.energy import percent, worth_a_warning
 SUFFIXES = {"safetensors": (".safetensors",), "torch": (".pt", ".pth")}  # of dense weights
 VECTOR_PREFIX, VECTOR_SUFFIX = "parametrizations.", ".original"
 
-logger = logging.getLogger("tailcut.training")
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -144,6 +144,7 @@ def pack(
         found = _from_file(source) if is_file else _from_checkpoint(content, path)
     else:
         found = _from_weights(path, content, model, arguments or {}, _Cut(keep_ratio, num_kept, plain))
+    asked_for = dtype
     rounds_again = is_file and dtype is None and (max_bytes, step) == (None, None) and found.dtype == QUANTIZED_DTYPE
     if dtype is None:
         dtype = found.dtype if (max_bytes, step) == (None, None) else QUANTIZED_DTYPE
@@ -151,11 +152,23 @@ def pack(
         other_dtype = found.other_dtype
     settings: dict[str, Any] = {"max_bytes": max_bytes, "step": step, "levels": levels}
     written = write(found.network, out, dtype=dtype, other_dtype=other_dtype, metadata=found.metadata, **settings)
+    warn_of_unused_dtype(written, asked_for)
     if found.cut is not None:
         _warn_of_loss(found.cut)
     if rounds_again:
         _warn_of_rounding(source)
     return PackReport(**vars(written), regularization=found.cut)
+
+
+def warn_of_unused_dtype(report: SaveReport, dtype: str | None) -> None:
+    """Say that a type was asked for coefficients, and that the network has none."""
+    if dtype not in (None, "float32", QUANTIZED_DTYPE) and report.num_truncated == 0:
+        logger.warning(
+            "--dtype %s says how coefficients are stored, and the network has none: --other-dtype %s stores its "
+            "weights so",
+            dtype,
+            dtype,
+        )
 
 
 @dataclass(frozen=True)
@@ -333,11 +346,17 @@ def _network_of(
         regularize(
             network, num_kept=vectors, overrides={name: found for name, found in meanings.items() if found}, warn=False
         )
+    tied = with_tied(network.state_dict(keep_vars=True), state)
+    if tied is not state:
+        state.update(tied)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
+        given = ", ".join(f"{key}={value}" for key, value in arguments.items()) or "its defaults"
+        known = ", ".join(family(model).defaults) or "none"
         raise ArgumentError(
-            f"the weights of {path} do not fit model {model!r} with {dict(arguments)}: {_reasons(error)}"
+            f"the weights of {path} do not fit model {model!r} with {given}: {_reasons(error)}. Its arguments are "
+            f"{known}: give those that it was trained with (--set-argument KEY=VALUE)"
         ) from error
     check_numbers(network, state, path)
     return network, bool(vectors)
@@ -351,7 +370,7 @@ def _warn_of_unknown(path: Path, names: Sequence[str]) -> None:
             "assumed, and a network regularised otherwise comes out wrong. A file of torch.save(model.state_dict()) "
             "says it; safetensors and plain dicts do not",
             path,
-            names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more",
+            named(names, 1),
         )
 
 

@@ -31,7 +31,7 @@ from tailcut.structure import example_shape
 
 BACKBONE, MAP_SIDE = "backbone", 32  # of a detector; the maps that its backbone is followed with
 
-logger = logging.getLogger("tailcut.training")
+logger = logging.getLogger(__name__)
 
 
 @dataclass

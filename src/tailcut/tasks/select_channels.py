@@ -1,6 +1,5 @@
 """Static selection of frequency channels from a network with a trained gate."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,6 @@ from tailcut.runs import Run, packed_network
 from tailcut.runtime.progress import live_progress
 
 BATCH_SIZE = 32
-
-logger = logging.getLogger("tailcut.training")
 
 
 @dataclass

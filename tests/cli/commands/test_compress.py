@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tailcut.cli.commands.compress import percentage_points
 from tailcut.cli.parser import num_bytes
 from tailcut.format import load, save
 from tailcut.structure import create_model
@@ -106,3 +107,22 @@ def test_pack_quantises_plain_weights(tailcut: Tailcut, tmp_path: Path) -> None:
     assert 25_000 < (tmp_path / "a.tailcut").stat().st_size <= 30_000
     report = json.loads(tailcut("inspect", tmp_path / "a.tailcut", "--json").out)
     assert report["version"] == 2
+
+
+def test_points_may_have_their_sign_and_are_told_from_parts(file: Path, tmp_path: Path, tailcut: Tailcut) -> None:
+    assert percentage_points("0.5%") == percentage_points(" 0.5") == 0.5
+    common = (
+        "compress",
+        file,
+        "--data",
+        "digits",
+        "--num-gradients",
+        "1",
+        "--no-test",
+        "-o",
+        tmp_path / "small.tailcut",
+    )
+    found = tailcut(*common, "--max-drop", "0.005")
+    assert "--max-drop is in percentage points: 0.005 is 0.005 %, not 0.5 %" in found.err
+    assert "percentage points: " not in tailcut(*common, "--max-drop", "0.5%").err
+    assert "expected percentage points such as 0.5, got 'half'" in tailcut(*common, "--max-drop", "half").err

@@ -75,3 +75,15 @@ def test_frereg_needs_the_model(tailcut: Tailcut, tmp_path: Path) -> None:
     outcome = tailcut("convert", published_file(tmp_path), "--from", "frereg", "-o", tmp_path / "a.tailcut")
     assert outcome.code == 2
     assert "--from frereg needs --model" in outcome.err
+
+
+def test_a_type_for_coefficients_that_are_none_is_told(tailcut: Tailcut, tmp_path: Path) -> None:
+    network = NETWORKS["resnet56"]
+    torch.save(filled(network.shapes(network.rates)), tmp_path / "a.pt")
+    words = ["convert", tmp_path / "a.pt", "--from", "hrank", "-o", tmp_path / "a.tailcut"]
+    expected = "and the network has none: --other-dtype float16 stores its weights so"
+    assert expected in tailcut(*words, "--dtype", "float16").err
+    assert expected not in tailcut(*words, "--other-dtype", "float16").err
+    packed = ["pack", tmp_path / "a.tailcut", "-o", tmp_path / "b.tailcut"]
+    assert expected in tailcut(*packed, "--dtype", "float16").err
+    assert expected not in tailcut(*packed).err

@@ -18,7 +18,7 @@ def test_levels_are_packed_listed_and_cut(tailcut: Tailcut, packed: Path, tmp_pa
     part.write_bytes(whole.read_bytes()[:-1])
     torn = tailcut("inspect", part)
     assert (torn.code, torn.out) == (1, "")
-    assert "take what is whole: tailcut cut, --level" in torn.err
+    assert "take what is whole by tailcut cut --level, or in Python by load(path, level=" in torn.err
 
 
 def test_statistics_of_levels_are_advised_by_options(tailcut: Tailcut, tmp_path: Path) -> None:

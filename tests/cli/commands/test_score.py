@@ -8,6 +8,7 @@ import torch
 from tailcut.channels import Scores
 from tailcut.channels.scoring.formulas import COMPONENTS
 from tailcut.channels.scoring.score import METHODS
+from tailcut.cli import parser
 from tailcut.cli.commands import score
 from tailcut.format import save
 from tailcut.structure import create_model
@@ -22,7 +23,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_the_words_are_those_of_the_library() -> None:
-    assert sorted(score.METHODS) == sorted(METHODS)
+    assert sorted(parser.METHODS) == sorted(METHODS)
     assert score.COMPONENTS == COMPONENTS
 
 

@@ -209,3 +209,17 @@ def test_imagenet_is_squashed_to_one_size(tmp_path: Path) -> None:
     assert open_dataset("imagenet@16", "val", roots=tmp_path).batch([0, 1])[0].shape == (2, 3, 16, 16)
     with pytest.raises(DataNotFoundError, match="ImageNet, split train"):
         open_dataset("imagenet", "train", roots=tmp_path)
+
+
+def test_links_to_themselves_are_no_files(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        folder = tmp_path / "photos" / "val" / name
+        folder.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(folder / "0.png")
+    (tmp_path / "photos" / "val" / "a" / "self").symlink_to("self")
+    (tmp_path / "photos" / "val" / "x.png").symlink_to("x.png")
+    dataset = open_dataset("folder:photos", "val", roots=tmp_path)
+    assert len(dataset) == 2
+    label = dataset[1][1]
+    label += 5
+    assert int(dataset[1][1]) == 1

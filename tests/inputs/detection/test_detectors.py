@@ -447,3 +447,25 @@ def test_mask_rcnn_of_the_paper() -> None:
 def test_wrong_anchor_offset(offset: float) -> None:
     with pytest.raises(ArgumentError, match="anchor_offset must be from 0 up to 1"):
         make(anchor_offset=offset)
+
+
+@pytest.mark.parametrize("normalize", [False, True, "cifar10"])
+def test_rgb_must_be_normalised_alike(normalize: bool | str) -> None:
+    torch.manual_seed(0)
+    network = tailcut.create_model("resnet18", width=8, num_classes=10, normalize=normalize)
+    if normalize is True:
+        make(reads="rgb").load_backbone(network)
+        return
+    with pytest.raises(
+        ArgumentError, match=r"normalises RGB as for ImageNet, the backbone takes pixels.*normalize = true"
+    ):
+        make(reads="rgb").load_backbone(network)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_types_must_fit(dtype: torch.dtype) -> None:
+    model, image = make(reads="rgb").eval(), torch.rand(3, 64, 96)
+    with pytest.raises(ArgumentError, match=f"the detector is in {dtype}, the image in torch.float32"):
+        model.to(dtype)([image])
+    if dtype == torch.float64:
+        model([image.double()])

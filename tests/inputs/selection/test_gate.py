@@ -367,3 +367,17 @@ def test_what_is_no_loader_is_told(loader: Any) -> None:
     for measure in (gate.measure, lambda loader: gate.selection(loader=loader)):
         with pytest.raises(ArgumentError, match=f"batches of inputs, got {type(loader).__name__}$"):
             measure(loader)
+
+
+def test_a_compiled_gate_is_compiled_once() -> None:
+    gate, programs = a_gate().eval(), []
+
+    def backend(program: Any, inputs: Any) -> Any:
+        programs.append(program)
+        return program.forward
+
+    compiled = torch.compile(gate, backend=backend, fullgraph=True)
+    for _ in range(12):
+        compiled(torch.randn(6, 4, 3, 5))
+    assert len(programs) == 1
+    assert gate.activity.num_images == 72

@@ -15,6 +15,7 @@ from torch.nn.functional import batch_norm, conv2d
 from tailcut import models as models
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.format import load, save
+from tailcut.inputs import convert_patch_embedding, transplant_stem, use_ycbcr
 from tailcut.inputs.selection.gate import FrequencyGate
 from tailcut.inputs.selection.selection import triangle
 from tailcut.inputs.stem.edit import ReplaceStemEdit, transform_of
@@ -476,3 +477,17 @@ def test_example_of_own_networks_is_a_photo() -> None:
     assert example_of(nn.Linear(3, 2).double()).shape == (1, 3, 224, 224)
     assert example_of(nn.Linear(3, 2).double()).dtype == torch.float64
     assert example_of(create_model("resnet20")).shape == (1, 3, 32, 32)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda net: torch.compile(net, backend="eager")])
+def test_wrappers_are_refused(wrap: Any) -> None:
+    net = wrap(nn.Sequential(nn.Conv2d(3, 16, 8, 8), nn.Conv2d(16, 8, 3)))
+    transform = BlockDCT(24)
+    for change in (
+        lambda: replace_stem(net, transform, first="1"),
+        lambda: transplant_stem(net, transform, [torch.rand(2, 3, 64, 64)]),
+        lambda: use_ycbcr(net),
+        lambda: convert_patch_embedding(net, name="0"),
+    ):
+        with pytest.raises(ArgumentError, match="is a wrapper: change the input of the network itself"):
+            change()

@@ -130,7 +130,20 @@ def test_bad_requests(arguments: dict[str, Any], message: str) -> None:
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("number", [float("inf"), float("nan")])
+def test_outputs_that_say_nothing_are_refused(number: float) -> None:
+    model = Pooled()
+    with torch.no_grad():
+        model.fc.bias[0] = number
+    with pytest.raises(ArgumentError, match="the network's outputs are no numbers"):
+        grad_cam(model, X)
+
+
 def test_networks_that_cannot_be_explained() -> None:
+    model = Pooled()
+    model.fc = nn.Linear(model.fc.in_features, 1)
+    with pytest.raises(ArgumentError, match="one of two classes or more"):
+        grad_cam(model, X)
     with pytest.raises(StructureError, match="Linear has no 2-D convolution"):
         grad_cam(nn.Linear(16, 3), X)
     with pytest.raises(ArgumentError, match="needs a classifier"):

@@ -180,6 +180,19 @@ def test_one_output_is_no_class(tmp_path: Path) -> None:
         predict_file(tmp_path / "a.tailcut", [tmp_path / "a.png"])
 
 
+@pytest.mark.parametrize("number", [float("inf"), float("nan"), float("-inf")])
+def test_outputs_that_say_nothing_are_no_answer(number: float, tmp_path: Path) -> None:
+    model = create_model("lenet5")
+    with torch.no_grad():
+        model.fc2.bias[3] = number  # type: ignore[union-attr,operator]
+    Image.new("L", (28, 28)).save(tmp_path / "a.png")
+    if number == float("-inf"):  # a class that is left out
+        assert predict(model, [tmp_path / "a.png"]).predictions[0]["class_number"] != 3
+        return
+    with pytest.raises(ArgumentError, match=r"outputs for .*a\.png are no numbers \(NaN or infinite\)"):
+        predict(model, [tmp_path / "a.png"])
+
+
 def test_where_no_image_can_be_read_there_is_an_error(tmp_path: Path) -> None:
     paths = [tmp_path / "a.png", tmp_path / "b.png"]
     for path in paths:

@@ -9,7 +9,8 @@ from PIL import Image
 from tests.small_coco import TINY, write_coco
 
 import tailcut
-from tailcut.errors import ArgumentError, DataError, FormatError
+from tailcut.errors import ArgumentError, DataError, FormatError, LimitError
+from tailcut.evaluation.detection import evaluate_detector_file
 from tailcut.inputs.detection.detectors import Detector, faster_rcnn, mask_rcnn
 from tailcut.tasks.prediction.predict_detection import holds_detector, predict_objects, predict_objects_file
 
@@ -92,6 +93,23 @@ def test_files(model: Detector, images: list[Path], tmp_path: Path) -> None:
     assert report.predictions == expected.predictions
     with pytest.raises(ArgumentError, match="expected a detector, got LeNet5"):
         predict_objects_file(tmp_path / "b.tailcut", images, device="cpu")
+
+
+@pytest.mark.parametrize("reads", ["rgb", "dct"])
+def test_a_file_does_not_enlarge_images_beyond_the_cap(reads: str, images: list[Path], tmp_path: Path) -> None:
+    tailcut.save(faster_rcnn(**{**TINY, "reads": reads, "min_size": 128, "max_size": 128}), tmp_path / "a.tailcut")
+    factor = 1 if reads == "rgb" else 2  # frequency channels are made of an image twice as large
+    with Image.open(images[0]) as image:
+        size = [factor * (side * 128 // max(image.size)) for side in reversed(image.size)]
+    for call in (
+        lambda cap: predict_objects_file(tmp_path / "a.tailcut", images, device="cpu", max_pixels=cap),
+        lambda cap: evaluate_detector_file(
+            tmp_path / "a.tailcut", "coco", roots=tmp_path, device="cpu", max_pixels=cap
+        ),
+    ):
+        with pytest.raises(LimitError, match=f"asks for images of {size[0]} x {size[1]} pixels, more than the cap of"):
+            call(size[0] * size[1] - 1)
+        call(size[0] * size[1])
 
 
 def test_what_cannot_be(model: Detector, images: list[Path], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`tailcut compress`: a trained network in a small file, without training."""
 
 import argparse
+import logging
 
 from tailcut.cli.parser import (
     Commands,
@@ -17,6 +18,10 @@ from tailcut.cli.parser import (
 )
 from tailcut.errors import ArgumentError
 from tailcut.printing import Report
+
+logger = logging.getLogger(__name__)
+
+FEWEST_POINTS = 0.05  # fewer are likely meant as a part of one, as in Python
 
 
 def add_parser(commands: Commands) -> None:
@@ -42,9 +47,9 @@ def add_parser(commands: Commands) -> None:
     amount.add_argument("--max-bytes", type=num_bytes, metavar="SIZE", help="at most so many bytes: 640, 64KB, 1.5MiB")
     amount.add_argument(
         "--max-drop",
-        type=float,
+        type=percentage_points,
         metavar="POINTS",
-        help="at most so many percentage points worse, on training images held out: 0.5",
+        help="at most so many percentage points worse, on training images held out: 0.5, or 0.5%%",
     )
     amount.add_argument("--step", type=float, metavar="S", help="size of the steps, in units of the root of the loss")
     add_levels(parser)
@@ -70,7 +75,17 @@ def add_parser(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> Report:
     from tailcut.tasks.compress import compress_file
 
-    max_drop = None if arguments.max_drop is None else arguments.max_drop / 100
-    if max_drop is not None and not 0 <= max_drop <= 1:
-        raise ArgumentError(f"--max-drop must be 0 to 100 percentage points, got {arguments.max_drop:g}")
-    return call(compress_file, arguments, max_drop=max_drop)
+    points = arguments.max_drop
+    if points is not None and not 0 <= points <= 100:
+        raise ArgumentError(f"--max-drop must be 0 to 100 percentage points, got {points:g}")
+    if points is not None and 0 < points < FEWEST_POINTS:
+        logger.warning("--max-drop is in percentage points: %g is %g %%, not %g %%", points, points, 100 * points)
+    return call(compress_file, arguments, max_drop=None if points is None else points / 100)
+
+
+def percentage_points(text: str) -> float:
+    """Parse a number of percentage points, with the sign or without it."""
+    try:
+        return float(text.strip().removesuffix("%"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected percentage points such as 0.5, got {text!r}") from None

@@ -43,6 +43,7 @@ def run(arguments: argparse.Namespace) -> Report:
     from tailcut.files import check_output_path
     from tailcut.format import write
     from tailcut.format.conversion import dctnet, frereg, hrank
+    from tailcut.tasks.pack import warn_of_unused_dtype
 
     check_output_path(arguments.out)
     if arguments.statistics is not None and arguments.source != DCTNET:
@@ -57,4 +58,6 @@ def run(arguments: argparse.Namespace) -> Report:
         if arguments.source == DCTNET:
             convert = partial(dctnet.convert, statistics=arguments.statistics)
         model = convert(arguments.file, model=arguments.model, arguments=model_arguments)
-    return write(model, arguments.out, dtype=arguments.dtype or "float32", other_dtype=arguments.other_dtype)
+    report = write(model, arguments.out, dtype=arguments.dtype or "float32", other_dtype=arguments.other_dtype)
+    warn_of_unused_dtype(report, arguments.dtype)
+    return report

@@ -88,6 +88,7 @@ def run(arguments: argparse.Namespace) -> Report | None:
         "device": arguments.device,
         "devices": devices,
         "progress": True,
+        "download": arguments.download,
         "level": arguments.level,
     }
     report: Report
@@ -101,15 +102,15 @@ def run(arguments: argparse.Namespace) -> Report | None:
         raise ArgumentError("--dense has no meaning for --arithmetic integer, which computes as exported C does")
     if is_generator:
         num_samples = NUM_SAMPLES if arguments.num_samples is None else arguments.num_samples
-        settings |= {"download": arguments.download, "dense": arguments.dense}
+        settings |= {"dense": arguments.dense}
         settings |= {} if arguments.features is None else {"features": arguments.features}
         report = evaluate_generator_file(*what, num_samples=num_samples, **settings)
     elif arguments.num_samples is not None or arguments.features is not None:
         raise ArgumentError("--num-samples and --features are for networks that make images; this network makes none")
     elif is_detector:
-        report = evaluate_detector_file(*what, **settings)
+        report = evaluate_detector_file(*what, max_pixels=arguments.max_pixels, **settings)
     else:
-        settings |= {"download": arguments.download, "dense": arguments.dense, "max_pixels": arguments.max_pixels}
+        settings |= {"dense": arguments.dense, "max_pixels": arguments.max_pixels}
         settings |= {"source": arguments.source, "arithmetic": arguments.arithmetic}
         report = evaluate_file(*what, **settings)
     if devices is None:

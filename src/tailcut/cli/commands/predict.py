@@ -75,6 +75,7 @@ def run(arguments: argparse.Namespace) -> Report:
             arguments.out,
             least_score=LEAST_SCORE if arguments.least_score is None else arguments.least_score,
             device=arguments.device,
+            max_pixels=arguments.max_pixels,
             level=arguments.level,
         )
     if arguments.least_score is not None:

@@ -1,6 +1,6 @@
 """`tailcut prune`: removes the least important channels of a network."""
 
-from tailcut.cli.parser import DTYPES, Commands, Parser, add_command, add_device, add_images, add_network
+from tailcut.cli.parser import DTYPES, METHODS, Commands, Parser, add_command, add_device, add_images, add_network
 
 
 def add_parser(commands: Commands) -> None:
@@ -25,7 +25,7 @@ def add_parser(commands: Commands) -> None:
         "HRank, CHIP or CFDP published for this network; scored now if not given",
     )
     parser.add_argument(
-        "--method", metavar="NAME", help="the score without --scores, see tailcut score (default: spectral)"
+        "--method", choices=METHODS, help="the score without --scores, see tailcut score (default: spectral)"
     )
     add_images(parser)
     _add_limits(parser)

@@ -14,7 +14,7 @@ from tailcut.printing import Report
 from tailcut.reports import ReproduceReport, Wanted, find_results, make_table, table5, table_of
 from tailcut.runs import Run
 
-logger = logging.getLogger("tailcut.cli")
+logger = logging.getLogger(__name__)
 
 
 def add_parser(commands: Commands) -> None:

@@ -2,9 +2,8 @@
 
 import argparse
 
-from tailcut.cli.parser import Commands, Parser, add_command, add_device, add_images, add_network
+from tailcut.cli.parser import METHODS, Commands, Parser, add_command, add_device, add_images, add_network
 
-METHODS = ("spectral", "l1", "l2", "fpgm", "apoz", "bn_scale", "hrank", "random")
 VARIANT = "variant"
 COMPONENTS = ("spectral", "dist", "spatial")
 

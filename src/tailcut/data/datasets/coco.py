@@ -15,6 +15,7 @@ from tailcut.data.images import read_image
 from tailcut.data.reading import current_reading, readable
 from tailcut.data.roots import Roots, data_roots, find, folders_of, split_layout
 from tailcut.errors import DataError, MissingExtraError
+from tailcut.printing import named
 
 FOLDER = "coco"
 BACKGROUND = "background"
@@ -311,8 +312,7 @@ def _check_files(folder: Path, images: Sequence[dict[str, Any]]) -> None:
     names = (entry["file_name"] for entry in images)
     missing = [name for name in names if name not in there and not (folder / name).is_file()]
     if missing:
-        more = f" and {len(missing) - NUM_SHOWN} more" if len(missing) > NUM_SHOWN else ""
-        raise DataError(f"{folder} lacks the images {', '.join(missing[:NUM_SHOWN])}{more}")
+        raise DataError(f"{folder} lacks the images {named(missing, NUM_SHOWN)}")
 
 
 def _decode_mask(item: Annotation, height: int, width: int, path: Path) -> np.ndarray[Any, np.dtype[np.bool_]]:

@@ -15,6 +15,7 @@ from tailcut.data.kept import KeptTensors
 from tailcut.data.reading import current_reading, readable, warn_of_misplaced, warn_of_other_files
 from tailcut.data.roots import Roots, find_split, folders_of
 from tailcut.errors import DataError
+from tailcut.files import check_is_regular
 
 NAME = "imagenette"
 FOLDER = "imagenette224"
@@ -112,7 +113,7 @@ class FolderDataset(Dataset):
             DataError: the file is damaged.
         """
         pixels = self._resized(self._decoded(range(len(self))[index]))
-        return pixels.float() / 255, self.labels[index]
+        return pixels.float() / 255, self.labels[index].clone()
 
     def random_parts(self, indices: Indices, noises: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
         """See `Dataset.random_parts`. Files are decoded anew each time."""
@@ -192,8 +193,16 @@ def open_imagenet(split: str, *, size: Framing = 224, roots: Roots = None) -> Fo
 def _misplaced(folder: Path, classes: Sequence[Path]) -> list[str]:
     """Return the images beside the folders of the classes, and the folders within these, as within `folder`."""
     with os.scandir(folder) as entries:
-        beside = [entry.name for entry in entries if entry.name[0] != "." and _is_image(entry) and entry.is_file()]
+        beside = [entry.name for entry in entries if entry.name[0] != "." and _is_image(entry) and _is_file(entry)]
     return sorted(beside) + [f"{path.name}/{inner.name}/" for path in classes for inner in folders_of(path)]
+
+
+def _is_file(entry: "os.DirEntry[str]") -> bool:
+    """Return whether it is a regular file; a link to itself is none."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
 
 
 def _is_image(entry: "os.DirEntry[str]") -> bool:
@@ -205,10 +214,10 @@ def _images_of(folder: Path) -> tuple[list[Path], list[str]]:
     with os.scandir(folder) as entries:  # knows what regular files are without a look at each
         visible = [entry for entry in entries if entry.name[0] != "."]
     found = [entry for entry in visible if _is_image(entry)]
-    others = [entry.name for entry in visible if not _is_image(entry) and entry.is_file()]
+    others = [entry.name for entry in visible if not _is_image(entry) and _is_file(entry)]
     if not found:
         raise DataError(f"{folder} holds no images ({', '.join(SUFFIXES)})")
     for entry in found:
-        if not entry.is_file() and not entry.is_dir() and Path(entry.path).exists():  # it might never end
-            raise DataError(f"{entry.path} is no regular file, but a pipe, a socket or a device: take it out")
+        if not _is_file(entry):  # which scandir knows
+            check_is_regular(Path(entry.path))
     return sorted(Path(entry.path) for entry in found), sorted(others)

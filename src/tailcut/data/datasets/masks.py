@@ -10,6 +10,8 @@ from tailcut.data.images import image_size, read_image, read_mask
 from tailcut.data.reading import current_reading, readable, warn_of_misplaced, warn_of_other_files
 from tailcut.data.roots import Roots, find_split, folders_of
 from tailcut.errors import DataError
+from tailcut.files import check_is_regular
+from tailcut.printing import named
 
 CARVANA = "carvana"
 CARVANA_CLASSES = ("background", "car")
@@ -114,10 +116,10 @@ def _matched_files(folder: Path) -> list[tuple[Path, Path]]:
     wanted = {stem: _mask_stem(stem, masks) for stem in images}
     without_mask = [images[stem].name for stem, mask_stem in wanted.items() if mask_stem not in masks]
     if without_mask:
-        raise DataError(f"{folder / 'masks'} lacks the masks of {_some(without_mask)}")
+        raise DataError(f"{folder / 'masks'} lacks the masks of {named(without_mask)}")
     spare = [masks[stem].name for stem in sorted(masks.keys() - wanted.values())]
     if spare:
-        raise DataError(f"{folder / 'images'} lacks the images of the masks {_some(spare)}")
+        raise DataError(f"{folder / 'images'} lacks the images of the masks {named(spare)}")
     warn_of_other_files(folder, other_images + other_masks)
     inner = [f"{part}/{path.name}/" for part in PARTS for path in folders_of(folder / part)]
     warn_of_misplaced(folder, inner, "photos and masks count where they lie directly in images and masks")
@@ -139,12 +141,8 @@ def _files_by_stem(folder: Path) -> tuple[dict[str, Path], list[str]]:
         if path.suffix.lower() not in SUFFIXES:
             others += [f"{folder.name}/{path.name}"] if path.is_file() else []
             continue
+        check_is_regular(path)
         if path.stem in files:
             raise DataError(f"{folder} holds both {files[path.stem].name} and {path.name}; remove one")
         files[path.stem] = path
     return files, others
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more

@@ -197,7 +197,7 @@ class Detector(nn.Module):
                 has a gate, a gate here starts anew and one there is left out.
 
         Raises:
-            ArgumentError: it is another network, or on other channels.
+            ArgumentError: it is another network, or on other channels, or on RGB that is normalised otherwise.
         """
         theirs, own = network.state_dict(), self.body.state_dict()
         dct, their_dct = self.transform.dct, input_transform_of(network)
@@ -205,6 +205,13 @@ class Detector(nn.Module):
             raise ArgumentError(
                 f"the backbone reads {_channels_text(their_dct)}, the detector {_channels_text(dct)}: both must read "
                 "the same"
+            )
+        which = getattr(getattr(network, "normalize", None), "which", None)
+        if dct is None and which != "imagenet":
+            pixels = "pixels in 0..1" if which is None else f"pixels normalised as for {which}"
+            raise ArgumentError(
+                f"the detector normalises RGB as for ImageNet, the backbone takes {pixels}: train it with "
+                "normalize = true among its arguments"
             )
         gates = _gate_prefixes(self.body) + _gate_prefixes(network)
         names = [name for name in own if name in theirs or not name.startswith(gates)]
@@ -230,6 +237,12 @@ class Detector(nn.Module):
         if not is_image or not image.is_floating_point() or 0 in image.shape:
             what = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
             raise ArgumentError(f"a detector takes float images (3, height, width) in 0..1, got {what}")
+        own = next(iter(self.parameters())).dtype
+        if own.itemsize < torch.float32.itemsize or image.dtype != own:
+            raise ArgumentError(
+                f"the detector is in {own}, the image in {image.dtype}: both must be float32 (detector.float(), "
+                "image.float()), or both float64"
+            )
         return image
 
     def _check_targets(self, images: Sequence[Tensor], targets: Sequence[Target] | None) -> None:

@@ -97,11 +97,15 @@ class DetectorInputs(nn.Module):
         )
         return max(1, height * target // side), max(1, width * target // side)
 
-    def resized(self, image: Tensor) -> Tensor:
-        """Return an image (3, height, width) at its reading size: that of `size_of`, or twice that for the DCT."""
+    def reading_size_of(self, image: Tensor) -> Size:
+        """(height, width) of the image that channels are made of: that of `size_of`, or twice that for the DCT."""
         height, width = self.size_of(image)
         factor = 1 if self.dct is None else DCT_ENLARGEMENT
-        size = (factor * height, factor * width)
+        return factor * height, factor * width
+
+    def resized(self, image: Tensor) -> Tensor:
+        """Return an image (3, height, width) at the size of `reading_size_of`."""
+        size = self.reading_size_of(image)
         return image if size == _size(image) else interpolate(image[None], size, mode="bilinear", antialias=True)[0]
 
     def restored(self, found: Target, size: Size, original: Size) -> dict[str, Tensor]:

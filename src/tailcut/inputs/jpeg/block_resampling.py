@@ -57,7 +57,7 @@ def upsampled_channels(
         indices: the frequencies, row-major 8 v + u, at least one.
         vertical: factor of the height, 1 to 8.
         horizontal: factor of the width.
-        smooth: smooth the enlarged plane as `chroma.smooth_blocks` does.
+        smooth: smooth the enlarged plane as `chroma.smoothed_filters` do.
 
     Returns:
         (..., n, vertical blocks_h, horizontal blocks_w), the type of `plane`.

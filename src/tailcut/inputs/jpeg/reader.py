@@ -70,8 +70,9 @@ def _content(source: str | Path | bytes | bytearray | memoryview) -> tuple[bytes
         raise ArgumentError(f"expected a JPEG's path or its bytes, got {type(source).__name__}")
     try:
         return Path(source).read_bytes(), f"the image {source}"
-    except OSError as error:
-        raise DataError(f"cannot read the image {source}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # the second of a path with a null byte
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot read the image {source}: {reason}") from error
 
 
 def _dequantized(plane: np.ndarray, table: np.ndarray) -> Tensor:

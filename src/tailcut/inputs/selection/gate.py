@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Self
 
 import torch
@@ -275,19 +276,18 @@ class _Seen:
     """
 
     def __init__(self, num_channels: int) -> None:
-        self._num_images = 0
-        self._sums = torch.zeros(2, num_channels, device="cpu")
+        # How many there were is a row too: torch's compiler would make a program for each number.
+        self._sums = torch.zeros(3, num_channels, device="cpu")
 
     def add(self, probabilities: Tensor, is_open: Tensor) -> None:
-        sums = torch.stack([probabilities.sum(0), is_open.to(probabilities.dtype).sum(0)])
-        self._num_images += probabilities.shape[0]
+        counted = torch.ones_like(probabilities)
+        sums = torch.stack([each.sum(0) for each in (probabilities, is_open.to(probabilities.dtype), counted)])
         self._sums = self._sums.to(sums.device) + sums
 
     def activity(self, channels: tuple[int, ...]) -> GateActivity:
-        if self._num_images == 0:
-            return GateActivity(channels, 0, (0.0,) * len(channels), (0.0,) * len(channels))
-        probability, open_ratio = (self._sums / self._num_images).tolist()
-        return GateActivity(channels, self._num_images, tuple(probability), tuple(open_ratio))
+        num_images = int(self._sums[2, 0])
+        probability, open_ratio, _ = (self._sums / max(num_images, 1)).tolist()
+        return GateActivity(channels, num_images, tuple(probability), tuple(open_ratio))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return type(self)(self._sums.shape[1])
@@ -305,6 +305,6 @@ def _component(index: int) -> int:
 
 
 def _first(ranked: list[int], count: int, where: str, *, least: int = 1) -> list[int]:
-    if isinstance(count, bool) or not isinstance(count, int) or not least <= count <= len(ranked):
+    if isinstance(count, bool) or not isinstance(count, Integral) or not least <= count <= len(ranked):
         raise ArgumentError(f"expected {least} to {len(ranked)} channels {where}, got {count!r}")
     return ranked[:count]

@@ -1,6 +1,7 @@
 """Tables and patterns (squares, triangles) of selected frequencies, and the split of a total over Y, Cb, Cr."""
 
 from collections.abc import Sequence
+from numbers import Integral
 
 from tailcut.errors import ArgumentError
 from tailcut.transform.block import BLOCK_SIZE
@@ -70,7 +71,8 @@ def split_channels(channels: int | tuple[int, int, int]) -> tuple[int, int, int]
     >>> split_channels(64), split_channels(191)
     ((44, 10, 10), (63, 64, 64))
     """
-    if isinstance(channels, int):
+    if isinstance(channels, Integral):
+        channels = channels if isinstance(channels, bool) else int(channels)
         if isinstance(channels, bool) or not 1 <= channels <= NUM_CHANNELS:
             raise ArgumentError(f"expected 1 to {NUM_CHANNELS} channels, got {channels!r}")
         chroma = max(channels // 6, -(-(channels - NUM_FREQUENCIES) // 2))

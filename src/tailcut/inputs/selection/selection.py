@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tailcut.arguments import check_seed
 from tailcut.errors import ArgumentError, DataError
 from tailcut.files import write_atomically
 from tailcut.inputs.selection.patterns import (
@@ -138,7 +139,7 @@ class Selection:
             ArgumentError: not 1 to 192 channels.
         """
         _check_count(num_channels)
-        generator = torch.Generator(device="cpu").manual_seed(seed)
+        generator = torch.Generator(device="cpu").manual_seed(check_seed(seed))
         return cls.of(torch.randperm(NUM_CHANNELS, generator=generator, device="cpu")[:num_channels].tolist())
 
     @property
@@ -275,7 +276,11 @@ def _as_count(channels: object) -> int | None:
 
 
 def _check_count(num_channels: int) -> None:
-    if type(num_channels) is not int or not 1 <= num_channels <= NUM_CHANNELS:
+    if (
+        isinstance(num_channels, bool)
+        or not isinstance(num_channels, Integral)
+        or not 1 <= num_channels <= NUM_CHANNELS
+    ):
         raise ArgumentError(f"expected 1 to {NUM_CHANNELS} channels to keep, got {num_channels!r}")
 
 

@@ -19,6 +19,7 @@ from tailcut.inputs.transform.block_dct import BlockDCT
 from tailcut.inputs.transform.input_transform import InputTransform, input_transform_of
 from tailcut.printing import Report, table
 from tailcut.structure import Edit, add_edit, base_of, example_shape, family, image_size, record_of
+from tailcut.structure.views import check_is_bare
 from tailcut.transform.block import BLOCK_SIZE
 
 VARIANTS = ("paper", "published")
@@ -248,7 +249,8 @@ def describe_stem(model: nn.Module, size: int | tuple[int, int] | None = None) -
 
 
 def check_unedited(model: nn.Module) -> None:
-    """Raise `StructureError` if the stem of `model` can no longer be replaced."""
+    """Raise `StructureError` if the stem of `model` can no longer be replaced, `ArgumentError` for a wrapper."""
+    check_is_bare("change the input of", model)
     ReplaceStemEdit(Selection.of(6)).check(model)
 
 

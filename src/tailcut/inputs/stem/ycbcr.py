@@ -21,6 +21,7 @@ from tailcut.inputs.transform.input_transform import (
     input_transform_of,
 )
 from tailcut.structure import Edit, Reader, Writer, base_of, family, register_edit
+from tailcut.structure.views import check_is_bare
 from tailcut.transform.color import RGB_TO_YCBCR, rgb_to_ycbcr
 
 
@@ -151,10 +152,11 @@ def use_ycbcr(
         The model.
 
     Raises:
-        ArgumentError: the model does not read images of three channels, or there is no such size.
+        ArgumentError: the model does not read images of three channels or is a wrapper, or there is no such size.
         StructureError: the model's input is replaced already, or it has no place for the transform. The model is
             unchanged.
     """
+    check_is_bare("change the input of", model)
     base = base_of(model)
     if base is not None and family(base.name).example_shape(**base.arguments)[1:2] != (len(COMPONENTS),):
         raise ArgumentError(f"{base.name} does not read images of three channels, so its input cannot be YCbCr")

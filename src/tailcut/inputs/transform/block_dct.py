@@ -31,7 +31,7 @@ class BlockDCT(InputTransform):
 
     Chroma is "two_scale" as in the published networks: luma of the image, chroma of the image enlarged by 2
     (bilinear) and subsampled 4:2:0 as JPEG does, so that it has as many blocks as luma; the net effect is a slight
-    smoothing (see `tailcut.inputs.chroma`). "full" is plain 4:4:4.
+    smoothing (see `tailcut.inputs.jpeg.chroma`). "full" is plain 4:4:4.
 
     Until `fit`, mean is 0 and std is 1: channels are the plain coefficients. `mean` and `std` are buffers and saved
     with the network.
@@ -161,6 +161,7 @@ class BlockDCT(InputTransform):
         """
         if isinstance(images, JpegCoefficients):
             return self._stored_channels(images)
+        check_images(images)
         zero = torch.zeros_like(self.mean, dtype=compute_type(self.mean.dtype))
         return self._channels(images.to(self.mean.device), zero, zero + 1)
 

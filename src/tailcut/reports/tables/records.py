@@ -14,7 +14,7 @@ RECORDS = ("combined/*.json", "frequency-*/*.json", "training-for-bytes/*.json")
 # By recipe name the data set and the split that its figures are of.
 Measured = Mapping[str, tuple[str, str]]
 
-logger = logging.getLogger("tailcut.reports")
+logger = logging.getLogger(__name__)
 
 
 def records_folder() -> Path:

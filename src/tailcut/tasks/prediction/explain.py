@@ -17,7 +17,8 @@ from tailcut.channels.scoring.feature_maps import follow_maps
 from tailcut.channels.scoring.forward import running
 from tailcut.data import read_image
 from tailcut.errors import ArgumentError, StructureError
-from tailcut.evaluation.evaluate import choose_device, fitting, runnable
+from tailcut.evaluation.evaluate import check_no_detector, choose_device, fitting, runnable
+from tailcut.evaluation.metrics import check_answers
 from tailcut.evaluation.pixel_inputs import image_shape, reader_of
 from tailcut.files import check_output_path
 from tailcut.format import load
@@ -135,6 +136,9 @@ def grad_cam(model: nn.Module, image: Tensor, *, layer: str | None = None, class
         outputs = network(image.detach().clone().requires_grad_())
     if not isinstance(outputs, Tensor) or outputs.ndim != 2:
         raise ArgumentError("Grad-CAM needs a classifier: outputs (1, classes)")
+    if outputs.shape[1] < 2:
+        raise ArgumentError("Grad-CAM looks at one of two classes or more; the network gives one number")
+    check_answers(outputs)
     if not found:
         raise ArgumentError(f"no map of {'any convolution' if layer is None else layer} was seen in the forward")
     number = int(outputs.argmax()) if class_number is None else class_number
@@ -223,6 +227,7 @@ def _convolutions(network: nn.Module, layer: str | None) -> dict[str, nn.Module]
 
 def _pixels(path: str | Path, model: nn.Module, max_pixels: int) -> Tensor:
     """Return the image (1, channels, height, width) at the example size of the network's family, or of its edits."""
+    check_no_detector(model, "explain")
     shape = image_shape(model)
     if shape is None:
         raise ArgumentError("explain needs a network of a registered family that takes images")

@@ -23,7 +23,7 @@ from tailcut.evaluation.evaluate import (
     runnable,
     within_memory,
 )
-from tailcut.evaluation.metrics import foreground
+from tailcut.evaluation.metrics import check_answers, foreground
 from tailcut.evaluation.pixel_inputs import image_shape, reader_of
 from tailcut.files import make_folder, write_atomically
 from tailcut.format import load
@@ -105,7 +105,7 @@ def predict(
     Raises:
         LimitError: the network asks for larger images.
         ArgumentError: the network is of no registered family, or gives neither classes nor masks, or masks without
-            `out`, or two images whose masks would have one name.
+            `out`, or outputs that are no numbers, or two images whose masks would have one name.
         DataError: an image cannot be read; within `tailcut.data.reading(on_error="skip")` it is left out instead.
     """
     start = time.perf_counter()
@@ -121,6 +121,7 @@ def predict(
         with within_memory(image):
             inputs = read(image.to(device))
         outputs = _answers(run_forward(network, inputs))
+        check_answers(outputs, f"the network's outputs for {path}")
         if outputs.ndim == 2:
             predictions.append(_class(path, outputs[0], model))
         else:

@@ -16,13 +16,14 @@ from tailcut import structure
 from tailcut.data import read_image
 from tailcut.data.datasets.coco_categories import CATEGORIES, NUM_CLASSES
 from tailcut.errors import ArgumentError
-from tailcut.evaluation.detection import MASK_THRESHOLD
+from tailcut.evaluation.detection import MASK_THRESHOLD, check_finite
 from tailcut.evaluation.evaluate import choose_device, file_at_level, fitting, runnable
 from tailcut.files import atomic_write, make_folder, write_atomically
 from tailcut.format import load
 from tailcut.format.load import read_contents
 from tailcut.inputs.detection.detectors import Detector
 from tailcut.printing import table
+from tailcut.structure import MAX_PIXELS, check_pixels
 from tailcut.tasks.prediction.predict import TABLE_FILE, PredictReport, paths_of_output, read_each
 
 MASK_STRENGTH = 0.45  # part of the colour in a masked pixel
@@ -128,12 +129,21 @@ def predict_objects_file(
     *,
     least_score: float = LEAST_SCORE,
     device: str = "auto",
+    max_pixels: int = MAX_PIXELS,
     level: int | None = None,
 ) -> PredictObjectsReport:
     """Load the .tailcut file of a detector and `predict_objects` with it."""
     place = choose_device(device)
     model = load(file, device=str(place), level=level)
-    return predict_objects(model, images, out, least_score=least_score, device=place, name=file_at_level(file, level))
+    return predict_objects(
+        model,
+        images,
+        out,
+        least_score=least_score,
+        device=place,
+        max_pixels=max_pixels,
+        name=file_at_level(file, level),
+    )
 
 
 def predict_objects(
@@ -144,6 +154,7 @@ def predict_objects(
     least_score: float = LEAST_SCORE,
     class_names: Sequence[str] | None = None,
     device: torch.device | str = "cpu",
+    max_pixels: int = MAX_PIXELS,
     name: str = "",
 ) -> PredictObjectsReport:
     """Find the objects in image files. The model is not changed.
@@ -156,16 +167,20 @@ def predict_objects(
         class_names: by label; when None those of the model (`tailcut.set_class_names`), else COCO's for a
             detector of 91 classes, else the numbers.
         device: where to run.
+        max_pixels: the most pixels that the detector may enlarge an image to.
         name: what the report calls the model.
 
     Raises:
-        ArgumentError: the model is no detector, the names are too few, or two drawings would have one name.
+        ArgumentError: the model is no detector or its numbers are not finite, the names are too few, or two drawings
+            would have one name.
         DataError: an image cannot be read; within `tailcut.data.reading(on_error="skip")` it is left out instead.
+        LimitError: the detector enlarges an image beyond `max_pixels`.
     """
     start = time.perf_counter()
     network = runnable(model, device, dense=True)
     if not isinstance(network, Detector):
         raise ArgumentError(f"expected a detector, got {type(model).__name__}")
+    check_finite(network)
     if not 0 <= least_score <= 1:
         raise ArgumentError(f"the least score must be 0 to 1, got {least_score}")
     names = _names(model, network.num_classes) if class_names is None else list(class_names)
@@ -176,6 +191,7 @@ def predict_objects(
     predictions, skipped = [], list[dict[str, Any]]()
     with torch.inference_mode():
         for path, image in read_each(paths, lambda path: read_image(path, channels=3)[0], skipped):
+            check_pixels(model, network.transform.reading_size_of(image), max_pixels)
             with fitting(image[None]):
                 (found,) = network([image.to(device)])
             kept = {key: value[found["scores"] >= least_score].cpu() for key, value in found.items()}
