@@ -390,6 +390,8 @@ def _is_of_kind(value: Any, kind: Any) -> bool:
         return isinstance(value, dict) and all(_is_of_kind(item, get_args(kind)[1]) for item in value.values())
     if isinstance(kind, UnionType):
         return any(_is_of_kind(value, one) for one in get_args(kind))
+    if type(value) is int and abs(value) > sys.float_info.max:
+        return False
     if kind is float and type(value) is int:  # true and false are no numbers
-        return abs(value) <= sys.float_info.max
+        return True
     return type(value) is kind

@@ -45,7 +45,7 @@ def test_elsewhere_a_line_is_written_now_and_then(caplog: pytest.LogCaptureFixtu
 
 def test_the_log_has_messages_and_the_error_that_ends_it(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    logger = logging.getLogger("tailcut.training")
+    logger = logging.getLogger("tailcut.runtime.progress")
 
     def fail() -> None:
         with log_to_file(run):

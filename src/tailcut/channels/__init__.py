@@ -9,7 +9,7 @@ S. Khaki, W. Luo: "CFDP: Common Frequency Domain Pruning", CVPR Workshops 2023 (
 | (5), (6): block DCT without factors                 | `Blocks.axis_matrix` (blocks.py)                            |
 | (7) spectral, (8) dist, (9) their product, (10) spatial | `map_parts` (formulas.py)                               |
 | (12): L = L_Fq + lambda L_Sp                        | `Formula.combine` (formulas.py)                             |
-| figure 1: sorted scores                             | `draw_scores` (images.py)                                 |
+| figure 1: sorted scores                             | `draw_scores` (plots.py)                                  |
 | algorithm 1: what is kept and what goes             | `prune` (prune.py), at the rates of `PAPER_RATES` (rates.py) |
 
 Known deviations. The paper gives no sigma for its filter: ours is 1 pixel, with the border and the reach of SciPy's.

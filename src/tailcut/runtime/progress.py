@@ -11,7 +11,7 @@ from typing import Any
 from tailcut.printing import Item, LogLines, figure_text
 from tailcut.runs import Run
 
-logger = logging.getLogger("tailcut.training")
+logger = logging.getLogger(__name__)
 
 
 class Throughput:

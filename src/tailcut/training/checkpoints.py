@@ -20,7 +20,7 @@ from tailcut.errors import DataError, first_line
 from tailcut.files import PREFIX, atomic_write, rename
 from tailcut.format.conversion.checkpoints import read_torch_file
 from tailcut.runs import Run
-from tailcut.training.checkpoint_digest import check_members, has_digest, save_with_digest
+from tailcut.training.checkpoint_digest import has_digest, save_with_digest
 
 VERSION = 2
 UNSEALED_VERSION = 1  # the same content without a digest
@@ -28,7 +28,7 @@ _NO_GAUSS = float("nan")
 # What torch, numpy and Python raise for states that are none, or of something else.
 _TORN = (KeyError, IndexError, TypeError, ValueError, OverflowError, RuntimeError)
 
-logger = logging.getLogger("tailcut.training")
+logger = logging.getLogger(__name__)
 
 
 def write_checkpoint(run: Run, state: Mapping[str, Any]) -> None:
@@ -104,9 +104,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} was written by another version of Tailcut (checkpoint version {str(version)[:20]}, "
             f"this one reads {UNSEALED_VERSION} and {VERSION}); finish the run with that version"
         )
-    if version == UNSEALED_VERSION:
-        check_members(path)
-    elif not sealed:
+    if version != UNSEALED_VERSION and not sealed:
         raise DataError(f"{path} is damaged: its digest is missing")
     _check_content(state, path)
     return dict(state)

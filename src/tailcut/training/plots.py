@@ -10,7 +10,7 @@ from tailcut.errors import MissingExtraError
 from tailcut.plotting import new_figure, write_figure
 from tailcut.printing import is_fraction
 
-logger = logging.getLogger("tailcut.training")
+logger = logging.getLogger(__name__)
 METRIC_COLORS = ("tab:green", "tab:purple", "tab:brown", "tab:cyan")
 
 

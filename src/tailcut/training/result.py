@@ -20,7 +20,7 @@ from tailcut.training.setup.initial_network import parent_fingerprint
 from tailcut.training.setup.initialization import num_in_use
 from tailcut.weights import kept_counts, norm_counts, truncated_tensors
 
-logger = logging.getLogger("tailcut.training")
+logger = logging.getLogger(__name__)
 
 FILE_LOSS = 0.02
 """What packing may cost of a metric between 0 and 1 before it is said; rounding costs a tenth of it."""
@@ -110,8 +110,8 @@ def warn_of_late_cut(before: int, after: int) -> None:
     """Say that coefficients were cut after the last epoch, when no training could make up for them."""
     if after < before:
         logger.warning(
-            "the last cut, from %d to %d coefficients, came after the last epoch; a higher schedule.rate, more "
-            "epochs or schedule.fraction bring it earlier",
+            "the last cut, from %d to %d coefficients, came after the last epoch; a higher schedule.rate or "
+            "schedule.fraction instead of it, a smaller schedule.every, or more epochs bring it earlier",
             before,
             after,
         )

@@ -29,6 +29,7 @@ from tests.channels.slim_networks import (
 )
 from tests.own_tensors import scan
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils import parametrizations
 
 from tailcut.channels import score
@@ -152,6 +153,38 @@ def test_a_layer_that_never_runs_is_named(caplog: pytest.LogCaptureFixture) -> N
     assert [part.name for part in report.skipped if "did not run" in part.reason] == ["idle.spare"]
     assert network.idle["spare"].in_channels == 8
     assert "did not run on the example input: idle.spare; where another input runs them" in caplog.text
+
+
+class UsedByCode(nn.Module):
+    """A layer that shares its weight with one that runs, and one whose weight the forward uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.twin, self.last = nn.Conv1d(2, 8, 1), nn.Conv1d(2, 8, 1), nn.Conv1d(8, 2, 1)
+        self.twin.weight, self.twin.bias = self.first.weight, self.first.bias
+        self.taken = nn.Conv1d(8, 8, 3, groups=8)
+        self.wide, self.narrow = nn.Conv1d(2, 6, 1), nn.Conv1d(6, 2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, 2, length - 2)."""
+        y = functional.conv1d(self.first(x), self.taken.weight, self.taken.bias, groups=8)
+        total: Tensor = self.last(y.relu()) + self.narrow(self.wide(x).relu())
+        return total
+
+
+def test_layers_that_were_used_without_a_call_are_told_from_idle_ones(caplog: pytest.LogCaptureFixture) -> None:
+    model = UsedByCode()
+    scores = {
+        name: torch.rand(part.out_channels) for name, part in model.named_modules() if isinstance(part, nn.Conv1d)
+    }
+    report = prune(model, torch.rand(1, 2, 9), scores, 0.3)
+    assert "did not run" not in caplog.text
+    reasons = {part.name: part.reason for part in report.skipped}
+    assert reasons["taken"] == (
+        "it was not called, and the network's code uses its weight, so nothing is known of its channels"
+    )
+    assert "twin" not in reasons
+    assert model.wide.out_channels < 6
 
 
 def test_frozen_layers_stay_frozen_and_tied_ones_tied() -> None:

@@ -122,3 +122,10 @@ def test_damaged_and_large_files(tmp_path: Path) -> None:
     path.write_bytes(bytes(1 << 21))
     with pytest.raises(DataError, match="has 2,097,152 bytes, at most"):
         read_score_folder(folder, create_model("vgg16_bn_cifar"))
+
+
+def test_two_files_of_one_layer_are_refused(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "a", "rank", VGG)
+    np.save(folder / "rank_conv05.npy", np.arange(256, dtype=np.float32))
+    with pytest.raises(DataError, match=r"two files for one layer, rank_conv05\.npy and rank_conv5\.npy"):
+        read_score_folder(folder, create_model("vgg16_bn_cifar"))

@@ -376,3 +376,27 @@ def test_a_minimum_of_coefficients(make_recipe: MakeRecipe) -> None:
     schedule = build_schedule(recipe, model)
     assert schedule is not None
     assert schedule.finish() == {"fc1.weight": 235, "fc2.weight": 40, "fc3.weight": 31}
+
+
+def test_cuts_of_epochs_end_before_the_last_step(make_recipe: MakeRecipe, caplog: pytest.LogCaptureFixture) -> None:
+    for fraction, cuts in ((0.95, 3), (0.75, 3), (0.65, 3), (0.5, 2), (0.1, 1)):
+        recipe = make_recipe("schedule.every=epoch", f"schedule.fraction={fraction}")  # 4 epochs
+        model = build_model(recipe)
+        schedule = build_schedule(recipe, model, build_optimizer(recipe.optimizer, model), steps_per_epoch=20)
+        assert schedule is not None
+        for _ in range(cuts):
+            assert not schedule.finished
+            schedule.step()
+        assert schedule.finished
+    assert "after the last of" not in caplog.text
+
+
+@pytest.mark.parametrize(("every", "epochs"), [("100", 4), ("epoch", 1)])
+def test_cuts_after_the_last_step_are_told(
+    every: str, epochs: int, make_recipe: MakeRecipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = make_recipe(f"schedule.every={every}", f"training.epochs={epochs}")
+    model = build_model(recipe)
+    build_schedule(recipe, model, build_optimizer(recipe.optimizer, model), steps_per_epoch=20)
+    assert f"the cuts end after the last of {20 * epochs} steps" in caplog.text
+    assert "a smaller schedule.every" in caplog.text

@@ -41,6 +41,7 @@ class Trace:
         alignments: the shortcuts that pad channels, by name.
         free: name -> labels of the parameters and buffers outside of layers that met channels.
         idle: layers with channels that did not run.
+        read_by_code: layers that were not called, but whose numbers the network's code used.
         outputs: what the network gave: shapes of its tensors.
         trains: the network also ran in training mode.
         reads_numbers: its code reads numbers of tensors (`.item()`), so that it must be computed in full.
@@ -57,6 +58,7 @@ class Trace:
     alignments: dict[str, Alignment] = field(default_factory=dict)
     free: dict[str, Tensor] = field(default_factory=dict)
     idle: list[str] = field(default_factory=list)
+    read_by_code: list[str] = field(default_factory=list)
     outputs: list[tuple[int, ...]] = field(default_factory=list)
     trains: bool = False
     reads_numbers: bool = False
@@ -108,7 +110,7 @@ def trace(model: nn.Module, inputs: InputTensors) -> Trace:
             layer.positions = positions.get(name, 0)
             for attribute in layer.axes:
                 found.free.pop(layer.path(attribute), None)
-    found.idle = _idle(found)
+    found.idle, found.read_by_code = _not_called(found, set(tracer.uses))
     couple_tied(model, found)
     return found
 
@@ -170,7 +172,7 @@ class _Tracer(Observer):
         self.coupling = found.coupling
         self.made: dict[object, Tensor | None] = {}  # labels by token
         self._computed = ComputedWeights()
-        self._uses: dict[int, list[str]] = {}  # parameter of a layer -> the places outside of it where it is used
+        self.uses: dict[int, list[str]] = {}  # parameter of a layer -> the places outside of it where it is used
         self._normed: set[str] = set()  # norms with custom forwards that are running and were taken for layers
         self._numbered: Any = WeakTensorKeyDictionary()  # places along channels -> the labels of these
 
@@ -211,7 +213,7 @@ class _Tracer(Observer):
         self.lock_numbered(inputs)
         for x in inputs:
             if id(x) in self._owners:
-                self._uses.setdefault(id(x), []).append(self.place())
+                self.uses.setdefault(id(x), []).append(self.place())
         if self._is_own_norm(func, inputs):
             return self._normalised(inputs[0], results)
         if results and not any(x.numel() for x in results):  # which hold no labels
@@ -348,15 +350,25 @@ class _Tracer(Observer):
 
     def _lock_weights_used_elsewhere(self) -> None:
         owned = {id(x): layer for layer in self.found.layers.values() for x in layer.module.parameters(recurse=False)}
-        for key, places in self._uses.items():
+        for key, places in self.uses.items():
             for labels in owned[key].labels() if key in owned else ():
                 self.coupling.lock(labels, f"the weight of {owned[key].name} is used outside of it, {places[0]}")
 
 
-def _idle(found: Trace) -> list[str]:
+def _not_called(found: Trace, used: set[int]) -> tuple[list[str], list[str]]:
+    """Return the layers that did nothing, and those whose parameters (by their ids) were used outside of them.
+
+    A layer that shares all its parameters with one that ran is none of them.
+    """
     ran = {layer.module for layer in found.layers.values()}
     inside = {part for module in ran for part in module.modules()}
-    return [name for name, module in found.modules.named.items() if module not in inside and _has_channels(module)]
+    shared = {id(parameter) for module in inside for parameter in module.parameters(recurse=False)}
+    idle, read = list[str](), list[str]()
+    for name, module in found.modules.named.items():
+        own = {id(parameter) for parameter in module.parameters(recurse=False)}
+        if module not in inside and _has_channels(module) and not own <= shared:
+            (read if own & used else idle).append(name)
+    return idle, read
 
 
 def _has_channels(module: nn.Module) -> bool:

@@ -186,4 +186,6 @@ def _rows(
             skipped.append(SkippedChannels(name, sum(unit not in group.locked for unit in units), held[group.name]))
     idle = "it did not run, so nothing is known of its channels"
     skipped += [SkippedChannels(name, 0, idle) for name in graph.trace.idle]
+    read = "it was not called, and the network's code uses its weight, so nothing is known of its channels"
+    skipped += [SkippedChannels(name, 0, read) for name in graph.trace.read_by_code]
     return tuple(layers), tuple(skipped)

@@ -32,7 +32,7 @@ from tailcut.counting import count_macs, count_parameters
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.model_inputs import InputTensors, ModelInputs, example_inputs
 from tailcut.structure import check_not_shared, record_of
-from tailcut.structure.views import unwrapped
+from tailcut.structure.views import check_is_bare
 
 _log = logging.getLogger(__name__)
 
@@ -208,10 +208,7 @@ def _patterns(ignore: str | Sequence[str]) -> tuple[str, ...]:
 def _check_network(model: nn.Module, example_input: InputTensors) -> ModelInputs:
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if unwrapped(model) is not model:
-        raise ArgumentError(
-            f"{type(model).__name__} is a wrapper: prune the network itself (its .module, .source or ._orig_mod)"
-        )
+    check_is_bare("prune", model)
     scripted = next((path for path, part in model.named_modules() if isinstance(part, torch.jit.ScriptModule)), None)
     if scripted is not None:
         raise ArgumentError(

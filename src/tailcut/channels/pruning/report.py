@@ -1,9 +1,9 @@
 """Report of `prune`: removed channels, and those that could not be removed, with the reason."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tailcut.printing import Report, table
+from tailcut.printing import Report, named, table
 
 MAX_NAMED = 3
 
@@ -17,12 +17,7 @@ def by_reason(reasons: Iterable[tuple[str, str]]) -> str:
     names: dict[str, list[str]] = {}
     for name, reason in reasons:
         names.setdefault(reason, []).append(name)
-    return "; ".join(f"{_listed(own)}: {reason}" for reason, own in names.items())
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return ", ".join(names[:MAX_NAMED]) + more
+    return "; ".join(f"{named(own, MAX_NAMED)}: {reason}" for reason, own in names.items())
 
 
 @dataclass(frozen=True)

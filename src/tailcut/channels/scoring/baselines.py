@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
 
+from tailcut.arguments import check_seed
 from tailcut.channels.scoring.feature_maps import follow_maps, num_channels
 from tailcut.channels.scoring.forward import forward
 from tailcut.errors import StructureError
@@ -92,7 +93,7 @@ MAP_MEASURES: Mapping[str, Callable[[Tensor], tuple[Tensor]]] = {"apoz": nonzero
 
 def random_importance(layers: Mapping[str, nn.Module], seed: int) -> dict[str, Tensor]:
     """Random numbers in 0..1 for each layer, float64 (channels,): the same for the same seed and layers."""
-    noise = torch.Generator().manual_seed(seed)
+    noise = torch.Generator().manual_seed(check_seed(seed))
     return {
         name: torch.rand(num_channels(layer), generator=noise, dtype=torch.float64, device="cpu")
         for name, layer in layers.items()

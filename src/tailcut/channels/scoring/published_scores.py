@@ -40,13 +40,16 @@ def read_score_folder(folder: str | Path, model: nn.Module) -> Scores:
     places = layer_names(model)
     widths = {name: layer.out_channels for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)}
     importance: dict[str, Tensor] = {}
-    methods = set()
+    methods, seen = set(), dict[tuple[str, int, str | None], str]()
     for path in sorted(folder.iterdir()):
         found = _NAME.fullmatch(path.name)
         if found is None:
             continue
         method, number, branch = found.groups()
         methods.add(method)
+        earlier = seen.setdefault((method, int(number), branch), path.name)
+        if earlier != path.name:
+            raise DataError(f"{folder} holds two files for one layer, {earlier} and {path.name}: leave one")
         names = places.get((int(number), branch))
         if names is None:
             raise ArgumentError(f"{path} is for a layer that {_family(model)!r} does not have, which has {len(places)}")

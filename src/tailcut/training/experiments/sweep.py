@@ -22,7 +22,7 @@ NOT_RUN = "not run"
 
 Results = Mapping[tuple[str, int], Result]
 
-logger = logging.getLogger("tailcut.training")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from tailcut.training.setup.initialization import regularized
 from tailcut.weights import TailTruncation, norm_counts, truncate_norms, truncated_tensors
 from tailcut.weights.schedule import ratio_target
 
-logger = logging.getLogger("tailcut.training")
+logger = logging.getLogger(__name__)
 
 ONE_CYCLE_START = 1 / 25
 PAPER_RATE = 0.01
@@ -238,11 +238,15 @@ def build_schedule(
     section = recipe.schedule
     if section is None:
         return None
-    num_cuts = None
-    if section.fraction is not None:
-        per_cut = steps_per_epoch if section.every == "epoch" else section.every
-        all_cuts = recipe.training.epochs * steps_per_epoch / per_cut
-        num_cuts = max(1, round(section.fraction * all_cuts))
+    num_cuts = None if section.fraction is None else _num_cuts(recipe, section, section.fraction, steps_per_epoch)
+    num_steps, per_cut = recipe.training.epochs * steps_per_epoch, _steps_per_cut(section, steps_per_epoch)
+    if optimizer is not None and section.fraction != 1 and 0 < num_steps <= per_cut * (num_cuts or 1):
+        logger.warning(
+            "schedule: the cuts end after the last of %d steps, when no training can make up for them; a smaller "
+            "schedule.every (one cut in %d steps now) or more epochs bring them earlier",
+            num_steps,
+            per_cut,
+        )
     try:
         return TailTruncation(
             model,
@@ -254,6 +258,19 @@ def build_schedule(
         )
     except (ArgumentError, StructureError) as error:
         raise RecipeError(f"schedule: {error}") from error
+
+
+def _steps_per_cut(section: ScheduleSection, steps_per_epoch: int) -> int:
+    return steps_per_epoch if section.every == "epoch" else section.every
+
+
+def _num_cuts(recipe: Recipe, section: ScheduleSection, fraction: float, steps_per_epoch: int) -> int:
+    """Return in how many cuts the target is reached by this part of the run."""
+    num_steps, per_cut = recipe.training.epochs * steps_per_epoch, _steps_per_cut(section, steps_per_epoch)
+    num_cuts = round(fraction * num_steps / per_cut)
+    if fraction < 1:  # or the last cut would come after the last step
+        num_cuts = min(num_cuts, (num_steps - 1) // per_cut)
+    return max(1, num_cuts)
 
 
 def _target(recipe: Recipe, section: ScheduleSection, model: nn.Module) -> dict[str, Any]:

@@ -27,7 +27,7 @@ STATISTICS_BATCH = 50
 DATA_PREFIX = "data:"
 PARENT_KEY = "parent"  # in the metadata of the file that a training starts from
 
-logger = logging.getLogger("tailcut.training")
+logger = logging.getLogger(__name__)
 
 
 def needs_start(recipe: Recipe) -> bool:

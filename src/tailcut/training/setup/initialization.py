@@ -12,6 +12,7 @@ from tailcut.evaluation.random_batches import network_inputs
 from tailcut.training.recipe.schema import Recipe, RegularizationSection
 from tailcut.weights import (
     TruncatedTensor,
+    initialize_coefficients,
     initialize_norms,
     kept_counts,
     lsuv_init,
@@ -19,9 +20,6 @@ from tailcut.weights import (
     to_dense,
     truncated_tensors,
 )
-
-HE = ("he", "lsuv")
-PUBLISHED_STD = 0.1  # of every coefficient in every layer, as in the paper's published code
 
 
 def regularized(model: nn.Module, section: RegularizationSection | None) -> nn.Module:
@@ -53,7 +51,8 @@ def regularized(model: nn.Module, section: RegularizationSection | None) -> nn.M
             f"regularization: the network of [start] is truncated, and would be left dense in {', '.join(dense)}; name "
             "these too, or leave the section empty to go on with its coefficients (a [schedule] cuts them further)"
         )
-    _initialize(model, section.initialization)
+    if section.initialization != "model":
+        initialize_coefficients(model, "he" if section.initialization == "lsuv" else section.initialization)
     if section.norm_std:
         try:
             initialize_norms(model, section.norm_std)
@@ -110,26 +109,6 @@ def num_in_use(model: nn.Module, section: RegularizationSection | None) -> int:
     if section is None or section.num_drawn is None:
         return sum(kept_counts(model).values())
     return sum(int(tensor.vector.count_nonzero()) for tensor in truncated_tensors(model))
-
-
-def _initialize(model: nn.Module, initialization: str) -> None:
-    """Give the coefficients the variance that the recipe wants (changes the module).
-
-    The transform is orthonormal: white noise of N coefficients has the same variance in the tensor, and the first
-    n of them hold n / N of its energy.
-    """
-    with torch.no_grad():
-        for tensor in truncated_tensors(model):
-            enlarged = math.sqrt(math.prod(tensor.shape) / tensor.num_kept)
-            if initialization == "rescaled":
-                tensor.vector.mul_(enlarged)
-            elif initialization == "normal":
-                tensor.vector.normal_(std=PUBLISHED_STD)
-            elif initialization in HE and len(tensor.shape) == 1:
-                tensor.vector.zero_()  # a bias
-            elif initialization in HE:
-                num_inputs = math.prod(tensor.shape[1:])
-                tensor.vector.normal_(std=enlarged * math.sqrt(2 / num_inputs))
 
 
 def _draw(model: nn.Module, counts: int | Mapping[str, int], *, enlarge: bool) -> None:

@@ -64,7 +64,7 @@ from tailcut.training.setup.norm_statistics import check_statistics, recalibrati
 LINE_INTERVAL = 60.0  # seconds between two lines of progress where there is no terminal
 LOSS_MEMORY = 0.98  # of the smoothed loss that the live bar shows
 
-logger = logging.getLogger("tailcut.training")
+logger = logging.getLogger(__name__)
 
 
 class Stateful(Protocol):

@@ -19,7 +19,7 @@ from tailcut.training.trainer.cuda_graph import RecordedGradients
 from tailcut.training.trainer.image_network import ImageNetwork
 from tailcut.weights import NestedLevels
 
-logger = logging.getLogger("tailcut.training")
+logger = logging.getLogger(__name__)
 
 
 @final

@@ -23,7 +23,7 @@ from tailcut.training.setup.job import Job
 from tailcut.training.trainer.base import Trainer
 from tailcut.training.trainer.image_network import ImageNetwork
 
-logger = logging.getLogger("tailcut.training")
+logger = logging.getLogger(__name__)
 
 REMEASURED = (0.5, 0.7, 0.9)
 """Parts of the epochs after which the statistics of batch norm are measured again."""

@@ -36,7 +36,7 @@ from tailcut.training.trainer.base import Trainer
 from tailcut.training.trainer.detection_batches import Example, ExampleBatches, ImageNumbers
 from tailcut.weights import to_dense
 
-logger = logging.getLogger("tailcut.training")
+logger = logging.getLogger(__name__)
 
 
 def is_for_detector(recipe: Recipe) -> bool:

@@ -28,7 +28,7 @@ from tailcut.training.setup.execution_mode import DENSE, Execution, choose_execu
 from tailcut.training.setup.job import Job
 from tailcut.training.trainer.base import Trainer
 
-logger = logging.getLogger("tailcut.training")
+logger = logging.getLogger(__name__)
 
 
 @final

@@ -21,7 +21,7 @@ from tailcut.training.recipe.toml_files import check_replaceable, check_same, ho
 from tailcut.training.setup.job import Fabric, Job
 from tailcut.training.trainer.base import Trainer
 
-logger = logging.getLogger("tailcut.training")
+logger = logging.getLogger(__name__)
 
 
 # The trainer of a recipe, which checks it.
