@@ -1,6 +1,8 @@
 """Rules of the house that no linter of the field checks: sizes, names, mirrored tests, files at the root."""
 
 import ast
+import functools
+import importlib
 import re
 import tomllib
 from collections.abc import Callable, Iterator
@@ -132,6 +134,40 @@ def test_rule_finds_a_breach(rule: Rule, name: str, text: str) -> None:
 )
 def test_rule_lets_the_limit_pass(rule: Rule, text: str) -> None:
     assert list(rule(Path("a.py"), text, ast.parse(text))) == []
+
+
+def _resolves(name: str) -> bool:
+    """Return whether a dotted name is one of a module, or of something in it."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:count]))
+        except ModuleNotFoundError:
+            continue
+        try:
+            functools.reduce(getattr, parts[count:], found)
+        except AttributeError:
+            return False
+        return True
+    return False
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(SOURCE).as_posix())
+def test_docstrings_name_what_there_is(path: Path) -> None:
+    """Full names, and the files that the tables of the papers' equations name."""
+    tree = ast.parse(path.read_text())
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    texts = [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds)]
+    for text in texts:
+        named = [name for name in re.findall(r"`(tailcut(?:\.\w+)+)`", text) if not name.endswith(".h")]
+        assert [name for name in named if not _resolves(name)] == []
+        for row in re.findall(r"^\|.*?\(([\w/]+\.py)\)", text, re.MULTILINE):
+            assert list(path.parent.rglob(row)), row
+    for names, file in re.findall(r"((?:`[\w.]+`(?:, )?)+) \(([\w/]+\.py)\)", texts[0]):
+        (found,) = path.parent.rglob(file)
+        for name in re.findall(r"`(?:\w+\.)*(\w+)`", names):
+            made = rf"^ *(?:def|class) {name}\b|^{name}(?::.*)? = "
+            assert re.search(made, found.read_text(), re.MULTILINE), (name, file)
 
 
 def test_tests_mirror_the_packages() -> None:

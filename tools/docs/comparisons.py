@@ -23,7 +23,8 @@ CLAIMS: tuple[Group, ...] = (
     ("imagenette-mobilenetv2-rgb112", ("imagenette-mobilenetv2-dct24", "imagenette-mobilenetv2-dct12")),
 )
 # CFDP's score against the usual ones, and against none.
-SCORES: tuple[Group, ...] = (("spectral-untuned", ("l1-untuned", "apoz-untuned", "hrank-untuned", "random-untuned")),)
+OTHERS = ("l1", "l2", "fpgm", "apoz", "bn_scale", "hrank", "random")
+SCORES: tuple[Group, ...] = (("spectral-untuned", [f"{other}-untuned" for other in OTHERS]),)
 LAYER_SCORES: tuple[Group, ...] = tuple(
     (f"spectral{ending}", [f"{other}{ending}" for other in ("l1", "fpgm", "apoz", "hrank", "random")])
     for ending in ("", "-47")
@@ -33,7 +34,7 @@ VGG_SCORES: tuple[Group, ...] = (
     ("all-untuned", ("frequency-untuned", "spectral-untuned", "spatial-untuned", "l1-untuned", "random-untuned")),
     ("all", ("frequency", "spectral", "spatial", "l1", "random")),
 )
-TUNED_SCORES: tuple[Group, ...] = (("spectral", ("l1", "random")),)
+TUNED_SCORES: tuple[Group, ...] = (("spectral", OTHERS),)
 
 
 def answers(records: Path) -> str:

@@ -56,7 +56,7 @@ def test_scores_are_compared_by_their_seeds(tmp_path: Path) -> None:
             (folder / f"{name}-untuned-{seed}.json").write_text(content)
     _, second, third, *_ = rows(scores_compared(tmp_path))
     assert second == "| `l1-untuned` | 72.00 ± 1.41 % | 2 | +1.00 | 0.55 |"
-    assert third == "| `apoz-untuned` | not run |  |  |  |"
+    assert third == "| `l2-untuned` | not run |  |  |  |"
 
 
 def test_a_variant_has_its_own_seeds_only(tmp_path: Path) -> None:
