@@ -53,6 +53,15 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
                 yield file
 
 
+def read_image_bytes(path: str | Path) -> bytes:
+    """Return the content of an image file; raise `DataError` if it cannot be read."""
+    try:
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:  # the second of a path with a null byte
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot read the image {path}: {reason}") from error
+
+
 def check_is_regular(path: Path) -> None:
     """Raise `DataError` for a pipe, a socket or a device among files to read: it might never end."""
     if not path.is_file() and not path.is_dir() and path.exists():

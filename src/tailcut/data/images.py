@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 
 from tailcut.data.reading import Reading, resolve_reading
 from tailcut.errors import ArgumentError, DataError
-from tailcut.files import atomic_write
+from tailcut.files import atomic_write, read_image_bytes
 from tailcut.jpeg.checking import DAMAGED, check_jpeg
 from tailcut.jpeg.limits import check_size
 from tailcut.jpeg.markers import read_markers, read_outline
@@ -68,7 +68,7 @@ def read_image(
         raise ArgumentError(f"channels must be 1 (grey) or 3 (RGB), got {channels}")
     if size is not None and (not isinstance(size, Sequence) or len(size) != 2 or min(size) < 1):
         raise ArgumentError(f"size must be a positive (height, width), got {size!r}")
-    opened = _decoded(Path(path), _read(Path(path)), resolve_reading(strict, max_pixels))
+    opened = _decoded(Path(path), read_image_bytes(path), resolve_reading(strict, max_pixels))
     image = torch.from_numpy(decoded_pixels(opened, channels)).permute(2, 0, 1).contiguous()[None]
     if size is not None and size != (opened.height, opened.width):
         image = interpolate(image, size=size, mode="bilinear", antialias=True).clamp_(0, 1)  # rounding may exceed 1
@@ -94,7 +94,7 @@ def read_mask(path: str | Path, *, strict: bool | None = None, max_pixels: int |
         DataError: the file cannot be read, is damaged, too large or no PNG or JPEG image, or has 16 bits per channel
             and is not plain grey.
     """
-    content = _read(Path(path))
+    content = read_image_bytes(path)
     image = _decoded(Path(path), content, resolve_reading(strict, max_pixels))
     if image.format == "PNG" and content[_DEPTH] == 16 and content[_COLOUR] != _GREY:
         # Pillow reads the high bytes of these alone, and small values would become background.
@@ -135,7 +135,7 @@ def image_size(path: str | Path, *, max_pixels: int | None = None) -> tuple[int,
             PNG or JPEG image.
     """
     path, settings = Path(path), resolve_reading(None, max_pixels)
-    content = _read(path)
+    content = read_image_bytes(path)
     with _opened(path, content, settings) as image:
         if image.width == image.height:
             return image.height, image.width
@@ -146,14 +146,6 @@ def image_size(path: str | Path, *, max_pixels: int | None = None) -> tuple[int,
         orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
         sides = image.height, image.width
         return sides[::-1] if orientation in SWAPPING else sides
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except (OSError, ValueError) as error:  # the second of a path with a null byte
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"cannot read the image {path}: {reason}") from error
 
 
 @contextmanager

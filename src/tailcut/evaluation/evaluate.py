@@ -247,7 +247,8 @@ def evaluate(
         for place, (images, targets) in zip(positions, throughput.waiting_for(work), strict=True):
             outputs = run_forward(network, read(images.to(share.device)))
             check_outputs(outputs, dataset)
-            no_numbers.update(exact(has_nan(outputs)))
+            if warn:
+                no_numbers.update(exact(has_nan(outputs)))
             for name, figure in figures.items():
                 means[name].update(figure(outputs, targets.to(share.device)))
             if classes is not None:

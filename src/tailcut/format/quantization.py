@@ -334,8 +334,7 @@ def finest_eighth(sensitivity: Sensitivity, tensors: NetworkTensors) -> int:
         sensitivity: of every tensor, see `completed`.
         tensors: of the network.
     """
-    usual = default_sensitivity(tensors).curvature
-    known = [math.log2(sensitivity.curvature[name] / size) for name, size in usual.items()]
+    known = list(map(math.log2, _relative_curvatures(sensitivity, tensors)))
     # A tensor's step is the network's over the root of its curvature, its size is the root of 1 over the usual one.
     return min(FINEST, math.floor(FINEST + 8 * sorted(known)[len(known) // 2] / 2)) if known else FINEST
 
@@ -346,9 +345,14 @@ def coarsest_eighth(sensitivity: Sensitivity, tensors: NetworkTensors) -> int:
     Those of a network whose outputs are thousands, of dollars for example, are so large that a step of `COARSEST`
     rounds nothing away. Arguments are those of `finest_eighth`.
     """
+    known = [ratio for ratio in _relative_curvatures(sensitivity, tensors) if 0 < ratio < math.inf]
+    return max([COARSEST, *(math.ceil(COARSEST + 8 * math.log2(ratio) / 2) for ratio in known)])
+
+
+def _relative_curvatures(sensitivity: Sensitivity, tensors: NetworkTensors) -> list[float]:
+    """Return the curvature of each tensor over the usual one of its size."""
     usual = default_sensitivity(tensors).curvature
-    known = [sensitivity.curvature[name] / size for name, size in usual.items()]
-    return max([COARSEST, *(math.ceil(COARSEST + 8 * math.log2(ratio) / 2) for ratio in known if 0 < ratio < math.inf)])
+    return [sensitivity.curvature[name] / size for name, size in usual.items()]
 
 
 def _is_short(shape: Sequence[int]) -> bool:

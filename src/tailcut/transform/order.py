@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from numbers import Integral
 
 import numpy as np
 import torch
 
+from tailcut.arguments import is_integer
 from tailcut.errors import ArgumentError
 
 MAX_ORDER_WEIGHT = 64
@@ -55,9 +55,7 @@ def check_order_weights(weights: Sequence[int] | None, num_axes: int) -> tuple[i
 
 def _are_integers(values: object) -> bool:
     """Return whether this is a sequence of integers; NumPy's count, bools do not."""
-    return isinstance(values, Iterable) and all(
-        isinstance(value, Integral) and not isinstance(value, bool) for value in values
-    )
+    return isinstance(values, Iterable) and all(map(is_integer, values))
 
 
 def l1_order_index(

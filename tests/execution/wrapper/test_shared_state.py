@@ -269,16 +269,6 @@ class Passing(nn.Module):
         return y
 
 
-def test_hooks_of_one_call_run_in_every_call() -> None:
-    torch.manual_seed(0)
-    model, inputs = Passing().eval(), torch.randn(4, 64)
-    tailcut.regularize(model, keep_ratio=0.1, warn=False)
-    fused = tailcut.fuse(model)
-    for _ in range(3):
-        with torch.no_grad():
-            torch.testing.assert_close(fused(inputs), model(inputs))
-
-
 class Pooled(nn.Module):
     """Runs its layers in threads of its own."""
 
@@ -294,12 +284,13 @@ class Pooled(nn.Module):
         return total
 
 
-def test_layers_in_threads_run_densely() -> None:
+@pytest.mark.parametrize("kind", [Passing, Pooled])
+def test_hooks_of_one_call_and_layers_in_threads_run_in_every_call(kind: type[nn.Module]) -> None:
     torch.manual_seed(0)
-    model, inputs = Pooled().eval(), torch.randn(4, 64)
+    model, inputs = kind().eval(), torch.randn(4, 64)
     tailcut.regularize(model, keep_ratio=0.1, warn=False)
     fused = tailcut.fuse(model)
-    for _ in range(2):
+    for _ in range(3):
         with torch.no_grad():
             torch.testing.assert_close(fused(inputs), model(inputs))
 

@@ -1,7 +1,6 @@
 """Forward of a network under observation: unwrapped, in evaluation mode, operation by operation."""
 
 import itertools
-import numbers
 import random
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tailcut.arguments import is_integer
 from tailcut.channels.scoring.feature_maps import as_maps, channel_axis, follow_maps
 from tailcut.counting import evaluating, keeping_buffers
 from tailcut.errors import ArgumentError, TailcutError, first_line
@@ -141,5 +141,5 @@ def check_num_batches(num_batches: int | None) -> None:
     """Raise `ArgumentError` unless this is a number of batches, or None for all."""
     if num_batches is None:
         return
-    if isinstance(num_batches, bool) or not isinstance(num_batches, numbers.Integral) or num_batches < 1:
+    if not is_integer(num_batches) or num_batches < 1:
         raise ArgumentError(f"num_batches must be an integer of at least 1, or None for all; got {num_batches!r}")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tailcut.errors import ArgumentError, DataError
+from tailcut.files import read_image_bytes
 from tailcut.inputs.jpeg.augmentation import upright as turn_upright
 from tailcut.inputs.jpeg.coefficients import JpegCoefficients as JpegCoefficients
 from tailcut.inputs.jpeg.coefficients import Sampling as Sampling
@@ -68,11 +69,7 @@ def _content(source: str | Path | bytes | bytearray | memoryview) -> tuple[bytes
         return bytes(source), "the JPEG data"
     if not isinstance(source, (str, os.PathLike)):
         raise ArgumentError(f"expected a JPEG's path or its bytes, got {type(source).__name__}")
-    try:
-        return Path(source).read_bytes(), f"the image {source}"
-    except (OSError, ValueError) as error:  # the second of a path with a null byte
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"cannot read the image {source}: {reason}") from error
+    return read_image_bytes(source), f"the image {source}"
 
 
 def _dequantized(plane: np.ndarray, table: np.ndarray) -> Tensor:

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from tailcut.arguments import is_integer
 from tailcut.counting import evaluating
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.inputs.selection.patterns import NUM_FREQUENCIES
@@ -305,6 +305,6 @@ def _component(index: int) -> int:
 
 
 def _first(ranked: list[int], count: int, where: str, *, least: int = 1) -> list[int]:
-    if isinstance(count, bool) or not isinstance(count, Integral) or not least <= count <= len(ranked):
+    if not is_integer(count) or not least <= count <= len(ranked):
         raise ArgumentError(f"expected {least} to {len(ranked)} channels {where}, got {count!r}")
     return ranked[:count]

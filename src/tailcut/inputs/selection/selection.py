@@ -4,7 +4,6 @@ import json
 import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tailcut.arguments import check_seed
+from tailcut.arguments import check_seed, is_integer
 from tailcut.errors import ArgumentError, DataError
 from tailcut.files import write_atomically
 from tailcut.inputs.selection.patterns import (
@@ -259,8 +258,7 @@ def _checked(indices: object, limit: int, what: str) -> Indices:
     if not isinstance(given, Iterable):
         raise ArgumentError(f"{what} must be integers of 0 to {limit - 1} in a list, got {reprlib.repr(given)}")
     items = list(given)
-    # NumPy's integers count as integers, bools do not.
-    values = [int(item) for item in items if isinstance(item, Integral) and not isinstance(item, bool)]
+    values = [int(item) for item in items if is_integer(item)]
     if len(values) < len(items) or not all(0 <= value < limit for value in values):
         raise ArgumentError(f"{what} must be integers of 0 to {limit - 1}, got {reprlib.repr(given)}")
     if len(set(values)) < len(values):
@@ -268,19 +266,15 @@ def _checked(indices: object, limit: int, what: str) -> Indices:
     return tuple(sorted(values))
 
 
-def _as_count(channels: object) -> int | None:
+def _as_count(channels: Any) -> int | None:
     """Return an integer of Python or NumPy, or of a tensor or array without axes, as an int; None for anything else."""
     if isinstance(channels, (Tensor, np.ndarray)) and channels.ndim == 0:
         channels = channels.item()
-    return int(channels) if isinstance(channels, Integral) and not isinstance(channels, bool) else None
+    return int(channels) if is_integer(channels) else None
 
 
 def _check_count(num_channels: int) -> None:
-    if (
-        isinstance(num_channels, bool)
-        or not isinstance(num_channels, Integral)
-        or not 1 <= num_channels <= NUM_CHANNELS
-    ):
+    if not is_integer(num_channels) or not 1 <= num_channels <= NUM_CHANNELS:
         raise ArgumentError(f"expected 1 to {NUM_CHANNELS} channels to keep, got {num_channels!r}")
 
 
