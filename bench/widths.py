@@ -13,7 +13,7 @@ from bench.tables import Row, Table
 from bench.timing import Timing, compare, forward_of, has_onnx, onnx_forward
 from tailcut.counting import count_macs
 from tailcut.errors import DataNotFoundError
-from tailcut.evaluation.evaluate import evaluate_file
+from tailcut.evaluation.files import evaluate_file
 from tailcut.execution import fuse
 from tailcut.format import load, save
 from tailcut.printing import figure_text

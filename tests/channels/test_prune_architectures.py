@@ -50,7 +50,7 @@ def test_random_rates(name: str) -> None:
     report = prune(model, x, random_scores(model, 1), rates)
     assert report.macs_after == macs(model.eval(), x)
     assert report.macs_after < report.macs_before
-    assert report.parameters_after == sum(p.numel() for p in {id(p): p for p in model.parameters()}.values())
+    assert report.num_parameters_after == sum(p.numel() for p in {id(p): p for p in model.parameters()}.values())
     outputs = model.train()(torch.cat([x, x]))
     tensors = outputs if isinstance(outputs, tuple) else (outputs,)
     sum(tensor.sum() for tensor in tensors).backward()

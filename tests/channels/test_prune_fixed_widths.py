@@ -75,7 +75,7 @@ def test_what_code_fixes_is_left_and_the_rest_pruned_exactly(amount: dict[str, A
     if "rates" in amount:
         assert widths(report) == {"stem": 8, "first": 6, "second": 8, "down.conv": 5, "head": 4}
     else:
-        assert min(report.macs_ratio, report.parameters_ratio) <= 0.6
+        assert min(report.macs_ratio, report.params_ratio) <= 0.6
     for name in ("stem.weight", "stem.bias", "second.bias", "head.bias"):
         assert torch.equal(model.get_parameter(name), dense.get_parameter(name)), name
     assert model.second.weight.shape == (8, widths(report)["first"], 3, 3)

@@ -41,6 +41,6 @@ def test_a_pruned_network_gives_what_the_masked_one_gives(kind: str, seed: int) 
     assert float(expected.abs().max()) > 1e-9
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
     assert report.macs_after == macs(model, x)
-    assert report.parameters_after == sum(parameter.numel() for parameter in model.parameters())
+    assert report.num_parameters_after == sum(parameter.numel() for parameter in model.parameters())
     model.train()(x).sum().backward()
     assert all(p.grad is None or p.grad.shape == p.shape for p in model.parameters())

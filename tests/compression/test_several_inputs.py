@@ -152,7 +152,7 @@ def test_a_graph_is_not_taken_apart(tmp_path: Path) -> None:
     names = ["wide", "head"]
     scores = score(model, graphs, method="l1", layers=names)
     report = tailcut.prune(model, graphs[0], scores, 0.5)
-    assert report.parameters_after < report.parameters_before
+    assert report.num_parameters_after < report.num_parameters_before
     assert model(**graphs[1]).shape == (2000, 3)
 
 

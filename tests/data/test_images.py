@@ -11,10 +11,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tailcut.data.images import image_size, read_image, read_mask, write_mask
 from tailcut.errors import ArgumentError, DataError
+from tailcut.inputs.detection.inputs import read_pixels
+from tailcut.jpeg.markers import read_outline
 
 GENERATOR = np.random.default_rng(0)
 COLOURS = GENERATOR.integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -102,6 +104,70 @@ def test_sixteen_bits_are_kept(tmp_path: Path) -> None:
 def test_one_bit(tmp_path: Path) -> None:
     path = save(tmp_path / "x.png", GREY > 127)
     assert torch.equal(read_image(path, channels=1)[0, 0], torch.from_numpy(GREY > 127).float())
+
+
+def few_grey_levels(path: Path, depth: int, transparent: int) -> Path:
+    """Write a PNG of 2 or 4 bits, a row of all values, as PNG's chunks have it: Pillow writes no such files."""
+    levels = 1 << depth
+    row = int("".join(f"{value:0{depth}b}" for value in range(levels)), 2).to_bytes(levels * depth // 8, "big")
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", levels, 1, depth, 0, 0, 0, 0)),
+        (b"tRNS", struct.pack(">H", transparent)),
+        (b"IDAT", zlib.compress(b"\0" + row)),
+        (b"IEND", b""),
+    ]
+    parts = [
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    ]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    return path
+
+
+@pytest.mark.parametrize("depth", [2, 4])
+@pytest.mark.parametrize("transparent", [0, 1, 3])
+def test_the_transparent_value_of_few_grey_levels(depth: int, transparent: int, tmp_path: Path) -> None:
+    path, levels = few_grey_levels(tmp_path / "x.png", depth, transparent), 1 << depth
+    expected = torch.arange(levels) / (levels - 1)
+    expected[transparent] = 1
+    torch.testing.assert_close(read_image(path, channels=1)[0, 0, 0], expected)
+    torch.testing.assert_close(read_pixels(path)[1, 0], expected)
+    seen = [int(value not in (0, transparent)) for value in range(levels)]
+    assert read_mask(path)[0].tolist() == seen
+
+
+ORIENTATION_ENTRY = struct.Struct("<HHII")
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "value", "in_xmp"), [(3, 1, 0, 6), (3, 1, 9, 6), (1, 1, 6, 0), (8, 1, 6, 0), (3, 2, 6, 0)]
+)
+def test_a_jpeg_file_is_turned_as_its_coefficients_are(
+    kind: int, count: int, value: int, in_xmp: int, tmp_path: Path
+) -> None:
+    """Of metadata that are not as they should be the readers of pixels and of coefficients make the same."""
+    content = save(tmp_path / "x.jpg", COLOURS, quality=95).read_bytes()
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + ORIENTATION_ENTRY.pack(0x0112, kind, count, value) + bytes(4)
+    segments = [exif]
+    if in_xmp:
+        segments.append(b'http://ns.adobe.com/xap/1.0/\0<rdf:Description tiff:Orientation="%d"/>' % in_xmp)
+    head = b"".join(b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment for segment in segments)
+    path = tmp_path / "y.jpg"
+    path.write_bytes(content[:2] + head + content[2:])
+    (height, width), orientation = read_outline(path.read_bytes())
+    upright = (width, height) if orientation >= 5 else (height, width)
+    assert orientation == (in_xmp or (value if kind == 1 else 1))
+    assert image_size(path) == upright
+    assert read_image(path, channels=3).shape[2:] == read_pixels(path).shape[1:] == upright
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_each_orientation_of_a_jpeg_file_is_that_of_pillow(orientation: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    path = save(tmp_path / "x.jpg", COLOURS, exif=exif)
+    with Image.open(path) as image:
+        expected = as_tensor(np.asarray(ImageOps.exif_transpose(image)))
+    assert torch.equal(read_image(path, channels=3), expected)
 
 
 @pytest.mark.parametrize(

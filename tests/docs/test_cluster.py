@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.docs.test_pages import blocks, parser_of_all_commands
 
-from tailcut.evaluation.evaluate import evaluate_file
+from tailcut.evaluation.files import evaluate_file
 from tailcut.format import save
 from tailcut.runs import Run
 from tailcut.structure import create_model

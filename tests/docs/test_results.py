@@ -10,7 +10,6 @@ import pytest
 from tailcut.data import open_dataset
 from tailcut.data.datasets import cifar10, masks, mnist
 from tailcut.evaluation.evaluate import evaluate, evaluate_file
-from tailcut.evaluation.generation import evaluate_generator_file, holds_generator
 from tailcut.format import inspect, load, resolve, save, zoo_folder, zoo_names
 from tailcut.format.conversion import frereg
 from tailcut.runs import read_result
@@ -81,9 +80,7 @@ def test_file_in_the_zoo_reaches_the_figures_of_its_record(path: Path, request: 
     kind = data.partition("@")[0]
     roots = [request.getfixturevalue(f"{kind}_root")]
     if data not in FIRST_IMAGES:
-        evaluated = (evaluate_generator_file if holds_generator(file) else evaluate_file)(
-            file, data, split, roots=roots
-        )
+        evaluated = evaluate_file(file, data, split, roots=roots)
         assert evaluated.num_images == result.split_sizes["test"]
         assert evaluated.metrics.keys() == result.metrics.keys()
         for name, value in result.metrics.items():

@@ -28,6 +28,7 @@ from tailcut.evaluation.detection import (
     to_coco_results,
 )
 from tailcut.evaluation.evaluate import evaluate
+from tailcut.evaluation.files import evaluate_file
 from tailcut.inputs.detection.detectors import Detector, faster_rcnn, mask_rcnn
 from tailcut.runtime.share import Share
 from tailcut.tasks.attack import AttackPlan, attack_files
@@ -218,7 +219,7 @@ def test_a_file_is_measured(tmp_path: Path) -> None:
     write_coco(tmp_path, "val2017")
     torch.manual_seed(0)
     tailcut.save(mask_rcnn(**TINY), tmp_path / "a.tailcut")
-    report = evaluate_detector_file(tmp_path / "a.tailcut", "coco", roots=tmp_path, device="cpu")
+    report = evaluate_file(tmp_path / "a.tailcut", "coco", roots=tmp_path, device="cpu")
     assert (report.data, report.split, report.num_images) == ("coco", "val2017", 4)
     assert set(report.metrics) >= {"box_AP", "mask_AP"}
     assert "box_AP50" in str(report)
@@ -229,20 +230,24 @@ def test_a_file_is_measured(tmp_path: Path) -> None:
     [
         ("digits", {}, "holds a detector, which is measured on objects"),
         ("coco", {"batch_size": 2}, "batch_size must be 1, got 2"),
+        ("coco", {"source": "coefficients"}, 'source="coefficients" is for networks of classes'),
+        ("coco", {"arithmetic": "integer"}, 'arithmetic="integer" is for networks of classes or masks'),
+        ("coco", {"seed": 1}, "are for networks that make images; .* makes none"),
     ],
 )
 def test_what_cannot_be_measured(data: str, settings: dict[str, Any], message: str, tmp_path: Path) -> None:
     write_coco(tmp_path, "val2017")
     tailcut.save(faster_rcnn(**TINY), tmp_path / "a.tailcut")
     with pytest.raises(ArgumentError, match=message):
-        evaluate_detector_file(tmp_path / "a.tailcut", data, roots=tmp_path, device="cpu", **settings)
+        evaluate_file(tmp_path / "a.tailcut", data, roots=tmp_path, device="cpu", **settings)
 
 
 def test_only_detectors_find_objects(tmp_path: Path, small: CocoDataset) -> None:
     model = tailcut.create_model("lenet5")
     tailcut.save(model, tmp_path / "a.tailcut")
-    with pytest.raises(ArgumentError, match="which only a detector finds"):
-        evaluate_detector_file(tmp_path / "a.tailcut", "coco", roots=tmp_path, device="cpu")
+    for measure in (evaluate_detector_file, evaluate_file):
+        with pytest.raises(ArgumentError, match="which only a detector finds"):
+            measure(tmp_path / "a.tailcut", "coco", roots=tmp_path, device="cpu")
     with pytest.raises(ArgumentError, match="expected a detector, got LeNet5"):
         evaluate_detector(model, small)
 

@@ -20,13 +20,13 @@ from tailcut.evaluation.evaluate import (
     choose_device,
     classification_batch,
     evaluate,
-    evaluate_file,
     fitting,
     run_forward,
     runnable,
     uses_batch_statistics,
     within_memory,
 )
+from tailcut.evaluation.files import evaluate_file
 from tailcut.format import save
 from tailcut.runtime.devices import Devices
 from tailcut.runtime.share import Share
@@ -121,6 +121,8 @@ def test_a_device_or_a_share_says_where() -> None:
     assert found == evaluate(model, digits, device="cpu") == evaluate(model, digits, device=torch.device("cpu"))
     with pytest.raises(ArgumentError, match="the meta device holds no numbers"):
         evaluate(model, digits, device="meta")
+    with pytest.raises(ArgumentError, match="the meta device holds no numbers"):
+        evaluate(create_model("lenet300").to("meta"), digits)  # where the model is
     with pytest.raises(ArgumentError, match=r"a share names its device \(cpu\), and device='cpu' another"):
         evaluate(model, digits, device="cpu", share=Share(torch.device("cpu")))
 

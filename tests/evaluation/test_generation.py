@@ -14,13 +14,12 @@ from torch.nn.functional import interpolate
 from tailcut.data import InMemoryDataset, open_dataset
 from tailcut.errors import ArgumentError, RecipeError, TrainingError
 from tailcut.evaluation.fid import FeatureNetwork, FeatureStatistics, frechet_distance
+from tailcut.evaluation.files import evaluate_file, task_of_file
 from tailcut.evaluation.generation import (
     GenerationReport,
     Sampler,
     draw_codes,
     evaluate_generator,
-    evaluate_generator_file,
-    holds_generator,
 )
 from tailcut.execution import fuse
 from tailcut.format import inspect, load, save
@@ -227,9 +226,9 @@ def test_a_run_keeps_its_result_with_a_figure_that_is_no_number(
 def test_the_report_of_a_file_says_what_was_measured(tmp_path: Path) -> None:
     save(small_vae(), tmp_path / "vae.tailcut")
     save(create_model("lenet300"), tmp_path / "lenet.tailcut")
-    assert holds_generator(tmp_path / "vae.tailcut")
-    assert not holds_generator(tmp_path / "lenet.tailcut")
-    report = evaluate_generator_file(tmp_path / "vae.tailcut", "digits", num_samples=25, seed=2, device="cpu")
+    assert task_of_file(tmp_path / "vae.tailcut") == "generation"
+    assert task_of_file(tmp_path / "lenet.tailcut") == "prediction"
+    report = evaluate_file(tmp_path / "vae.tailcut", "digits", num_samples=25, seed=2, device="cpu")
     values = json.loads(report.to_json())
     keys = ["source", "data", "split", "num_images", "metrics", "seconds", "num_generated", "seed", "features"]
     assert list(values) == keys

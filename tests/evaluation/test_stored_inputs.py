@@ -11,7 +11,7 @@ from tailcut.data import Dataset, FolderDataset, in_order, open_dataset, reading
 from tailcut.data.workers import Workers
 from tailcut.errors import ArgumentError, DataError, RecipeError
 from tailcut.evaluation import evaluate
-from tailcut.evaluation.evaluate import evaluate_file
+from tailcut.evaluation.files import evaluate_file
 from tailcut.evaluation.pixel_inputs import reader_of
 from tailcut.evaluation.stored_inputs import StoredDataset, read_as
 from tailcut.format import load

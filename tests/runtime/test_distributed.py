@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.runtime.distributed import add_up, agree, gather, share_buffers
-from tailcut.runtime.share import ALONE, Share
+from tailcut.runtime.share import Share
 
 
 class Together:
@@ -59,9 +59,10 @@ def test_one_process_agrees_with_itself(stop: bool) -> None:
 
 
 def test_a_process_alone_has_the_total_already() -> None:
-    assert ALONE.num_processes == 1
-    assert ALONE.rank == 0
-    assert torch.equal(ALONE.total(torch.tensor([1.0, 2.0])), torch.tensor([1.0, 2.0]))
+    alone = Share(torch.device("cpu"))
+    assert alone.num_processes == 1
+    assert alone.rank == 0
+    assert torch.equal(alone.total(torch.tensor([1.0, 2.0])), torch.tensor([1.0, 2.0]))
 
 
 def test_the_total_is_that_of_all_processes() -> None:

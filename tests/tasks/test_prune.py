@@ -53,7 +53,7 @@ def test_weights_alone_need_no_data(file: Path, tmp_path: Path) -> None:
     removed = set(report.pruning.layers[0].removed)
     lowest = set(expected.argsort()[: len(removed)].tolist())
     assert removed == lowest
-    assert report.file_bytes < 2.1 * report.pruning.parameters_after + 300
+    assert report.file_bytes < 2.1 * report.pruning.num_parameters_after + 300
     again = prune_file(out, tmp_path / "slimmer.tailcut", method="l1", rates=0.2, device="cpu")
     assert len(record_of(load(tmp_path / "slimmer.tailcut")).edits) == 1
     assert again.pruning.macs_before == report.pruning.macs_after
@@ -89,7 +89,7 @@ def test_a_network_on_frequency_channels_reads_images(tmp_path: Path) -> None:
         tmp_path / "a.tailcut", tmp_path / "b.tailcut", "imagenette@64", recalibrate=True, rates=0.5, **settings
     )
     assert report.recalibrated_on == 4
-    assert report.pruning.parameters_after < report.pruning.parameters_before
+    assert report.pruning.num_parameters_after < report.pruning.num_parameters_before
     assert load(tmp_path / "b.tailcut")(torch.rand(1, 6, 8, 8)).shape == (1, 10)
 
 
@@ -104,7 +104,7 @@ def test_a_checkpoint_with_a_model(tmp_path: Path) -> None:
     report = prune_file(
         tmp_path / "a.th", tmp_path / "slim.tailcut", model="resnet20", arguments={"width": 8}, method="l2", rates=0.3
     )
-    assert report.pruning.parameters_before == sum(p.numel() for p in model.parameters())
+    assert report.pruning.num_parameters_before == sum(p.numel() for p in model.parameters())
     assert record_of(load(tmp_path / "slim.tailcut")).base is not None
 
 
@@ -167,7 +167,7 @@ def test_a_detector_loses_channels_of_its_backbone(kind: str, tmp_path: Path) ->
     detector = create_model(kind, **TINY).eval()
     save(detector, tmp_path / "a.tailcut")
     report = prune_file(tmp_path / "a.tailcut", tmp_path / "b.tailcut", method="l1", rates=0.3, device="cpu")
-    assert report.pruning.parameters_ratio < 0.6
+    assert report.pruning.params_ratio < 0.6
     slim = load(tmp_path / "b.tailcut").eval()
     image = torch.rand(3, 64, 96)
     with torch.inference_mode():

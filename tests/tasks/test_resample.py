@@ -19,8 +19,8 @@ def test_the_file_holds_the_other_network(tmp_path: Path) -> None:
     base = record_of(load(tmp_path / "b.tailcut")).base
     assert base is not None
     assert base.arguments == {"widths": (8, 16), **BARE_UNET}
-    assert report.parameters_before == inspect(tmp_path / "a.tailcut").num_parameters
-    assert report.parameters_after == inspect(tmp_path / "b.tailcut").num_parameters
+    assert report.num_parameters_before == inspect(tmp_path / "a.tailcut").num_parameters
+    assert report.num_parameters_after == inspect(tmp_path / "b.tailcut").num_parameters
     assert [tensor.num_after for tensor in report.resampling.tensors] == [12] * len(report.resampling.tensors)
 
 
@@ -72,4 +72,4 @@ def test_arguments_that_are_not_channels(
 def test_networks_with_several_outputs(tmp_path: Path) -> None:
     save(regularized("vae", num_kept=12), tmp_path / "a.tailcut")
     report = resample_file(tmp_path / "a.tailcut", tmp_path / "b.tailcut", {"hidden": 100})
-    assert report.parameters_after < report.parameters_before
+    assert report.num_parameters_after < report.num_parameters_before

@@ -74,7 +74,7 @@ def test_products_of_layers_stay_exactly(before: list[int], after: list[int], nu
     report = resample(model, other)
     x = torch.rand(7, 5, dtype=torch.float64)
     torch.testing.assert_close(other(x), model(x))
-    assert [tensor.lost for tensor in report.tensors] == [0.0] * len(report.tensors)
+    assert [tensor.energy_lost for tensor in report.tensors] == [0.0] * len(report.tensors)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_what_a_small_grid_does_not_carry_is_reported() -> None:
     (tensor,) = report.tensors
     assert (tensor.before, tensor.after) == ((64, 3), (4, 3))
     assert (tensor.num_before, tensor.num_after) == (60, 12)
-    assert tensor.lost == pytest.approx(1 - 12 / 60)
+    assert tensor.energy_lost == pytest.approx(1 - 12 / 60)
     assert "80.00%" in str(report)
 
 
@@ -371,7 +371,7 @@ def test_finer_grids_carry_what_a_whole_tensor_has() -> None:
     source, wider = network(8), network(12)
     regularize(source)
     report = resample(source, wider)
-    assert [tensor.lost for tensor in report.tensors] == [0, 0, 0]
+    assert [tensor.energy_lost for tensor in report.tensors] == [0, 0, 0]
     assert all(tensor.num_after > tensor.num_before for tensor in report.tensors)
     back = network(8)
     resample(wider, back)

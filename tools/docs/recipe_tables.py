@@ -174,7 +174,7 @@ def _pruned_size(model_json: str, pruning_json: str, side: int) -> tuple[int, in
     rates = list(pruning.rates) if isinstance(pruning.rates, tuple) else pruning.rates
     least, multiple = pruning.min_channels, pruning.round_to
     report = prune(model, torch.zeros(1, 3, side, side), scores, rates, min_channels=least, round_to=multiple)
-    return report.parameters_after, report.macs_after
+    return report.num_parameters_after, report.macs_after
 
 
 def _read_channels(model: nn.Module, section: InputsSection, side: int) -> tuple[int, ...] | None:

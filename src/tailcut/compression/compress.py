@@ -25,7 +25,7 @@ from tailcut.format.network.verification import check_not_wrapped, warn_of_wrapp
 from tailcut.format.quantization import Rounding, coarsest_eighth, completed, finest_eighth, types_of_others
 from tailcut.format.quantized import Coded
 from tailcut.format.quantized.values import FineStepError, step_size
-from tailcut.format.save import checked_step, holds_halves, pack, warn_of_nothing_left
+from tailcut.format.save import checked_step, exact_within, pack, warn_of_nothing_left
 from tailcut.format.save_report import SaveReport, save_report
 from tailcut.format.sensitivity import Sensitivity
 from tailcut.format.step_search import FINEST, REFINEMENT, check_least, checked_max_bytes, finest_step
@@ -271,10 +271,9 @@ class _Work:
 
     def within(self, max_bytes: int) -> _Made:
         """Return the file at the finest step for at most so many bytes."""
-        if holds_halves(self.tensors):
-            exact, _ = pack(self.model, dtype="float32", loader=self._level_inputs, **self.settings)
-            if len(exact) <= max_bytes:
-                return _Made(0.0, exact, self.model)
+        exact = exact_within(self.model, max_bytes, loader=self._level_inputs, **self.settings)
+        if exact is not None:
+            return _Made(0.0, exact, self.model)
         _log.info("searching for the finest step for %s bytes", max_bytes)
         step = finest_step(
             lambda size: len(self._pack(self.model, size)),

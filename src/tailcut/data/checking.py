@@ -104,8 +104,8 @@ def _files(root: Path) -> Iterator[tuple[Path, Path | None]]:
             yield root, images_of_masks(root.parent).get(root.stem)
             return
         entries, photos = sorted(root.iterdir()), images_of_masks(root)
-    except OSError as error:
-        raise DataError(f"cannot read the folder {root}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # of ValueError: a name with a zero byte
+        raise DataError(f"cannot read the folder {root}: {getattr(error, 'strerror', None) or error}") from error
     for path in entries:
         if path.name.startswith("."):
             continue

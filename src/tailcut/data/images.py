@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -17,16 +17,14 @@ from tailcut.errors import ArgumentError, DataError
 from tailcut.files import atomic_write, read_image_bytes
 from tailcut.jpeg.checking import DAMAGED, check_jpeg
 from tailcut.jpeg.limits import check_size
-from tailcut.jpeg.markers import read_markers, read_outline
-from tailcut.jpeg.pixels import decoded_pixels
+from tailcut.jpeg.markers import JPEG_START, MOST_PIXELS, read_markers, read_outline
+from tailcut.jpeg.pixels import PNG_COLOUR, PNG_DEPTH, PNG_GREY, decoded_pixels, upright
 
 FORMATS = ("PNG", "JPEG")
 HALF = 128  # of a byte
-# Where a PNG has its width and height, its bits per channel and its kind of colours.
-_PNG_SIDES, _DEPTH, _COLOUR = 16, 24, 25
-_GREY = 0  # the kind without colours and alpha
+_PNG_SIDES = 16  # where a PNG has its width and height
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_JPEG_END = b"\xff\xd9"
 _METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 SWAPPING = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
@@ -96,7 +94,7 @@ def read_mask(path: str | Path, *, strict: bool | None = None, max_pixels: int |
     """
     content = read_image_bytes(path)
     image = _decoded(Path(path), content, resolve_reading(strict, max_pixels))
-    if image.format == "PNG" and content[_DEPTH] == 16 and content[_COLOUR] != _GREY:
+    if image.format == "PNG" and content[PNG_DEPTH] == 16 and content[PNG_COLOUR] != PNG_GREY:
         # Pillow reads the high bytes of these alone, and small values would become background.
         raise DataError(
             f"cannot use the mask {path}: expected 8 bits per channel, or 16-bit grey without alpha, and it has 16 "
@@ -140,10 +138,12 @@ def image_size(path: str | Path, *, max_pixels: int | None = None) -> tuple[int,
         if image.width == image.height:
             return image.height, image.width
         if image.format == "PNG" and _has_late_metadata(content):
-            upright = _decoded(path, content, settings)
-            return upright.height, upright.width
-        # That of PNG files decodes the image, to find the chunks behind it.
-        orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+            turned = _decoded(path, content, settings)
+            return turned.height, turned.width
+        if image.format == "PNG":  # the method of PNG files decodes the image, to find the chunks behind it
+            orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+        else:
+            _, orientation = read_outline(content, max_pixels=MOST_PIXELS)
         sides = image.height, image.width
         return sides[::-1] if orientation in SWAPPING else sides
 
@@ -166,7 +166,7 @@ def _opened(path: Path, content: bytes, settings: Reading) -> Iterator[Image.Ima
 
 def _decoded(path: Path, content: bytes, settings: Reading) -> Image.Image:
     """Return the decoded image with its EXIF orientation applied; raise `DataError` for a damaged file."""
-    if not settings.strict and content.startswith(_JPEG_START):
+    if not settings.strict and content.startswith(JPEG_START):
         content += _JPEG_END  # at which libjpeg fills in what a truncated file lacks; Pillow would refuse it
     with _opened(path, content, settings) as image:
         if settings.strict and image.format != "PNG":
@@ -174,9 +174,9 @@ def _decoded(path: Path, content: bytes, settings: Reading) -> Image.Image:
         image.verify()  # checks what loading does not: the end of a PNG; the image must be opened anew
     with _opened(path, content, settings) as image:
         image.load()
-        upright = ImageOps.exif_transpose(image)
-        upright.format = image.format  # which a copy forgets
-        return upright
+        turned = upright(image, content)
+        turned.format = image.format  # which a copy forgets
+        return turned
 
 
 def _check_size(content: bytes, settings: Reading) -> None:
@@ -185,7 +185,7 @@ def _check_size(content: bytes, settings: Reading) -> None:
         width, height = struct.unpack_from(">II", content, _PNG_SIDES)
     else:
         try:
-            (height, width), _ = read_outline(content, max_pixels=1 << 32)
+            (height, width), _ = read_outline(content, max_pixels=MOST_PIXELS)
         except DataError:  # Pillow says what is wrong with it
             return
     check_size(height, width, len(content), settings.max_pixels, settings.advice[1])
@@ -193,9 +193,9 @@ def _check_size(content: bytes, settings: Reading) -> None:
 
 def _check_kind(path: Path, content: bytes) -> None:
     """Raise `DataError` that says why, if a file that Pillow does not know begins as a JPEG does."""
-    if content.startswith(_JPEG_START):
+    if content.startswith(JPEG_START):
         try:
-            read_markers(content, any_colors=True, max_pixels=1 << 32)
+            read_markers(content, any_colors=True, max_pixels=MOST_PIXELS)
         except DataError as error:
             raise DataError(f"cannot use the image {path}: {error}") from error
 

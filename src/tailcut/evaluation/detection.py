@@ -71,7 +71,7 @@ def evaluate_detector_file(
         model = load(file, device=str(share.device), level=level)
         dataset = open_dataset(data, split, roots=roots, download=download)
         if not isinstance(model, Detector):
-            raise ArgumentError(f"{data} has boxes of objects, which only a detector finds; {file} holds none")
+            raise no_detector(file, data)
         if not isinstance(dataset, CocoDataset):
             raise ArgumentError(
                 f"{file} holds a detector, which is measured on objects, for example on coco; not on {data}"
@@ -83,6 +83,11 @@ def evaluate_detector_file(
         return EvaluateReport(file_at_level(file, level), dataset.name, dataset.split, len(dataset), metrics, seconds)
 
     return run_in_processes(measure, device, devices)
+
+
+def no_detector(file: str | Path, data: str) -> ArgumentError:
+    """Return the error for a file without a detector, on a data set of objects."""
+    return ArgumentError(f"{data} has boxes of objects, which only a detector finds; {file} holds none")
 
 
 def evaluate_detector(
@@ -100,7 +105,7 @@ def evaluate_detector(
     Args:
         model: a `Detector`, regularised or not.
         dataset: images and objects.
-        device: where to run: `auto`, or a device that torch knows; the CPU when None.
+        device: where to run: `auto`, or a device that torch knows; where the model is when None.
         share: instead of `device`, in one process of several: where to run, and which part of the work.
         progress: show on standard error how far it is.
         max_pixels: the most pixels that the detector may enlarge an image to; any number when None.
@@ -117,7 +122,7 @@ def evaluate_detector(
         LimitError: the detector enlarges an image beyond `max_pixels`.
         MissingExtraError: pycocotools is not installed.
     """
-    share = own_share(device, share)
+    share = own_share(model, device, share)
     network = runnable(model, share.device, dense=True)
     if not isinstance(network, Detector):
         raise ArgumentError(f"expected a detector, got {type(model).__name__}")

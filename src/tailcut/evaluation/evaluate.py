@@ -1,10 +1,10 @@
-"""Evaluation of a network, or of the network in a file, on a data set."""
+"""Evaluation of a network on a data set of classes or masks."""
 
 import copy
+import itertools
 import logging
 import math
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,25 +15,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tailcut.data import Dataset, Roots, Source, open_dataset
+from tailcut.data import Dataset
 from tailcut.errors import ArgumentError, TailcutError, first_line
 from tailcut.evaluation.class_check import check_class_names
 from tailcut.evaluation.metrics import METRICS, ClassCounts, StreamingMean, has_nan, metrics_for
 from tailcut.evaluation.pixel_inputs import reader_of
-from tailcut.evaluation.stored_inputs import read_as
 from tailcut.execution import fuse
 from tailcut.export_c import IntegerNetwork
 from tailcut.export_c.export import ARITHMETICS
-from tailcut.format import load
-from tailcut.inputs.transform.input_transform import input_transform_of
 from tailcut.printing import Report, figure_text, table
 from tailcut.runtime.progress import Throughput, live_progress
-from tailcut.runtime.share import ALONE, Share
+from tailcut.runtime.share import Share
 from tailcut.runtime.signals import is_lost_connection
 from tailcut.structure import (
-    MAX_PIXELS,
     batch_advice,
-    check_pixels,
     example_shape,
     in_evaluation,
     source_of,
@@ -83,79 +78,6 @@ class EvaluateReport(Report):
         header = ["model", "data", "split", "images", *(name for name, _ in figures), "seconds"]
         row = [self.source, self.data, self.split, f"{self.num_images:,}", *(text for _, text in figures)]
         return table(header, [[*row, f"{self.seconds:.1f}"]], align="<<<" + ">" * (len(figures) + 2))
-
-
-def evaluate_file(
-    file: str | Path,
-    data: str,
-    split: str | None = None,
-    *,
-    roots: Roots = None,
-    batch_size: int | None = None,
-    device: str = "auto",
-    devices: "Devices | None" = None,
-    download: bool = False,
-    dense: bool = False,
-    progress: bool = False,
-    max_pixels: int = MAX_PIXELS,
-    workers: int | None = None,
-    source: Source = "pixels",
-    arithmetic: str = "float32",
-    level: int | None = None,
-) -> EvaluateReport:
-    """Evaluate a .tailcut file on a data set, by one process or by several that share the images.
-
-    Args:
-        file: a .tailcut file of a registered model, or `zoo:NAME`.
-        data: name of a data set.
-        split: one of its splits; its test split when None.
-        roots: data roots to try first.
-        batch_size: see `evaluate`.
-        device: of one process; see `choose_device`.
-        devices: instead of `device`: the devices of several processes, each of which returns the same report.
-        download: fetch the data set if it lies nowhere.
-        dense: see `runnable`.
-        progress: show on standard error how far it is.
-        max_pixels: the most pixels of the images, as the network enlarges them if it does.
-        workers: processes that read images ahead; as the enclosing `tailcut.data.reading` says when None.
-        source: "coefficients" reads those of JPEG files without decoding them, for networks on frequency channels; see
-            `tailcut.evaluation.stored_inputs.StoredDataset`.
-        arithmetic: "integer" runs the network as `tailcut export --to c --arithmetic integer` writes it, bit for bit.
-        level: of a progressive file, see `tailcut.load`.
-
-    Raises:
-        FormatError: the file cannot be loaded.
-        LimitError: the network enlarges its images beyond that.
-        ArgumentError: unknown data set, split or level, the network does not fit the images, or there are no such
-            devices.
-        DataNotFoundError: the data set lies nowhere.
-    """
-
-    def measure(share: Share) -> EvaluateReport:
-        model = load(file, device=str(share.device), level=level)
-        dataset = open_dataset(data, split, roots=roots, download=download)
-        dataset = read_as(source, dataset, input_transform_of(model))
-        check_pixels(model, (0, 0), max_pixels)  # the data set's own images are the user's
-        model = with_arithmetic(model, arithmetic)
-        if uses_batch_statistics(model) and share.rank == 0:
-            logger.info("batch norm of this network uses the statistics of each batch: one image at a time")
-        start = time.perf_counter()
-        metrics = evaluate(
-            model,
-            dataset,
-            batch_size=batch_size,
-            share=share,
-            dense=dense,
-            progress=progress and share.rank == 0,
-            warn=True,
-            workers=workers,
-        )
-        seconds = time.perf_counter() - start
-        name = file_at_level(file, level)
-        name = name if arithmetic == "float32" else f"{name}, {arithmetic}"
-        return EvaluateReport(name, dataset.name, dataset.split, len(dataset), metrics, seconds)
-
-    return run_in_processes(measure, device, devices)
 
 
 def file_at_level(file: str | Path, level: int | None) -> str:
@@ -213,7 +135,7 @@ def evaluate(
         dataset: images and targets.
         batch_size: images per forward; when None `classification_batch` for classes, 1 for masks. Always 1 for a
             network whose batch norm uses the statistics of the batch in evaluation too.
-        device: where to run: `auto`, or a device that torch knows; the CPU when None.
+        device: where to run: `auto`, or a device that torch knows; where the model is when None.
         share: instead of `device`, in one process of several: where to run, and which part of the work.
         dense: see `runnable`.
         progress: show on standard error how far it is.
@@ -228,7 +150,7 @@ def evaluate(
         ArgumentError: the network does not fit the images or the targets, or names its classes otherwise; there is no
             such device.
     """
-    share = own_share(device, share)
+    share = own_share(model, device, share)
     check_no_detector(model, "evaluate")
     check_class_names(model, dataset)
     network = runnable(model, share.device, dense=dense)
@@ -409,15 +331,21 @@ def uses_batch_statistics(model: nn.Module) -> bool:
     return any(isinstance(module, _BatchNorm) and module.running_mean is None for module in model.modules())
 
 
-def own_share(device: str | torch.device | None, share: Share | None) -> Share:
-    """Return the share of a process that is told its device or its share, but not both; else all work, on the CPU."""
+def own_share(model: nn.Module, device: str | torch.device | None, share: Share | None) -> Share:
+    """Return the share of a process that is told its device or its share, not both; else all, where the model is."""
     if share is None:
-        return ALONE if device is None else Share(choose_device(device))
+        return Share(choose_device(device_of(model) if device is None else device))
     if device is not None:
         raise ArgumentError(
             f"a share names its device ({share.device}), and device={str(device)!r} another: give either"
         )
     return share
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return where a network's numbers are; the CPU for one without any."""
+    numbers = next(itertools.chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if numbers is None else numbers.device
 
 
 def choose_device(name: str | torch.device) -> torch.device:

@@ -27,11 +27,10 @@ from tailcut.evaluation.fid import FeatureNetwork, Features, FeatureStatistics, 
 from tailcut.evaluation.inception import InceptionFeatures
 from tailcut.evaluation.metrics import StreamingMean
 from tailcut.format import load
-from tailcut.format.load import read_contents
 from tailcut.models import VAE, DCGANGenerator
 from tailcut.runtime.progress import live_progress
 from tailcut.runtime.share import Share
-from tailcut.structure import family, model_names, source_of
+from tailcut.structure import source_of
 from tailcut.weights import to_dense
 
 if TYPE_CHECKING:  # it needs an extra, which one process does without
@@ -164,7 +163,7 @@ def evaluate_generator(
         features: what the distance compares, on the same device: `InceptionFeatures` or another of
             `fid.Features`; `fid.FeatureNetwork` when None.
         batch_size: images per forward; 250 when None.
-        device: where to run: `auto`, or a device that torch knows; the CPU when None.
+        device: where to run: `auto`, or a device that torch knows; where the model is when None.
         share: instead of `device`, in one process of several: where to run, and which part of the work.
         dense: see `Sampler`.
         progress: show on standard error how far it is.
@@ -179,7 +178,7 @@ def evaluate_generator(
         ArgumentError: the model makes no images, they do not fit the data set's, they are no numbers, or there is no
             such device.
     """
-    share = own_share(device, share)
+    share = own_share(model, device, share)
     sampler = Sampler(model, share.device, dense=dense)
     size = BATCH_SIZE if batch_size is None else batch_size
     if size < 1 or num_samples < 2:
@@ -258,16 +257,6 @@ def evaluate_generator_file(
         return GenerationReport(*facts, num_samples, seed, network.title)
 
     return run_in_processes(measure, device, devices)
-
-
-def holds_generator(file: str | Path, level: int | None = None) -> bool:
-    """Return whether a .tailcut file (or `zoo:NAME`) names a generative network. Raises the errors of `load`.
-
-    A network that is not registered here is none: whoever loads the file says so.
-    """
-    base = read_contents(file, level).base
-    build = None if base is None or base.name not in model_names() else family(base.name).build
-    return isinstance(build, type) and issubclass(build, GENERATORS)
 
 
 def _with_drawn_code(vae: VAE, images: Tensor, noise: Tensor) -> Tensor:

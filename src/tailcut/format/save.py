@@ -39,7 +39,7 @@ from tailcut.format.quantization import (
 from tailcut.format.quantized import Coded
 from tailcut.format.save_report import SaveReport, save_report
 from tailcut.format.sensitivity import Sensitivity
-from tailcut.format.step_search import finest_step
+from tailcut.format.step_search import checked_max_bytes, finest_step
 from tailcut.limits import MAX_TENSORS, check_level_work, check_total, check_work, limit_of, non_finite_allowed
 from tailcut.model_inputs import Loader
 from tailcut.structure import (
@@ -90,7 +90,8 @@ def save(
             and quantised with `dtype="quantized"`.
         step: of quantised numbers, one for the whole network: a tensor's own is `step` over the root of its
             sensitivity. Without `sensitivity` that is in parts of its root mean square; 0.25 when None.
-        max_bytes: the most bytes that a quantised file may have; the finest step that fits is taken.
+        max_bytes: the most bytes of the file. The exact file is written if it is as small; else the finest step that
+            fits is taken.
         sensitivity: how much each tensor matters; None estimates it from magnitudes.
         metadata: anything JSON can hold, at most 64 KiB. The network's class names (see `tailcut.set_class_names`) and
             its images' size (`tailcut.inputs.set_image_size`) are written with it, unless it says `class_names` or
@@ -232,8 +233,9 @@ def pack(
     _check_caps(found, len(model.state_dict(keep_vars=True)), len(edits))
     if not kinds.quantizes:
         return _unrounded(plain, found, kinds), tensors
-    if max_bytes is not None and holds_halves(tensors):
-        exact = _unrounded(plain, found, _Kinds.of("float32", None))
+    if max_bytes is not None:
+        check_goal(step, max_bytes)
+        exact = _unrounded(plain, found, _Kinds.of(_type_of_coefficients(model), None))
         if len(exact) <= max_bytes:
             return exact, tensors
     return _quantized(plain, found, kinds, step, max_bytes, sensitivity, known or {}), tensors
@@ -245,10 +247,17 @@ def _checked_metadata(metadata: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return metadata or {}
 
 
-def holds_halves(tensors: NetworkTensors) -> bool:
-    """Return whether numbers are of 16 bits: rounded to finer steps than their own they take more bytes than exact."""
-    held = [entry.values for entry in tensors.coefficients] + [other.tensor for other in tensors.others]
-    return any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in held)
+def exact_within(model: nn.Module, max_bytes: int, **settings: Any) -> bytes | None:
+    """Return the file with all numbers of a network as they are; None where it has more bytes. See `pack`."""
+    exact, _ = pack(model, dtype=_type_of_coefficients(model), **settings)
+    return exact if len(exact) <= max_bytes else None
+
+
+def check_goal(step: object, max_bytes: object) -> None:
+    """Raise `ArgumentError` for two goals, or for a size that is none."""
+    if step is not None:
+        raise ArgumentError("step and max_bytes exclude each other: one sets the other")
+    checked_max_bytes(max_bytes)
 
 
 def _check_caps(levels: Sequence[NetworkLevel], num_tensors: int, num_edits: int) -> None:
@@ -351,8 +360,6 @@ def _quantized(
 
     if max_bytes is None:
         return content(RELATIVE_STEP if step is None else checked_step(step))
-    if step is not None:
-        raise ArgumentError("step and max_bytes exclude each other: one sets the other")
     finest = finest_eighth(rounding.sensitivity, tensors)
     coarsest = coarsest_eighth(rounding.sensitivity, tensors)
     return content(

@@ -377,8 +377,8 @@ def _sides(size: Any, unit: int) -> tuple[int, int]:
 def _files_of(root: Path) -> tuple[list[Path], list[int], tuple[str, ...]]:
     try:
         folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    except OSError as error:
-        raise DataError(f"cannot read the folder {root}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # of ValueError: a name with a zero byte
+        raise DataError(f"cannot read the folder {root}: {getattr(error, 'strerror', None) or error}") from error
     files: list[Path] = []
     labels: list[int] = []
     for label, folder in enumerate(folders):

@@ -7,7 +7,7 @@ from PIL import Image
 
 from tailcut.compiling import is_installed
 from tailcut.jpeg.entropy import decode
-from tailcut.jpeg.markers import OtherKindError, read_markers
+from tailcut.jpeg.markers import MOST_PIXELS, OtherKindError, read_markers
 
 # What Pillow raises for damaged files: OSError and SyntaxError are its own, the others come from below it.
 DAMAGED = (
@@ -37,7 +37,7 @@ def check_jpeg(data: bytes) -> bool:
         DataError: the file is truncated or damaged anywhere up to the end of its image; see `read_jpeg`.
     """
     try:
-        markers = read_markers(data, any_colors=True, max_pixels=1 << 32)
+        markers = read_markers(data, any_colors=True, max_pixels=MOST_PIXELS)
     except OtherKindError:
         return False
     if not is_installed():

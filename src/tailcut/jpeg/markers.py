@@ -23,6 +23,8 @@ MAX_SCANS = 100
 MAX_DC_BITS, MAX_AC_BITS = 11, 10
 MAX_LOW_BIT = 13
 
+JPEG_START = b"\xff\xd8"
+MOST_PIXELS = 1 << 32  # that a header can name: how many are too many is for the reader to say
 SOI, EOI, SOS, DQT, DHT, DRI, DNL = 0xD8, 0xD9, 0xDA, 0xDB, 0xC4, 0xDD, 0xDC
 APP0, APP1, APP14 = 0xE0, 0xE1, 0xEE
 BASELINE, EXTENDED, PROGRESSIVE = 0xC0, 0xC1, 0xC2
@@ -36,6 +38,7 @@ STANDALONE = {0x01, *range(0xD0, 0xD8)}  # TEM and the restart markers: no lengt
 # In a scan, FF00 is a data byte and FFD0 to FFD7 are restart markers; FFFF is a fill byte before a marker.
 _MARKER_AFTER_DATA = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
+_FILL = re.compile(rb"\xff+")
 _XMP_ORIENTATION = re.compile(rb"tiff:Orientation(?:=\"|>)([1-8])")
 _ORIENTATION_TAG = 0x0112
 _EXIF_INTEGERS = {1: "B", 3: "H", 4: "I"}  # BYTE, SHORT, LONG
@@ -143,7 +146,7 @@ class _Walk:
     """The state of a reader between markers."""
 
     def __init__(self, data: bytes, *, any_colors: bool = False, max_pixels: int | None = None) -> None:
-        if data[:2] != bytes((0xFF, SOI)):
+        if not data.startswith(JPEG_START):
             raise DataError("it is no JPEG file: it does not begin with the bytes FF D8")
         self.data, self.any_colors, self.max_pixels = data, any_colors, max_pixels
         self.position = 2
@@ -216,8 +219,8 @@ class _Walk:
 
     def _next_marker(self) -> int:
         start = self.position
-        while self.data[self.position : self.position + 1] == b"\xff":
-            self.position += 1
+        fill = _FILL.match(self.data, start)
+        self.position = start if fill is None else fill.end()
         if self.position >= len(self.data):
             raise DataError(f"it is truncated: it ends at byte {len(self.data)} without an end-of-image marker")
         if self.position == start:

@@ -2,7 +2,22 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
+
+from tailcut.jpeg.markers import JPEG_START, MOST_PIXELS, read_outline
+
+# Where a PNG has its bits per channel and its kind of colours; the kind without colours and alpha.
+PNG_DEPTH, PNG_COLOUR, PNG_GREY = 24, 25, 0
+# What turns an image upright, by its EXIF orientation.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def decoded_pixels(image: Image.Image, channels: int) -> NDArray[np.float32]:
@@ -20,6 +35,27 @@ def decoded_pixels(image: Image.Image, channels: int) -> NDArray[np.float32]:
     plain = _on_white(image).convert("L" if channels == 1 else "RGB")
     pixels = np.array(plain, dtype=np.float32) / np.float32(255)
     return pixels.reshape(image.height, image.width, channels)
+
+
+def upright(image: Image.Image, content: bytes) -> Image.Image:
+    """Return a decoded image turned as its metadata say; of a JPEG file as `read_jpeg` turns its coefficients.
+
+    Args:
+        image: as Pillow decoded it. Its key of transparency is corrected where Pillow scaled the pixels alone.
+        content: of its file.
+    """
+    if content.startswith(JPEG_START):
+        turn = TURNS.get(read_outline(content, max_pixels=MOST_PIXELS)[1])
+        return image if turn is None else image.transpose(turn)
+    _scale_key(image, content)
+    return ImageOps.exif_transpose(image)
+
+
+def _scale_key(image: Image.Image, content: bytes) -> None:
+    """Scale the transparent value of a PNG with 2 or 4 bits of grey as Pillow scales the pixels, to 0 to 255."""
+    depth, key = content[PNG_DEPTH], image.info.get("transparency")
+    if content[PNG_COLOUR] == PNG_GREY and depth in (2, 4) and isinstance(key, int) and key < 1 << depth:
+        image.info["transparency"] = key * 255 // ((1 << depth) - 1)
 
 
 def _on_white(image: Image.Image) -> Image.Image:

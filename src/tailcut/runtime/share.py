@@ -28,9 +28,6 @@ class Share:
         return state if self.add_up is None else self.add_up(state)
 
 
-ALONE = Share(torch.device("cpu"))
-
-
 def device_name(device: torch.device) -> str:
     """Return the name of a device for a record: a GPU's model ("NVIDIA H100 80GB HBM3"), else the kind ("cpu")."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

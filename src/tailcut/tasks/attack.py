@@ -23,6 +23,7 @@ from tailcut.evaluation.evaluate import (
     check_no_detector,
     check_outputs,
     choose_device,
+    device_of,
     fitting,
     run_forward,
     runnable,
@@ -224,7 +225,7 @@ def accuracies_under_attack(
     plan: AttackPlan,
     *,
     batch_size: int = BATCH_SIZE,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
     bar: Progress | None = None,
 ) -> list[float]:
     """Return the accuracy of a classifier at each epsilon. The model is not changed: a dense copy of it is attacked.
@@ -234,7 +235,7 @@ def accuracies_under_attack(
         dataset: images and classes.
         plan: the attack.
         batch_size: images per forward; always 1 for a network whose batch norm uses the statistics of the batch.
-        device: where to run.
+        device: where to run; where the model is when None.
         bar: shown how many images are done.
 
     Returns:
@@ -246,6 +247,7 @@ def accuracies_under_attack(
     if dataset.task != "classification":
         raise ArgumentError(f"attacks need a data set of classes; the targets of {dataset.name} are for {dataset.task}")
     check_class_names(model, dataset)
+    device = device_of(model) if device is None else device
     network = ImageReader(runnable(model, device, dense=True)).requires_grad_(False)
     batch_size = 1 if uses_batch_statistics(network) else batch_size
     noise = torch.Generator().manual_seed(plan.seed)

@@ -56,7 +56,7 @@ class CompressFileReport(Report):
         settings: what was asked for: max_bytes, max_drop or step; gradients, seed; held-out images and the model of a
             checkpoint, if there are such.
         seconds: for all but the evaluation.
-        threads: of torch.
+        num_threads: of torch.
         device: where the network ran: a GPU's model, else "cpu".
     """
 
@@ -72,7 +72,7 @@ class CompressFileReport(Report):
     after: float | None
     settings: dict[str, Any]
     seconds: float
-    threads: int
+    num_threads: int
     device: str
 
     def __str__(self) -> str:

@@ -32,21 +32,21 @@ class ResampleFileReport(Report):
         source: the file, as it was given.
         out: the .tailcut file that was written.
         file_bytes: its size.
-        parameters_before: numbers of the dense network.
-        parameters_after: the same with the new channels.
+        num_parameters_before: numbers of the dense network.
+        num_parameters_after: the same with the new channels.
         resampling: tensor by tensor.
     """
 
     source: str
     out: str
     file_bytes: int
-    parameters_before: int
-    parameters_after: int
+    num_parameters_before: int
+    num_parameters_after: int
     resampling: ResamplingReport
 
     def __str__(self) -> str:
         """Return the tensors, then one line about the file."""
-        change = f"{self.parameters_before:,} dense numbers are now {self.parameters_after:,}"
+        change = f"{self.num_parameters_before:,} dense numbers are now {self.num_parameters_after:,}"
         return f"{self.resampling}\n\n{self.out}: {self.file_bytes:,} bytes; {change}. Measure it: tailcut evaluate"
 
 

@@ -33,7 +33,7 @@ class ResampledTensor(Report):
         num_before: coefficients kept before.
         num_after: coefficients kept now: fewer where the tensor has no more numbers; more where the highest frequency
             along an axis that grew was kept, since there are new ones below those of other axes.
-        lost: part of the coefficients' energy, 0 to 1, that the smaller tensor has no place for.
+        energy_lost: part of the coefficients' energy, 0 to 1, that the smaller tensor has no place for.
     """
 
     name: str
@@ -41,7 +41,7 @@ class ResampledTensor(Report):
     after: tuple[int, ...]
     num_before: int
     num_after: int
-    lost: float
+    energy_lost: float
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class ResamplingReport(Report):
                 sizes(tensor.after),
                 f"{tensor.num_before:,}",
                 f"{tensor.num_after:,}",
-                f"{tensor.lost:.2%}" if tensor.lost else "",
+                f"{tensor.energy_lost:.2%}" if tensor.energy_lost else "",
             )
             for tensor in self.tensors
         ]

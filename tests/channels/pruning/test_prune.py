@@ -73,7 +73,7 @@ def test_an_example_of_another_class_of_tensors_prunes_alike() -> None:
 def test_networks_whose_norms_look_at_all_channels_still_run(build: Any, rate: float) -> None:
     model = build()
     report = prune(model, X, random_scores(model, 0), rate)
-    assert report.parameters_after < report.parameters_before
+    assert report.num_parameters_after < report.num_parameters_before
     assert report.macs_after == macs(model.eval(), X)
     x = torch.rand(4, 3, 16, 16)
     outputs = model.train()(x)
@@ -447,7 +447,7 @@ def test_networks_of_inference_mode_are_refused() -> None:
 
 
 def test_a_budget_is_met_from_below() -> None:
-    for name, key in (("macs_ratio", "macs_ratio"), ("params_ratio", "parameters_ratio")):
+    for name, key in (("macs_ratio", "macs_ratio"), ("params_ratio", "params_ratio")):
         for target in (0.9, 0.5, 0.2):
             model = create_model("resnet20", width=16)
             amount: dict[str, Any] = {name: target}

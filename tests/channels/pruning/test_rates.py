@@ -23,7 +23,7 @@ def pruned(name: str, rates: str | tuple[float, ...]) -> tuple[float, float, flo
     """MACs and parameters after, and what is left of the MACs."""
     model = create_model(name)
     report = prune(model, torch.zeros(family(name).example_shape()), random_scores(model, 0), rates)
-    return report.macs_after, report.parameters_after, report.macs_ratio
+    return report.macs_after, report.num_parameters_after, report.macs_ratio
 
 
 @pytest.mark.parametrize("name", PAPER_RATES)

@@ -10,8 +10,8 @@ from tailcut.channels.pruning.report import PrunedLayer, PruneNote, PruneReport,
 REPORT = PruneReport(
     macs_before=1_000_000,
     macs_after=480_000,
-    parameters_before=2000,
-    parameters_after=1500,
+    num_parameters_before=2000,
+    num_parameters_after=1500,
     layers=(PrunedLayer("conv", "conv", 8, 6, (1, 5)), PrunedLayer("depthwise", "conv", 16, 12, (2, 3, 10, 11))),
     skipped=(SkippedChannels("head", 4, "the network's output"),),
 )
@@ -34,12 +34,12 @@ def test_it_prints_as_tables() -> None:
         "head               4  the network's output"
     )
     assert REPORT.macs_ratio == 0.48
-    assert REPORT.parameters_ratio == 0.75
+    assert REPORT.params_ratio == 0.75
 
 
 def test_it_goes_through_json() -> None:
     content = json.loads(REPORT.to_json())
-    keys = ["macs_before", "macs_after", "parameters_before", "parameters_after", "layers", "skipped", "notes"]
+    keys = ["macs_before", "macs_after", "num_parameters_before", "num_parameters_after", "layers", "skipped", "notes"]
     assert list(content) == keys
     assert content["layers"][0] == {"name": "conv", "group": "conv", "before": 8, "after": 6, "removed": [1, 5]}
     assert content["skipped"] == [{"name": "head", "channels": 4, "reason": "the network's output"}]
@@ -51,7 +51,7 @@ def test_a_pruning_fills_it() -> None:
     assert report.layers[:2] == REPORT.layers
     assert report.skipped == REPORT.skipped
     empty = PruneReport(0, 0, 0, 0, (), ())
-    assert empty.macs_ratio == empty.parameters_ratio == 0
+    assert empty.macs_ratio == empty.params_ratio == 0
     assert "not pruned" not in str(empty)
 
 

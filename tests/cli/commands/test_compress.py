@@ -65,7 +65,7 @@ def test_a_file_of_the_size_that_was_asked_for(tailcut: Tailcut, file: Path, tmp
     assert outcome.code == 0
     assert list(outcome.json) == [
         *("source", "out", "file_bytes", "dense_bytes", "compression_ratio", "data", "split", "metric", "before"),
-        *("after", "settings", "seconds", "threads", "device"),
+        *("after", "settings", "seconds", "num_threads", "device"),
     ]
     assert outcome.json["file_bytes"] == out.stat().st_size <= 20_000
     assert outcome.json["split"] == "test"

@@ -43,8 +43,8 @@ def test_json_has_exactly_the_promised_keys(tailcut: Tailcut, file: Path, tmp_pa
     assert list(outcome.json["pruning"]) == [
         "macs_before",
         "macs_after",
-        "parameters_before",
-        "parameters_after",
+        "num_parameters_before",
+        "num_parameters_after",
         "layers",
         "skipped",
         "notes",
@@ -70,7 +70,7 @@ def test_every_setting_arrives(tailcut: Tailcut, file: Path, tmp_path: Path) -> 
     assert (outcome.json["num_images"], outcome.json["recalibrated_on"]) == (4, 0)
 
     pruning = outcome.json["pruning"]
-    assert 0.75 < pruning["parameters_after"] / pruning["parameters_before"] <= 0.8
+    assert 0.75 < pruning["num_parameters_after"] / pruning["num_parameters_before"] <= 0.8
     outcome = tailcut("prune", file, "--method", "l2", "--macs-ratio", "0.8", "-o", out)
     assert outcome.code == 0
     assert "MACs" in outcome.out

@@ -27,8 +27,8 @@ def test_json_has_exactly_the_promised_keys(tailcut: Tailcut, file: Path, tmp_pa
         "source",
         "out",
         "file_bytes",
-        "parameters_before",
-        "parameters_after",
+        "num_parameters_before",
+        "num_parameters_after",
         "resampling",
     ]
     assert list(outcome.json["resampling"]) == ["tensors", "interpolated"]
@@ -38,12 +38,12 @@ def test_json_has_exactly_the_promised_keys(tailcut: Tailcut, file: Path, tmp_pa
         "after",
         "num_before",
         "num_after",
-        "lost",
+        "energy_lost",
     ]
     assert outcome.json["file_bytes"] == out.stat().st_size
     narrow: Any = load(out)
     dense = sum(value.numel() for value in to_dense(narrow).parameters())
-    assert outcome.json["parameters_after"] == dense < outcome.json["parameters_before"]
+    assert outcome.json["num_parameters_after"] == dense < outcome.json["num_parameters_before"]
     assert narrow.inc.double_conv[0].out_channels == 8
     assert set(kept_counts(narrow).values()) == {12}
 

@@ -60,6 +60,8 @@ def test_every_setting_arrives(tailcut: Tailcut, file: Path, tmp_path: Path) -> 
         "spatial_weight": 0.5,
         "components": ["dist", "spatial"],
     }
+    assert tailcut("score", file, *words, *formula[:2], "--sigma", "off", *formula[4:]).code == 0
+    assert Scores.load(out).settings["gaussian_sigma"] is None
     assert tailcut("score", file, *words, "--block-size", "8", "--sigma", "2.5").code == 0
     settings = Scores.load(out).settings
     assert (settings["block_size"], settings["gaussian_sigma"]) == (8, 2.5)

@@ -17,6 +17,7 @@ from tailcut.data import CocoDataset, open_dataset, split_off
 from tailcut.data.datasets.coco import _counts_of_text, open_coco
 from tailcut.data.datasets.coco_categories import CATEGORIES, NUM_CLASSES
 from tailcut.errors import ArgumentError, DataError, DataNotFoundError
+from tailcut.training.trainer.detection_batches import training_example
 
 Change = Callable[[Callable[[dict[str, Any]], object]], CocoDataset]
 
@@ -126,6 +127,8 @@ def set_in(table: str, place: int, /, **values: Any) -> Callable[[dict[str, Any]
         (lambda content: content.update(images=[]), "names no images"),
         (lambda content: content.update(categories=[]), "names no categories"),
         (set_in("images", 0, id="1"), "image 0: id must be an integer"),
+        (set_in("images", 0, file_name="x" * 300), "lacks the images xxx"),
+        (set_in("images", 0, height=1 << 16, width=1 << 16), "image 0: 65536 x 65536 are more pixels than an image"),
         (set_in("images", 0, id=2), "two images have one id"),
         (set_in("images", 1, height=0), "image 1: height must be an integer of 1 to"),
         (set_in("images", 1, width=True), "image 1: width must be an integer"),
@@ -180,6 +183,28 @@ def test_a_damaged_mask_is_refused_when_it_is_used(segmentation: Any, changed: C
     for use in (lambda: dataset.objects(0, masks=True), lambda: dataset.ground_truth(masks=True)):
         with pytest.raises(DataError, match="annotation with id 1: segmentation must be polygons"):
             use()
+
+
+def test_polygons_far_beyond_the_image_are_refused_before_they_take_memory(changed: Change) -> None:
+    dataset = changed(set_in("annotations", 0, segmentation=[[0, 0, 65536, 65536] * 40]))
+    with pytest.raises(DataError, match="annotation with id 1: the edges of its polygons are too long for an image"):
+        dataset.objects(0, masks=True)
+    assert (
+        changed(set_in("annotations", 0, segmentation=[[0, 0, 300, 0, 300, 300]])).objects(0, masks=True).masks
+        is not None
+    )
+
+
+def test_a_size_that_is_not_the_images_is_found_before_its_masks_are_made(changed: Change) -> None:
+    runs = {"size": [8192, 8192], "counts": [8192 * 8192]}
+
+    def enlarge(content: dict[str, Any]) -> None:
+        content["images"][0].update(height=8192, width=8192)
+        content["annotations"][0].update(segmentation=runs)
+
+    dataset = changed(enlarge)
+    with pytest.raises(DataError, match="says that it has"):
+        training_example(dataset, 0, masks=True, mirrored=False)
 
 
 def test_files_that_are_no_json(tmp_path: Path) -> None:

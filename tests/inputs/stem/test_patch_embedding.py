@@ -198,6 +198,33 @@ def test_those_of_transformers(kind: str, tmp_path: Path) -> None:
         torch.testing.assert_close(restored(own(images)).last_hidden_state, expected, atol=1e-4, rtol=1e-4)
 
 
+def test_positions_in_pixels_are_refused_unchanged() -> None:
+    """DINOv3's rotations count patches by `config.patch_size`: on channels it would see another number of them."""
+    transformers = pytest.importorskip("transformers", reason="needs the extra transformers")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = transformers.DINOv3ViTConfig(**sizes, image_size=128, patch_size=8)
+    model = transformers.DINOv3ViTModel(config).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(StructureError, match="keeps a patch size or positions in pixels"):
+        convert_patch_embedding(model, name="embeddings.patch_embeddings")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert transform_of(model) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_network_of_another_type_takes_what_its_transform_gives(dtype: torch.dtype) -> None:
+    model = Wrapped().to(dtype)
+    images = torch.randint(0, 256, (2, 3, 16, 24), dtype=torch.uint8)
+    expected = model(images.to(dtype) / 255)
+    convert_patch_embedding(model, statistics(BlockDCT(192, chroma="full")), name="tokens")
+    transform = transform_of(model)
+    assert transform is not None
+    tolerance = 0.02 if dtype == torch.bfloat16 else 1e-6
+    torch.testing.assert_close(model(transform(images)), expected, atol=tolerance, rtol=tolerance)
+
+
 class Wrapped(nn.Module):
     """A patch embedding of its own name, with something before it or not."""
 
@@ -225,6 +252,29 @@ def test_own_names() -> None:
         convert_patch_embedding(Wrapped(early=True), name="tokens")
     with pytest.raises(StructureError, match="runs all its children"):
         convert_patch_embedding(nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.Flatten()), name="0")
+
+
+class Bright(Wrapped):
+    """Looks at its input once more."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = super().forward(x)
+        return tokens + 10 * x.mean(dim=(1, 2, 3))[:, None, None]
+
+
+class Sized(Wrapped):
+    """Gives a map as large as its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.interpolate(self.tokens(x), x.shape[2:])
+
+
+def test_a_second_look_at_the_input_is_refused_and_another_size_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(StructureError, match="looks at its input elsewhere"):
+        convert_patch_embedding(Bright(), name="tokens")
+    assert not caplog.messages
+    convert_patch_embedding(Sized(), name="tokens")
+    assert "gives outputs of (1, 4, 28, 28), before of (1, 4, 224, 224)" in caplog.text
 
 
 class Placed(Wrapped):

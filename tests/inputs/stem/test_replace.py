@@ -339,7 +339,9 @@ def test_device_type_mode_and_copies() -> None:
     assert not any(module.training for module in model.modules())
     own = transform_of(model)
     assert own is not None
-    assert own.mean.dtype == torch.float32
+    assert own.mean.dtype == torch.float16
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    assert model(own(images)).dtype == torch.float16  # what the transform gives is what the network takes
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float16}
     model = model.double()
     x = torch.randn(3, 24, 4, 4, dtype=torch.float64)

@@ -52,6 +52,22 @@ class Patches(nn.Module):
         return y
 
 
+class Bright(Patches):
+    """Looks at its input once more."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 10 * x.mean(dim=(1, 2, 3))[:, None]
+
+
+def test_a_second_look_at_the_input_is_refused_unchanged() -> None:
+    loader = [images(8, 32, seed) for seed in range(4)]
+    model = Bright(2).eval()
+    names = list(model.state_dict())
+    with pytest.raises(StructureError, match="the same output of conv1 leads to other outputs on channels"):
+        transplant_stem(model, fitted(192, loader), loader)
+    assert list(model.state_dict()) == names
+
+
 @pytest.mark.parametrize(("stride", "shuffle", "new_stride"), [(2, 4, 1), (8, 1, 1), (16, 1, 2)])
 def test_a_stem_of_whole_blocks_is_found_exactly(stride: int, shuffle: int, new_stride: int) -> None:
     loader = [images(8, 32, seed).double() for seed in range(16)]

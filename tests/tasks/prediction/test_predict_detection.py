@@ -11,8 +11,9 @@ from tests.small_coco import TINY, write_coco
 import tailcut
 from tailcut.errors import ArgumentError, DataError, FormatError, LimitError
 from tailcut.evaluation.detection import evaluate_detector_file
+from tailcut.evaluation.files import task_of_file
 from tailcut.inputs.detection.detectors import Detector, faster_rcnn, mask_rcnn
-from tailcut.tasks.prediction.predict_detection import holds_detector, predict_objects, predict_objects_file
+from tailcut.tasks.prediction.predict_detection import predict_objects, predict_objects_file
 
 
 @pytest.fixture
@@ -82,12 +83,12 @@ def test_names_of_coco_and_numbers(images: list[Path]) -> None:
 def test_files(model: Detector, images: list[Path], tmp_path: Path) -> None:
     tailcut.save(model, tmp_path / "a.tailcut")
     tailcut.save(tailcut.create_model("lenet5"), tmp_path / "b.tailcut")
-    assert holds_detector(tmp_path / "a.tailcut")
-    assert not holds_detector(tmp_path / "b.tailcut")
-    assert not holds_detector("zoo:lenet5-776")
+    assert task_of_file(tmp_path / "a.tailcut") == "detection"
+    assert task_of_file(tmp_path / "b.tailcut") == "prediction"
+    assert task_of_file("zoo:lenet5-776") == "prediction"
     (tmp_path / "c.tailcut").write_bytes(b"no file of ours")
     with pytest.raises(FormatError):
-        holds_detector(tmp_path / "c.tailcut")
+        task_of_file(tmp_path / "c.tailcut")
     report = predict_objects_file(tmp_path / "a.tailcut", images, least_score=0.0, device="cpu")
     expected = predict_objects(model, images, least_score=0.0)
     assert report.predictions == expected.predictions

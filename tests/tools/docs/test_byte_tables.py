@@ -40,7 +40,7 @@ def test_every_record_was_written_by_the_command() -> None:
     assert records
     for record in records:
         assert record["file_bytes"] <= record["settings"]["max_bytes"]
-        assert {"source", "data", "split", "before", "after", "seconds", "threads"} <= set(record)
+        assert {"source", "data", "split", "before", "after", "seconds", "num_threads"} <= set(record)
 
 
 def test_rows_of_trainings_come_from_their_records(tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def _prune_traced(
     left_macs = after if after is not None and has_own else _macs(model, inputs, graph)
     counts = macs, left_macs, parameters, count_parameters(model)
     report = PruneReport(*counts, plan.layers, plan.skipped, plan.notes)
-    percent = 100 * report.macs_ratio, 100 * report.parameters_ratio
+    percent = 100 * report.macs_ratio, 100 * report.params_ratio
     _log.info("pruned to %.1f %% of the MACs, %.1f %% of the parameters", *percent)
     return report
 

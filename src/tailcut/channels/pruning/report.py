@@ -76,8 +76,8 @@ class PruneReport(Report):
     Attributes:
         macs_before: multiply-accumulate operations of one run on the example input.
         macs_after: the same of the pruned network.
-        parameters_before: numbers in the parameters.
-        parameters_after: the same of the pruned network.
+        num_parameters_before: numbers in the parameters.
+        num_parameters_after: the same of the pruned network.
         layers: the layers with prunable output channels, in the order in which they run.
         skipped: what could not be pruned.
         notes: on the layers that were pruned.
@@ -85,8 +85,8 @@ class PruneReport(Report):
 
     macs_before: int
     macs_after: int
-    parameters_before: int
-    parameters_after: int
+    num_parameters_before: int
+    num_parameters_after: int
     layers: tuple[PrunedLayer, ...]
     skipped: tuple[SkippedChannels, ...]
     notes: tuple[PruneNote, ...] = ()
@@ -97,9 +97,9 @@ class PruneReport(Report):
         return self.macs_after / max(1, self.macs_before)
 
     @property
-    def parameters_ratio(self) -> float:
+    def params_ratio(self) -> float:
         """The part of the parameters that is left."""
-        return self.parameters_after / max(1, self.parameters_before)
+        return self.num_parameters_after / max(1, self.num_parameters_before)
 
     def __str__(self) -> str:
         rows = [
@@ -111,9 +111,9 @@ class PruneReport(Report):
             ("MACs", f"{self.macs_before:,}", f"{self.macs_after:,}", f"{100 * (self.macs_ratio - 1):+.1f} %"),
             (
                 "parameters",
-                f"{self.parameters_before:,}",
-                f"{self.parameters_after:,}",
-                f"{100 * (self.parameters_ratio - 1):+.1f} %",
+                f"{self.num_parameters_before:,}",
+                f"{self.num_parameters_after:,}",
+                f"{100 * (self.params_ratio - 1):+.1f} %",
             ),
         ]
         text += "\n\n" + table(("", "before", "after", ""), totals, align="<>>>")

@@ -5,7 +5,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tailcut.channels.scoring.forward import forward, inputs_of, running
-from tailcut.channels.scoring.score import NUM_BATCHES
 from tailcut.errors import ArgumentError
 from tailcut.model_inputs import Choose, Loader
 from tailcut.structure import NetworkView
@@ -19,9 +18,9 @@ def norms_with_statistics(network: nn.Module) -> list[_BatchNorm]:
 
 
 def recalibrate(
-    model: nn.Module, loader: Loader, num_batches: int | None = NUM_BATCHES, *, inputs: Choose | None = None
+    model: nn.Module, loader: Loader, num_batches: int | None = None, *, inputs: Choose | None = None
 ) -> int:
-    """Replace the running statistics of batch norm by the mean over some batches. Changes the module.
+    """Replace the running statistics of batch norm by the mean over batches. Changes the module.
 
     A pruned network that is not trained on keeps much more of its accuracy so. Everything but batch norm runs in
     evaluation mode, without gradients; no weight changes.

@@ -1,11 +1,11 @@
 """`tailcut evaluate`: the metrics of a file's network on a data set."""
 
 import argparse
-from typing import Any
 
 from tailcut.cli.output import check_processes
 from tailcut.cli.parser import (
     Commands,
+    Parser,
     add_command,
     add_data_roots,
     add_dense,
@@ -17,7 +17,6 @@ from tailcut.cli.parser import (
     add_workers,
     devices_of,
 )
-from tailcut.errors import ArgumentError
 from tailcut.printing import Report
 
 
@@ -58,61 +57,53 @@ def add_parser(commands: Commands) -> None:
         default="float32",
         help="integer: as tailcut export --to c --arithmetic integer computes, bit for bit (default: float32)",
     )
+    _add_samples(parser)
+    for add in (add_device, add_device_arguments, add_dense, add_max_pixels, add_level):
+        add(parser)
+
+
+def _add_samples(parser: Parser) -> None:
+    """Add what only generative networks take."""
     parser.add_argument(
         "--num-samples", type=int, metavar="N", help="generative networks: images to generate (default: 10,000)"
+    )
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="generative networks: seed of the random codes (default: 0)"
     )
     parser.add_argument(
         "--features",
         metavar="NAME",
         help="generative networks: the network whose features are compared: lenet5 (default) or inception",
     )
-    for add in (add_device, add_device_arguments, add_dense, add_max_pixels, add_level):
-        add(parser)
 
 
 def run(arguments: argparse.Namespace) -> Report | None:
     """Evaluate; only the first process reports."""
-    from tailcut.evaluation.detection import evaluate_detector_file
-    from tailcut.evaluation.evaluate import evaluate_file
-    from tailcut.evaluation.generation import NUM_SAMPLES, evaluate_generator_file, holds_generator
-    from tailcut.tasks.prediction.predict_detection import holds_detector
+    from tailcut.evaluation.files import evaluate_file
 
     # One process does without the engine of several, which is an extra.
     words = (arguments.accelerator, arguments.devices, arguments.num_nodes, arguments.strategy)
     devices = None if words == ("auto", 1, 1, "auto") else devices_of(arguments)
     check_processes("evaluate", arguments.devices, arguments.num_nodes)
-    what = (arguments.file, arguments.data, arguments.split)
-    settings: dict[str, Any] = {
-        "roots": arguments.roots,
-        "batch_size": arguments.batch_size,
-        "device": arguments.device,
-        "devices": devices,
-        "progress": True,
-        "download": arguments.download,
-        "level": arguments.level,
-    }
-    report: Report
-    is_generator = holds_generator(arguments.file, arguments.level)
-    is_detector = not is_generator and (arguments.data == "coco" or holds_detector(arguments.file, arguments.level))
-    if arguments.source != "pixels" and (is_generator or is_detector):
-        raise ArgumentError("--source coefficients is for networks of classes on frequency channels")
-    if arguments.arithmetic != "float32" and (is_generator or is_detector):
-        raise ArgumentError("--arithmetic integer is for networks of classes or masks")
-    if arguments.arithmetic != "float32" and arguments.dense:
-        raise ArgumentError("--dense has no meaning for --arithmetic integer, which computes as exported C does")
-    if is_generator:
-        num_samples = NUM_SAMPLES if arguments.num_samples is None else arguments.num_samples
-        settings |= {"dense": arguments.dense}
-        settings |= {} if arguments.features is None else {"features": arguments.features}
-        report = evaluate_generator_file(*what, num_samples=num_samples, **settings)
-    elif arguments.num_samples is not None or arguments.features is not None:
-        raise ArgumentError("--num-samples and --features are for networks that make images; this network makes none")
-    elif is_detector:
-        report = evaluate_detector_file(*what, max_pixels=arguments.max_pixels, **settings)
-    else:
-        settings |= {"dense": arguments.dense, "max_pixels": arguments.max_pixels}
-        settings |= {"source": arguments.source, "arithmetic": arguments.arithmetic}
-        report = evaluate_file(*what, **settings)
+    report = evaluate_file(
+        arguments.file,
+        arguments.data,
+        arguments.split,
+        roots=arguments.roots,
+        batch_size=arguments.batch_size,
+        device=arguments.device,
+        devices=devices,
+        download=arguments.download,
+        dense=arguments.dense,
+        progress=True,
+        max_pixels=arguments.max_pixels,
+        source=arguments.source,
+        arithmetic=arguments.arithmetic,
+        level=arguments.level,
+        num_samples=arguments.num_samples,
+        seed=arguments.seed,
+        features=arguments.features,
+    )
     if devices is None:
         return report
     from tailcut.runtime.devices import is_first_process

@@ -56,17 +56,18 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    from tailcut.evaluation.generation import holds_generator
+    from tailcut.evaluation.files import task_of_file
     from tailcut.tasks.prediction.predict import predict_file
-    from tailcut.tasks.prediction.predict_detection import LEAST_SCORE, holds_detector, predict_objects_file
+    from tailcut.tasks.prediction.predict_detection import LEAST_SCORE, predict_objects_file
 
-    if holds_generator(arguments.file, arguments.level):
+    task = task_of_file(arguments.file, arguments.level)
+    if task == "generation":
         return _sample(arguments)
     if arguments.num_samples is not None or arguments.seed is not None:
         raise ArgumentError("--num-samples and --seed are for networks that make images; this network makes none")
     if not arguments.images:
         raise ArgumentError("name at least one image (PNG or JPEG)")
-    if holds_detector(arguments.file, arguments.level):
+    if task == "detection":
         if arguments.invert:
             raise ArgumentError("--invert is for digits; a detector takes photos as they are")
         return predict_objects_file(

@@ -71,10 +71,10 @@ def block_size(text: str) -> int | str:
 
 
 def sigma(text: str) -> float | str | None:
-    """`none`, `variant`, or a number."""
+    """`none` (or `off`, as recipes have it), `variant`, or a number."""
     if text == VARIANT:
         return text
-    return None if text == "none" else float(text)
+    return None if text in ("none", "off") else float(text)
 
 
 def components(text: str) -> tuple[str, ...]:

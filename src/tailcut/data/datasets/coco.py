@@ -15,6 +15,7 @@ from tailcut.data.images import read_image
 from tailcut.data.reading import current_reading, readable
 from tailcut.data.roots import Roots, data_roots, find, folders_of, split_layout
 from tailcut.errors import DataError, MissingExtraError
+from tailcut.jpeg.limits import HARD_MAX_PIXELS
 from tailcut.printing import named
 
 FOLDER = "coco"
@@ -24,6 +25,7 @@ MAX_SIDE = 1 << 16  # pixels
 MAX_NUMBER = 1 << 33  # square pixels, more than any image has
 MIN_POLYGON = 6  # numbers: three corners
 MAX_RUN_BITS = 30
+MAX_LENGTHS, MAX_LENGTH = 64, 1_000_000  # of an object's edges: so many sides of the image, and so many pixels
 NUM_SHOWN = 3  # names in a message
 
 Annotation = dict[str, Any]
@@ -253,6 +255,11 @@ def _checked_images(content: dict[str, Any], path: Path) -> list[dict[str, Any]]
         _check_integer(image, "id", 0, 1 << 62, where)
         _check_integer(image, "height", 1, MAX_SIDE, where)
         _check_integer(image, "width", 1, MAX_SIDE, where)
+        if image["height"] * image["width"] > HARD_MAX_PIXELS:
+            raise DataError(
+                f"{where}: {image['height']} x {image['width']} are more pixels than an image may have, "
+                f"{HARD_MAX_PIXELS:,}"
+            )
         name = image.get("file_name")
         parts = PurePosixPath(name).parts if isinstance(name, str) else ()
         if not parts or ".." in parts or parts[0] == "/" or "\\" in name or "\0" in name:
@@ -310,9 +317,16 @@ def _check_files(folder: Path, images: Sequence[dict[str, Any]]) -> None:
     except OSError as error:
         raise DataError(f"cannot read the folder {folder}: {error.strerror or error}") from error
     names = (entry["file_name"] for entry in images)
-    missing = [name for name in names if name not in there and not (folder / name).is_file()]
+    missing = [name for name in names if name not in there and not _is_file(folder / name)]
     if missing:
         raise DataError(f"{folder} lacks the images {named(missing, NUM_SHOWN)}")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # its name is longer than names can be
+        return False
 
 
 def _decode_mask(item: Annotation, height: int, width: int, path: Path) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -339,6 +353,11 @@ def _checked_segmentation(item: Annotation, height: int, width: int, path: Path)
     """
     segmentation = item.get("segmentation")
     if isinstance(segmentation, list) and segmentation and all(map(_is_polygon, segmentation)):
+        if sum(map(_length_of, segmentation)) > MAX_LENGTHS * (height + width) + MAX_LENGTH:
+            raise DataError(
+                f"{path}, annotation with id {item['id']}: the edges of its polygons are too long for an image of "
+                f"(height, width) {(height, width)}; they must be in pixels"
+            )
         return segmentation
     if isinstance(segmentation, dict) and segmentation.get("size") == [height, width]:
         counts: Any = segmentation.get("counts")
@@ -376,6 +395,12 @@ def _counts_of_text(text: str) -> list[int]:
 def _is_polygon(points: Any) -> bool:
     is_list = isinstance(points, list) and len(points) >= MIN_POLYGON and len(points) % 2 == 0
     return is_list and all(_is_number(value) and abs(value) <= MAX_SIDE for value in points)
+
+
+def _length_of(points: Sequence[float]) -> float:
+    """Return how far a polygon's edges go: pycocotools keeps each step of them."""
+    corners = np.asarray(points, dtype=np.float64).reshape(-1, 2)
+    return float(np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum())
 
 
 def _is_integer(value: Any) -> bool:

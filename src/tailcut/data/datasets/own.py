@@ -92,7 +92,7 @@ def framing_of(text: str, name: str) -> Framing:
 
 def _checked(name: str) -> str:
     path = PurePosixPath(name)
-    if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name:
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
         raise ArgumentError(
             f"your own data are named by a folder under a data root, as in {CLASSES}:flowers; got {name!r}"
         )

@@ -1,5 +1,6 @@
 """A program in integers as the rows of the C structures of `runtime/tailcut_run_integer.h`."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,14 @@ from tailcut.export_c.integer.memory import mix_numbers
 from tailcut.export_c.integer.program import IntegerProgram, IntegerStage
 from tailcut.export_c.integer.weights import IntegerWeight
 from tailcut.export_c.program.memory import stack_depth
-from tailcut.export_c.program.program import Kind, Leaf, Norm, Op, Operation, Value
+from tailcut.export_c.program.program import Kind, Leaf, Norm, Op, Operation
 from tailcut.export_c.program.weights import Floats, StoredNumbers
 from tailcut.export_c.writing.tables import (
     NONE,
     Arrays,
     Pointer,
     Row,
+    add_value,
     bytes_of,
     map_fields,
     number_type,
@@ -118,7 +120,7 @@ class IntegerTables:
         self._leaves[id(leaf)] = len(self.rows["leaf"])
         self.rows["leaf"].append(Row(fields))
 
-    def _op(self, op: Op, item: IntegerStage) -> None:
+    def _op(self, item: IntegerStage, op: Op) -> None:
         low, high = (int(packed(*scaled(value))) for value in (op.low, op.high))
         first, second = (*item.units.sources.get(id(op), ()), 0, 0)[:2]
         kind, number = op.kind, first
@@ -141,28 +143,10 @@ class IntegerTables:
         }
         self.rows["op"].append(Row(fields))
 
-    def _value(self, value: Value, item: IntegerStage) -> dict[str, int]:
-        """Add what makes a stage's input; return the stage's fields that say where it is."""
-        leaves, segments, ops = (self.rows[kind] for kind in ("leaf", "segment", "op"))
-        fields = {"first_leaf": len(leaves), "num_leaves": len(value.leaves())}
-        for leaf in value.leaves():
-            self._leaf(leaf)
-        fields |= {"first_segment": len(segments), "num_segments": 0, "first_op": len(ops), "num_ops": len(value.ops)}
-        if item.weight is not None:  # the map is read as it is
-            return fields
-        fields["num_segments"] = len(value.segments)
-        for segment in value.segments:
-            segments.append(Row({"channels": segment.channels, "first_op": len(ops), "num_ops": len(segment.ops)}))
-            for op in segment.ops:
-                self._op(op, item)
-        fields["first_op"] = len(ops)
-        for op in value.ops:
-            self._op(op, item)
-        return fields
-
     def _stage(self, item: IntegerStage) -> None:
         stage, value = item.stage, item.stage.value
-        at = self._value(value, item)
+        has_weight = item.weight is not None
+        at = add_value(value, self.rows, self._leaf, partial(self._op, item), is_read_as_it_is=has_weight)
         fields: dict[str, Any] = {
             "out": out_fields(stage),
             "scratch": stage.scratch_offset,

@@ -1,7 +1,7 @@
 """A program as the rows of the C structures of `runtime/tailcut_run.h`, before they become text or bytes."""
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -154,29 +154,12 @@ class Tables:
         }
         self.rows["op"].append(Row(fields))
 
-    def _value(self, value: Value) -> dict[str, int]:
-        """Add what makes a stage's input; return the stage's fields that say where it is."""
-        leaves, segments, ops = (self.rows[kind] for kind in ("leaf", "segment", "op"))
-        fields = {"first_leaf": len(leaves), "num_leaves": len(value.leaves())}
-        for leaf in value.leaves():
-            self._leaf(leaf)
-        fields |= {"first_segment": len(segments), "num_segments": len(value.segments)}
-        for segment in value.segments:
-            own = {"channels": segment.channels, "first_op": len(ops), "num_ops": len(segment.ops)}
-            segments.append(Row(own))
-            for op in segment.ops:
-                self._op(op)
-        fields |= {"first_op": len(ops), "num_ops": len(value.ops)}
-        for op in value.ops:
-            self._op(op)
-        return fields
-
     def _stage(self, stage: Stage) -> None:
         value, norm, recurrence, attention = stage.value, stage.norm, stage.recurrence, stage.attention
         gamma, beta = (None, None) if norm is None else (norm.gamma, norm.beta)
         if recurrence is not None:
             gamma, beta = recurrence.bias, recurrence.state_bias
-        at = self._value(value)
+        at = add_value(value, self.rows, self._leaf, self._op)
         fields: dict[str, Any] = {
             "out": out_fields(stage),
             "stats": NONE if norm is None else norm.offset,
@@ -208,6 +191,39 @@ def bytes_of(rows: Mapping[str, Sequence[Row]], arrays: Arrays, sizes: Mapping[s
     """Count the bytes of a program's constants, by what they are for; `sizes` are those of its structures."""
     counts = {kind: len(found) for kind, found in rows.items()} | {"model": 1}
     return {**arrays.bytes_for, "program": sum(sizes[kind] * count for kind, count in counts.items())}
+
+
+def add_value(
+    value: Value,
+    rows: Mapping[str, list[Row]],
+    add_leaf: Callable[[Leaf], None],
+    add_op: Callable[[Op], None],
+    *,
+    is_read_as_it_is: bool = False,
+) -> dict[str, int]:
+    """Add the rows of what makes a stage's input; return the stage's fields that say where they are.
+
+    Args:
+        value: the input.
+        rows: of the program, which get the segments; `add_leaf` and `add_op` add the others.
+        add_leaf: adds one leaf.
+        add_op: adds one operation.
+        is_read_as_it_is: whether the stage reads its map as it is, without segments and operations.
+    """
+    segments, ops = rows["segment"], rows["op"]
+    fields = {"first_leaf": len(rows["leaf"]), "num_leaves": len(value.leaves())}
+    for leaf in value.leaves():
+        add_leaf(leaf)
+    of_input = [] if is_read_as_it_is else value.segments
+    fields |= {"first_segment": len(segments), "num_segments": len(of_input)}
+    for segment in of_input:
+        segments.append(Row({"channels": segment.channels, "first_op": len(ops), "num_ops": len(segment.ops)}))
+        for op in segment.ops:
+            add_op(op)
+    fields |= {"first_op": len(ops), "num_ops": len(value.ops)}
+    for op in [] if is_read_as_it_is else value.ops:
+        add_op(op)
+    return fields
 
 
 def weight_fields(weight: Weight, array: tuple[Any, ...]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
@@ -20,7 +20,7 @@ from tailcut.errors import ArgumentError, DataError
 from tailcut.inputs.transform.block_dct import BlockDCT
 from tailcut.jpeg.checking import DAMAGED, check_jpeg
 from tailcut.jpeg.limits import check_size
-from tailcut.jpeg.pixels import decoded_pixels
+from tailcut.jpeg.pixels import decoded_pixels, upright
 
 Target = Mapping[str, Tensor]
 Size = tuple[int, int]
@@ -138,7 +138,7 @@ def read_pixels(path: str | Path) -> Tensor:
             check_size(image.height, image.width, len(content), advice="give the detector the image as a tensor")
             if image.format != "PNG":
                 check_jpeg(content)  # libjpeg would make up what lacks
-            pixels = decoded_pixels(ImageOps.exif_transpose(image), channels=3)
+            pixels = decoded_pixels(upright(image, content), channels=3)
     except (*DAMAGED, DataError) as error:
         raise DataError(f"cannot read the image {path}: {error}") from error
     return torch.from_numpy(pixels).permute(2, 0, 1)

@@ -205,8 +205,8 @@ class Selection:
         try:
             with Path(path).open("rb") as file:
                 content = file.read(MAX_FILE_BYTES + 1)
-        except OSError as error:
-            raise DataError(f"cannot read the selection {path}: {error.strerror or error}") from error
+        except (OSError, ValueError) as error:  # of ValueError: a name with a zero byte
+            raise DataError(f"cannot read the selection {path}: {getattr(error, 'strerror', None) or error}") from error
         return cls.from_json(content, source=str(path))
 
     def __str__(self) -> str:

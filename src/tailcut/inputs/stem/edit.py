@@ -114,7 +114,7 @@ class ReplaceStemEdit(Edit):
             self.replace_modules(model)
             transform = BlockDCT(self.selection, chroma=self.chroma, padding=self.padding)
             owner = model.get_submodule(self.removed[0]) if self.inside else model
-            transform = transform.to(surgery.like_model(model).device).train(owner.training)
+            transform = transform.to(surgery.like_model(model)).train(owner.training)
             owner.add_module(TRANSFORM, transform)
 
     def replace_modules(self, model: nn.Module) -> None:

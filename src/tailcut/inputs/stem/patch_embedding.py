@@ -1,5 +1,6 @@
 """Patch embeddings of 8 n x 8 n pixels, converted exactly to frequency channels."""
 
+import copy
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +14,14 @@ from tailcut.inputs.stem import surgery
 from tailcut.inputs.stem.edit import LayerEntry, ReplaceStemEdit, Setting, count_of
 from tailcut.inputs.stem.replace import check_unedited, example_of, make, submodule
 from tailcut.inputs.stem.trace import modules_before, run, trial_copy
-from tailcut.inputs.stem.trial import advise_example, arrives, noise, runs_transform
+from tailcut.inputs.stem.trial import (
+    advise_example,
+    arrives,
+    check_same_behind,
+    noise,
+    outputs_behind,
+    runs_transform,
+)
 from tailcut.inputs.transform.block_dct import BlockDCT, check_block_dct
 from tailcut.transform.block import BLOCK_SIZE, block_dct, to_channels
 from tailcut.transform.color import RGB_TO_YCBCR
@@ -65,8 +73,8 @@ def convert_patch_embedding(
     Raises:
         ArgumentError: no such module, mean and std are not three numbers, std above 0, or transform and example are
             not such.
-        StructureError: it is no patch embedding of 8 n x 8 n pixels, something runs before it, or the model does not
-            run on the example; unchanged.
+        StructureError: it is no patch embedding of 8 n x 8 n pixels, something runs before it, the model does not run
+            on the example, or it uses its pixels or their number elsewhere too; unchanged.
     """
     transform = BlockDCT(192, chroma="full") if transform is None else transform
     check_block_dct(transform)
@@ -77,6 +85,8 @@ def convert_patch_embedding(
     convolution = submodule(model, place, "name")
     if not isinstance(convolution, nn.Conv2d):
         raise StructureError(f"{place} is a {type(convolution).__name__}, not a convolution of patches")
+    # The statistics that count are those that the network will have, in its own type.
+    transform = copy.deepcopy(transform).to(surgery.like_model(model))
     weight, bias = converted(convolution, transform, mean, std, name=place)
     patch = convolution.kernel_size[0]
     edit = ReplaceStemEdit(
@@ -220,6 +230,7 @@ def _tried(trial: nn.Module, edit: ReplaceStemEdit, place: str, example: Tensor 
             f"{early[0] if early else 'no patch embedding'} runs first; {place} must be the first module that runs; "
             "give what a normalisation before it does as mean and std"
         )
+    features, outputs = outputs_behind(trial, pixels, place)
     edit.check(trial)
     edit.replace_modules(trial)
     height, width = (size // BLOCK_SIZE for size in pixels.shape[2:])
@@ -228,4 +239,5 @@ def _tried(trial: nn.Module, edit: ReplaceStemEdit, place: str, example: Tensor 
         inside = runs_transform(trial, lambda: run(trial, x, what="a tensor of channels"))
     if inside:
         raise StructureError("the network runs all its children in order, so the transform has no place; wrap it")
+    check_same_behind(place, outputs, outputs_behind(trial, x.expand(len(pixels), -1, -1, -1), place, features)[1])
     return height, width

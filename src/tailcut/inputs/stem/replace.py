@@ -282,7 +282,7 @@ def make(model: nn.Module, edit: Edit, transform: InputTransform) -> None:
     edit.apply(model)
     own = input_transform_of(model)
     if own is not None and not own.mean.is_meta:
-        own.to(transform.mean.dtype).load_state_dict(transform.state_dict())
+        own.load_state_dict(transform.state_dict())
     add_edit(model, edit)
 
 

@@ -1,7 +1,7 @@
 """`transplant_stem`: makes a trained RGB network read frequency channels by a fitted first layer, without training."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -17,7 +17,7 @@ from tailcut.inputs.stem.edit import MAX_MAP_SIZE, MAX_SIDE, LayerEntry, Replace
 from tailcut.inputs.stem.patch_embedding import IMAGE_SIZES
 from tailcut.inputs.stem.replace import check_unedited, make, submodule
 from tailcut.inputs.stem.trace import ModuleTrace, modules_before, run, trial_copy
-from tailcut.inputs.stem.trial import arrives, noise, runs_transform
+from tailcut.inputs.stem.trial import arrives, check_same_behind, noise, outputs_behind, runs_transform
 from tailcut.inputs.transform.block_dct import BlockDCT, check_block_dct
 from tailcut.model_inputs import check_loader
 from tailcut.printing import Report
@@ -145,7 +145,7 @@ def transplant_stem(
         entry=entry,
         map_size=fit.map_size,
     )
-    edit = _that_runs(edit, model, old)
+    edit = _that_runs(edit, model, old, first[:1])
     make(model, edit, transform)
     _fill_in(model.get_submodule(edit.removed[0]), weight, bias)
     report = TransplantReport(old.target, edit.removed, kernel_size, entry.stride, entry.shuffle, fit.num_images, error)
@@ -194,6 +194,10 @@ class _OldStem:
         if not found[0].isfinite().all():
             raise DataError(f"{self.target} gives numbers that are not finite; look at preprocess and the images")
         return found[0]
+
+    def outputs(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the target's output for an image, and the outputs of the network."""
+        return outputs_behind(self._trial, self._pixels(image), self.target)
 
     def _pixels(self, images: Tensor) -> Tensor:
         return _prepared(images, surgery.like_model(self._trial), self._preprocess)
@@ -315,19 +319,25 @@ def _entry(features: torch.Size, channels: torch.Size, kernel_size: int) -> Laye
     return LayerEntry(width, kernel_size, stride, kernel_size // 2, shuffle)
 
 
-def _that_runs(edit: ReplaceStemEdit, model: nn.Module, old: _OldStem) -> ReplaceStemEdit:
+def _that_runs(edit: ReplaceStemEdit, model: nn.Module, old: _OldStem, image: Tensor) -> ReplaceStemEdit:
     """Return the edit after a trial; where the network counts pixels, with its counts changed."""
+    before = old.outputs(image)
     try:
-        return _tried(edit, trial_copy(model), old.target)
+        return _tried(edit, trial_copy(model), old.target, before)
     except StructureError:
         settings = _counts(model, old, edit.map_size, edit.selection.num_channels)
         if not settings:
             raise
-        return _tried(replace(edit, settings=settings), trial_copy(model), old.target)
+        return _tried(replace(edit, settings=settings), trial_copy(model), old.target, before)
 
 
-def _tried(edit: ReplaceStemEdit, trial: nn.Module, target: str) -> ReplaceStemEdit:
-    """Return the edit, after channels ran through `trial` (which is changed) and reached the target unchanged."""
+def _tried(
+    edit: ReplaceStemEdit, trial: nn.Module, target: str, before: tuple[Tensor, Sequence[Tensor]]
+) -> ReplaceStemEdit:
+    """Return the edit, after channels ran through `trial` (which is changed) and reached the target unchanged.
+
+    `before` are the target's output and the network's outputs for an image.
+    """
     edit.check(trial)
     edit.replace_modules(trial)
     made: dict[str, Tensor] = {}
@@ -343,6 +353,8 @@ def _tried(edit: ReplaceStemEdit, trial: nn.Module, target: str) -> ReplaceStemE
             f"between the input and {target} the forward does more than call modules (a functional relu, a pooling?), "
             "which would act on the fitted features again; make these steps modules, or name an earlier target"
         )
+    features, outputs = before
+    check_same_behind(target, outputs, outputs_behind(trial, x, target, features)[1])
     return replace(edit, inside=inside)
 
 

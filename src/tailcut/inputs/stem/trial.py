@@ -1,6 +1,7 @@
 """Search for a stem on a copy of the network, by a forward of pixels and then of channels."""
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -15,6 +16,9 @@ from tailcut.inputs.stem import surgery
 from tailcut.inputs.stem.edit import MAX_MAP_SIZE, SWITCHES, Projection, ReplaceStemEdit, Resized, Setting
 from tailcut.inputs.stem.trace import ModuleTrace, modules_before, run
 from tailcut.inputs.transform.input_transform import TRANSFORM
+from tailcut.structure.outputs import output_tensors
+
+_log = logging.getLogger(__name__)
 
 
 def runs_transform(trial: nn.Module, run_it: Callable[[], Any]) -> bool:
@@ -162,6 +166,54 @@ def arrives(trial: nn.Module, boundary: str, x: Tensor) -> Iterator[None]:
 
     with trial.get_submodule(boundary).register_forward_pre_hook(check) as handle:
         yield
+
+
+def outputs_behind(
+    trial: nn.Module, x: Tensor, target: str, features: Tensor | None = None
+) -> tuple[Tensor, list[Tensor]]:
+    """Return what `target` gives in its first call, and the outputs of a forward that is known to run.
+
+    Args:
+        trial: a copy of the network.
+        x: its input.
+        target: a module whose output is a tensor.
+        features: given in place of what the target gives.
+    """
+    made: list[Tensor] = []
+
+    def exchange(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        made.append(output.clone())
+        return features.clone() if features is not None and len(made) == 1 else None
+
+    devices = [x.device] if x.device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(devices), trial.get_submodule(target).register_forward_hook(exchange):
+        torch.manual_seed(0)  # networks that draw noise draw the same each time
+        outputs = output_tensors(trial(x))
+    return made[0], [output.clone() for output in outputs]
+
+
+def check_same_behind(target: str, before: Sequence[Tensor], after: Sequence[Tensor]) -> None:
+    """Raise `StructureError` unless the same features of `target` led to the same outputs, of pixels and of channels.
+
+    They do not where the network looks at its input elsewhere too, or at a patch size or a position that it counts in
+    pixels. Outputs of another size are warned of: they may be made as large as the input.
+    """
+    if [output.shape for output in before] != [output.shape for output in after]:
+        _log.warning(
+            "with channels in place of pixels the network gives outputs of %s, before of %s: it makes them by the size "
+            "of its input",
+            *(" and ".join(str(tuple(output.shape)) for output in outputs) for outputs in (after, before)),
+        )
+        return
+    for old, new in zip(before, after, strict=True):
+        exactness = torch.finfo(old.dtype).eps ** 0.5 if old.is_floating_point() else 0.0
+        spread = float(old.abs().amax()) if old.numel() and old.is_floating_point() else 0.0
+        if not torch.allclose(old, new.to(old.dtype), rtol=exactness, atol=exactness * spread, equal_nan=True):
+            raise StructureError(
+                f"the same output of {target} leads to other outputs on channels than on pixels: the network also "
+                "looks at its input elsewhere, or keeps a patch size or positions in pixels, which would be wrong of "
+                "channels; give it these from outside"
+            )
 
 
 def noise(shape: tuple[int, ...], like: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from tailcut.errors import ArgumentError, DataError, first_line
 from tailcut.evaluation.evaluate import (
     PROGRESS_INTERVAL,
     choose_device,
+    device_of,
     file_at_level,
     run_forward,
     runnable,
@@ -79,7 +80,7 @@ def predict(
     images: Sequence[str | Path],
     out: str | Path | None = None,
     *,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
     invert: bool = False,
     dense: bool = False,
     name: str = "",
@@ -96,7 +97,7 @@ def predict(
         images: PNG or JPEG files.
         out: folder for the masks (PNG, foreground white, named like the image) or for the classes
             (`predictions.json`); made if needed. Masks need it.
-        device: where to run.
+        device: where to run; where the model is when None.
         invert: take 1 - pixels: for dark digits on light paper, where the network learned light on dark.
         dense: run with dense weights instead of fused; see `evaluation.runnable`.
         name: what the report calls the model.
@@ -111,6 +112,7 @@ def predict(
     start = time.perf_counter()
     shape = _image_shape(model)
     check_pixels(model, shape[1:], max_pixels)
+    device = device_of(model) if device is None else device
     network = runnable(model, device, dense=dense)
     read = reader_of(network)
     resized = any(isinstance(module, nn.Linear) for module in network.modules())

@@ -17,10 +17,9 @@ from tailcut.data import read_image
 from tailcut.data.datasets.coco_categories import CATEGORIES, NUM_CLASSES
 from tailcut.errors import ArgumentError
 from tailcut.evaluation.detection import MASK_THRESHOLD, check_finite
-from tailcut.evaluation.evaluate import choose_device, file_at_level, fitting, runnable
+from tailcut.evaluation.evaluate import choose_device, device_of, file_at_level, fitting, runnable
 from tailcut.files import atomic_write, make_folder, write_atomically
 from tailcut.format import load
-from tailcut.format.load import read_contents
 from tailcut.inputs.detection.detectors import Detector
 from tailcut.printing import table
 from tailcut.structure import MAX_PIXELS, check_pixels
@@ -89,7 +88,6 @@ def _brightness(colour: Colour) -> float:
     return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
-FAMILIES = ("faster_rcnn", "mask_rcnn")
 LEAST_SCORE = 0.5
 
 
@@ -114,12 +112,6 @@ class PredictObjectsReport(PredictReport):
             for found in item["objects"] or [{"class_name": "nothing", "probability": 0.0, "box": ()}]
         ]
         return table(["image", "object", "probability", "left, top, right, bottom"], rows, align="<<><")
-
-
-def holds_detector(file: str | Path, level: int | None = None) -> bool:
-    """Return whether a .tailcut file (or `zoo:NAME`) names a registered detector. Raises the errors of `load`."""
-    base = read_contents(file, level).base
-    return base is not None and base.name in FAMILIES
 
 
 def predict_objects_file(
@@ -153,7 +145,7 @@ def predict_objects(
     *,
     least_score: float = LEAST_SCORE,
     class_names: Sequence[str] | None = None,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
     max_pixels: int = MAX_PIXELS,
     name: str = "",
 ) -> PredictObjectsReport:
@@ -166,7 +158,7 @@ def predict_objects(
         least_score: what is less sure is left out, 0 to 1.
         class_names: by label; when None those of the model (`tailcut.set_class_names`), else COCO's for a
             detector of 91 classes, else the numbers.
-        device: where to run.
+        device: where to run; where the model is when None.
         max_pixels: the most pixels that the detector may enlarge an image to.
         name: what the report calls the model.
 
@@ -177,6 +169,7 @@ def predict_objects(
         LimitError: the detector enlarges an image beyond `max_pixels`.
     """
     start = time.perf_counter()
+    device = device_of(model) if device is None else device
     network = runnable(model, device, dense=True)
     if not isinstance(network, Detector):
         raise ArgumentError(f"expected a detector, got {type(model).__name__}")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from tailcut.errors import ArgumentError
-from tailcut.evaluation.evaluate import choose_device, file_at_level
+from tailcut.evaluation.evaluate import choose_device, device_of, file_at_level
 from tailcut.evaluation.generation import BATCH_SIZE, Sampler, draw_codes
 from tailcut.files import atomic_write, make_folder
 from tailcut.format import load
@@ -52,7 +52,7 @@ def sample(
     *,
     num_samples: int = NUM_SAMPLES,
     seed: int = 0,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
     dense: bool = False,
     name: str = "",
 ) -> SampleReport:
@@ -63,7 +63,7 @@ def sample(
         out: folder for the PNG; made if needed.
         num_samples: how many images.
         seed: of their codes. The first images of a seed are the same, however many there are.
-        device: where to run.
+        device: where to run; where the model is when None.
         dense: see `Sampler`.
         name: what the report calls the model.
 
@@ -71,7 +71,7 @@ def sample(
         ArgumentError: the model makes no images, `num_samples` is not positive, or `out` is a file.
     """
     start = time.perf_counter()
-    sampler = Sampler(model, device, dense=dense)
+    sampler = Sampler(model, device_of(model) if device is None else device, dense=dense)
     codes = draw_codes(sampler, num_samples, seed)
     folder = make_folder(out)
     images = torch.cat([sampler(part).cpu() for part in codes.split(BATCH_SIZE)])

@@ -113,6 +113,8 @@ class PruningSection(RecipeSection):
         variant: `paper` or `published`.
         min_channels: fewest channels left in a layer.
         round_to: channels are kept in multiples of this.
+        max_rate: the largest part of a layer's channels that goes.
+        ignore: patterns on names of layers, or of modules that hold layers, that keep their channels.
         recalibrate: measure the statistics of batch norm again after the cut, on as many images.
     """
 
@@ -129,6 +131,8 @@ class PruningSection(RecipeSection):
     variant: Literal["paper", "published"] = "paper"
     min_channels: Positive = 1
     round_to: Positive = 1
+    max_rate: Annotated[float, Field(ge=0, le=1)] = 1.0
+    ignore: tuple[str, ...] = ()
     recalibrate: bool = False
 
     @model_validator(mode="after")

@@ -246,6 +246,8 @@ def _prune(model: nn.Module, section: PruningSection, dataset: Dataset, seed: in
             params_ratio=section.params_ratio,
             min_channels=section.min_channels,
             round_to=section.round_to,
+            max_rate=section.max_rate,
+            ignore=section.ignore,
         )
         if section.recalibrate:
             recalibrate(model, images(), section.num_batches)

@@ -67,11 +67,12 @@ class ExampleBatches(torch.utils.data.Dataset[list[Example]]):
 
 def training_example(dataset: CocoDataset, index: int, *, masks: bool, mirrored: bool) -> Example:
     """Return one image (3, height, width) with its objects, as a detector takes them; flipped if `mirrored`."""
+    image = dataset.image(index)  # first: it shows a size in the annotations that is not the image's
     objects = dataset.objects(index, masks=masks)
     target = {"boxes": objects.boxes, "labels": objects.labels}
     if objects.masks is not None:
         target["masks"] = objects.masks
-    example = dataset.image(index), target
+    example = image, target
     return mirror(*example) if mirrored else example
 
 
