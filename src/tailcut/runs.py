@@ -290,6 +290,8 @@ def packed_network(source: str | Path, *, beside: Run | None = None) -> str | Pa
     Raises:
         ArgumentError: `run:NAME` without a run that it may lie beside, or there is no finished run.
     """
+    if source == "":  # which Path takes for the current folder
+        raise ArgumentError("expected the name of a file, a run folder or zoo:NAME, got an empty one")
     whole = None if beside is None else beside.whole or beside
     if str(source).startswith(STAGE_PREFIX) and whole is not None:
         return whole.stage(str(source).removeprefix(STAGE_PREFIX)).model

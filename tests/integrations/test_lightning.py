@@ -110,6 +110,24 @@ def test_a_training_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("step", [16, 32, 64])
+def test_a_checkpoint_behind_the_last_step_of_an_epoch_loses_no_cut(step: int, tmp_path: Path) -> None:
+    """It is written before the cut of its epoch, and on resuming that epoch counts as finished."""
+
+    def run(folder: Path, **settings: Any) -> Digits:
+        module = Digits()
+        cut = TruncationCallback(module.network, num_kept=100, num_steps=4)
+        saver = ModelCheckpoint(dirpath=folder, filename="{step}", every_n_train_steps=16, save_top_k=-1)
+        fit(folder, [cut, saver], module, 4, **settings)
+        return module
+
+    whole = run(tmp_path)
+    again = run(tmp_path / "again", ckpt_path=tmp_path / f"step={step}.ckpt", weights_only=False)
+    assert kept_counts(again.network) == kept_counts(whole.network)
+    for one, other in zip(again.network.parameters(), whole.network.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_training_for_bytes_ends_at_the_size(tmp_path: Path) -> None:
     module = Digits(target_bytes=700)
     assert module.rate is not None

@@ -61,14 +61,20 @@ class StopAfter(TrainerCallback):
 
 
 def train(
-    model: nn.Module, folder: Path, callbacks: list[Any], epochs: int, optimizer: Any, *, resume: bool = False
+    model: nn.Module,
+    folder: Path,
+    callbacks: list[Any],
+    epochs: int,
+    optimizer: Any,
+    *,
+    resume: str | bool = False,
+    **settings: Any,
 ) -> None:
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=epochs,
         per_device_train_batch_size=64,
-        save_strategy="epoch",
-        save_total_limit=1,
+        **{"save_strategy": "epoch", "save_total_limit": 1, **settings},
         report_to=[],
         use_cpu=True,
         disable_tqdm=True,
@@ -137,6 +143,27 @@ def test_cuts_go_on_where_a_checkpoint_was_written(
     assert not caplog.text
     assert set(kept_counts(resumed.network).values()) == {60}
     assert same(resumed, uncut)
+
+
+@pytest.mark.parametrize("step", [1, 4, 8, 16])
+def test_a_checkpoint_behind_the_last_step_of_an_epoch_loses_no_cut(
+    step: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is written before the cut of its epoch, and on resuming that epoch counts as finished."""
+
+    def run(folder: Path, resume: str | bool = False) -> Digits:
+        model = Digits()
+        cuts = TruncationCallback(model.network, num_kept=60, num_steps=4)
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+        steps = {"save_strategy": "steps", "save_steps": step, "save_total_limit": None}
+        train(model, folder, [cuts], 4, optimizer, resume=resume, **steps)
+        return model
+
+    whole = run(tmp_path)
+    again = run(tmp_path / "again", resume=str(tmp_path / f"checkpoint-{step}"))
+    assert not caplog.text
+    assert kept_counts(again.network) == kept_counts(whole.network)
+    assert same(again, whole)
 
 
 def trained_for_bytes(folder: Path, *callbacks: TrainerCallback, resume: bool = False) -> tailcut.RateLoss:

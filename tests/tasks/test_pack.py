@@ -135,6 +135,22 @@ def test_a_checkpoint_in_the_middle_is_packed_as_it_stands(finished: Run, tmp_pa
     assert report.num_kept == finished.read_metrics()[0]["num_kept"]
 
 
+def test_a_run_keeps_the_levels_of_its_recipe(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", "pack.levels=[0.5]")
+    pack(run.path, tmp_path / "a.tailcut")
+    assert inspect(tmp_path / "a.tailcut").num_levels == inspect(run.model).num_levels == 2
+
+
+def test_a_training_for_bytes_is_packed_by_its_steps(tmp_path: Path) -> None:
+    overrides = ("compression.target_bytes=1500", "compression.num_gradients=20", "schedule=", "pack=")
+    run = trained(tmp_path / "run", *overrides)
+    for checkpoint in (run.path, run.previous_checkpoint):
+        report = pack(checkpoint, tmp_path / "a.tailcut")
+        assert report.file_bytes <= 1500
+        assert {entry.dtype for entry in inspect(tmp_path / "a.tailcut").tensors} == {"quantized"}
+    assert pack(run.path, tmp_path / "b.tailcut", dtype="float32").file_bytes > 1500
+
+
 def test_plain_weights_need_their_model(tmp_path: Path) -> None:
     model = create_model("lenet300", bias=False)
     torch.save(model.state_dict(), tmp_path / "weights.pt")

@@ -1,6 +1,7 @@
 """The packed file beside a checkpoint."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,42 @@ from tailcut.format import SaveReport, save
 from tailcut.weights import TailTruncation
 
 COMPANION = "model.tailcut"
+NUM_EPOCHS = "num_epochs"
 
 _log = logging.getLogger(__name__)
+
+
+class EpochCuts:
+    """Cuts a schedule once an epoch, also where a checkpoint was written behind an epoch's last step, before its cut.
+
+    Args:
+        schedule: of the network, which the cuts change.
+    """
+
+    def __init__(self, schedule: TailTruncation) -> None:
+        self._schedule = schedule
+        self._num_epochs: int | None = None  # after which it was cut; None until the training begins
+
+    def begin(self, num_epochs: int) -> None:
+        """Make up the cut of an epoch that the framework counts as finished: the checkpoint was behind its steps."""
+        while self._num_epochs is not None and self._num_epochs < num_epochs:
+            self.end_epoch()
+        self._num_epochs = num_epochs
+
+    def end_epoch(self) -> None:
+        """Cut once."""
+        self._num_epochs = (self._num_epochs or 0) + 1
+        if not self._schedule.finished:
+            self._schedule.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint: that of the schedule, and the epochs that are done."""
+        return {**self._schedule.state_dict(), NUM_EPOCHS: self._num_epochs}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint (changes the network: its masks)."""
+        self._num_epochs = state.get(NUM_EPOCHS)
+        self._schedule.load_state_dict({name: value for name, value in state.items() if name != NUM_EPOCHS})
 
 
 def warn_if_unfinished(schedule: TailTruncation) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tailcut.compression import RateLoss
 from tailcut.errors import MissingExtraError
-from tailcut.integrations.companion import warn_if_unfinished, write_companion
+from tailcut.integrations.companion import EpochCuts, warn_if_unfinished, write_companion
 from tailcut.structure import check_module
 from tailcut.weights import TailTruncation
 
@@ -41,25 +41,35 @@ class TruncationCallback(Callback):
     def __init__(self, model: nn.Module, **settings: Any) -> None:
         check_module("TruncationCallback", model)
         self.schedule = TailTruncation(model, **settings)
+        self._cuts = EpochCuts(self.schedule)
+
+    def on_train_batch_start(
+        self, trainer: "Trainer", pl_module: "LightningModule", batch: Any, batch_idx: int
+    ) -> None:
+        """Make up the cut that a checkpoint at the end of an epoch does not have (changes the network).
+
+        Here, since a training that resumes there does not say that its next epoch starts.
+        """
+        self._cuts.begin(trainer.current_epoch)
 
     def on_train_epoch_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Cut once (changes the network)."""
-        if not self.schedule.finished:
-            self.schedule.step()
+        self._cuts.end_epoch()
         pl_module.log("num_kept", float(sum(self.schedule.num_kept.values())))
 
     def on_fit_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Shorten the vectors to what is kept (changes the network)."""
+        self._cuts.begin(trainer.current_epoch)
         warn_if_unfinished(self.schedule)
         self.schedule.compact()
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint: the steps done, and the counts."""
-        return self.schedule.state_dict()
+        return self._cuts.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint (changes the network: its masks)."""
-        self.schedule.load_state_dict(state_dict)
+        self._cuts.load_state_dict(state_dict)
 
 
 class RateLossCallback(Callback):

@@ -4,6 +4,7 @@ import base64
 import importlib.util
 import io
 import logging
+import math
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from torch import nn
 from tailcut.compression import RateLoss
 from tailcut.errors import MissingExtraError
 from tailcut.format.conversion.checkpoints import load_plain
-from tailcut.integrations.companion import warn_if_unfinished, write_companion
+from tailcut.integrations.companion import EpochCuts, warn_if_unfinished, write_companion
 from tailcut.structure import check_module
 from tailcut.weights import TailTruncation
 
@@ -26,6 +27,8 @@ from transformers import TrainerCallback
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
+
+EPOCH_ROUNDING = 1e-6  # of the state's epoch, a sum of parts
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +53,11 @@ class _Resumable(TrainerCallback):
             self._restore(load_plain(io.BytesIO(base64.b64decode(entry))))
         elif state.global_step:
             _log.warning("the checkpoint has no state of %s: it begins anew", type(self).__name__)
+        self._begin(state)
+        self._note(state)  # for a checkpoint before the first is noted
+
+    def _begin(self, state: "TrainerState") -> None:
+        """Begin where the training is, after what there is to go on from."""
 
     def _note(self, state: "TrainerState") -> None:
         content = io.BytesIO()
@@ -85,13 +93,13 @@ class TruncationCallback(_Resumable):
     def __init__(self, model: nn.Module, **settings: Any) -> None:
         check_module("TruncationCallback", model)
         self.schedule = TailTruncation(model, **settings)
+        self._cuts = EpochCuts(self.schedule)
 
     def on_epoch_end(
         self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
     ) -> None:
         """Cut once (changes the network)."""
-        if not self.schedule.finished:
-            self.schedule.step()
+        self._cuts.end_epoch()
         self._note(state)
 
     def on_train_end(
@@ -101,11 +109,14 @@ class TruncationCallback(_Resumable):
         warn_if_unfinished(self.schedule)
         self.schedule.compact()
 
+    def _begin(self, state: "TrainerState") -> None:
+        self._cuts.begin(math.floor((state.epoch or 0) + EPOCH_ROUNDING))
+
     def _content(self) -> dict[str, Any]:
-        return self.schedule.state_dict()
+        return self._cuts.state_dict()
 
     def _restore(self, content: dict[str, Any]) -> None:
-        self.schedule.load_state_dict(content)
+        self._cuts.load_state_dict(content)
 
 
 class RateLossCallback(_Resumable):

@@ -6,13 +6,14 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from tailcut.compression import RateLoss
 from tailcut.errors import ArgumentError, DataError
 from tailcut.files import check_output_path, write_atomically
 from tailcut.format import SaveReport, inspect, load, write
@@ -26,6 +27,9 @@ from tailcut.training.checkpoints import is_checkpoint, newest_checkpoint, read_
 from tailcut.weights import RegularizationReport, regularize, to_dense
 from tailcut.weights.parametrization.attach import meaning_of
 from tailcut.weights.regularization.energy import percent, worth_a_warning
+
+if TYPE_CHECKING:  # it needs an extra, which plain weights do without
+    from tailcut.training.recipe.schema import Recipe
 
 SUFFIXES = {"safetensors": (".safetensors",), "torch": (".pt", ".pth")}  # of dense weights
 VECTOR_PREFIX, VECTOR_SUFFIX = "parametrizations.", ".original"
@@ -117,7 +121,7 @@ def pack(
             code). Of coefficients without torch's metadata, the default axes and order are assumed, with a warning.
         out: the .tailcut file to write.
         dtype: number type of the coefficients; when None "quantized" with `max_bytes` or `step`, else the recipe's,
-            for plain weights float32.
+            for plain weights float32. A training for bytes is packed by the steps that it has learned.
         other_dtype: number type of everything else, likewise.
         model: name of the registered model, for plain weights.
         arguments: its arguments.
@@ -126,7 +130,7 @@ def pack(
         plain: keep plain weights as they are, without coefficients; such a file can be pruned.
         max_bytes: of a quantised file, see `tailcut.save`.
         step: likewise.
-        levels: of a progressive file, likewise.
+        levels: of a progressive file, likewise; of a run the recipe's when there are none.
 
     Raises:
         ArgumentError: the arguments do not fit the source.
@@ -150,8 +154,12 @@ def pack(
         dtype = found.dtype if (max_bytes, step) == (None, None) else QUANTIZED_DTYPE
     if other_dtype is None and (dtype != QUANTIZED_DTYPE or rounds_again):
         other_dtype = found.other_dtype
-    settings: dict[str, Any] = {"max_bytes": max_bytes, "step": step, "levels": levels}
-    written = write(found.network, out, dtype=dtype, other_dtype=other_dtype, metadata=found.metadata, **settings)
+    is_as_it_was = (asked_for, max_bytes, step, tuple(levels)) == (None, None, None, ())
+    if found.rate is not None and is_as_it_was:
+        written = found.rate.save(out, metadata=found.metadata)
+    else:
+        settings: dict[str, Any] = {"max_bytes": max_bytes, "step": step, "levels": levels or found.levels}
+        written = write(found.network, out, dtype=dtype, other_dtype=other_dtype, metadata=found.metadata, **settings)
     warn_of_unused_dtype(written, asked_for)
     if found.cut is not None:
         _warn_of_loss(found.cut)
@@ -186,13 +194,18 @@ class _Cut:
 
 @dataclass(frozen=True)
 class _Source:
-    """A network to pack, the number types to use where none are asked for, and the cut of plain weights."""
+    """A network to pack, the number types and levels to use where none are asked for, and the cut of plain weights.
+
+    Of a training for bytes `rate` has the steps that it has learned.
+    """
 
     network: nn.Module
     dtype: str = "float32"
     other_dtype: str | None = "float32"
     cut: RegularizationReport | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    levels: tuple[float, ...] = ()
+    rate: RateLoss | None = None
 
 
 def _from_file(file: str | Path) -> _Source:
@@ -311,7 +324,21 @@ def _from_checkpoint(state: Mapping[str, Any], path: Path) -> _Source:
         network = network.generator
     set_class_names(network, state.get("class_names"))
     set_image_size(network, state.get("image_size"))
-    return _Source(network, recipe.pack.dtype, recipe.pack.other_dtype)
+    levels = tuple(recipe.pack.levels)
+    return _Source(
+        network, recipe.pack.dtype, recipe.pack.other_dtype, levels=levels, rate=_rate_of(recipe, network, state)
+    )
+
+
+def _rate_of(recipe: "Recipe", network: nn.Module, state: Mapping[str, Any]) -> RateLoss | None:
+    """Return the steps that a training for bytes had learned at its checkpoint; None of another training."""
+    section = recipe.compression
+    if section is None:
+        return None
+    # How far it is comes with its state.
+    rate = RateLoss(network, target_bytes=section.target_bytes, num_steps=1, start_bytes=section.start_bytes)
+    rate.load_state_dict(state["compression"])
+    return rate
 
 
 def _from_weights(path: Path, content: Any, model: str | None, arguments: Mapping[str, Any], cut: _Cut) -> _Source:

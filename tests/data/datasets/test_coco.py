@@ -189,10 +189,8 @@ def test_polygons_far_beyond_the_image_are_refused_before_they_take_memory(chang
     dataset = changed(set_in("annotations", 0, segmentation=[[0, 0, 65536, 65536] * 40]))
     with pytest.raises(DataError, match="annotation with id 1: the edges of its polygons are too long for an image"):
         dataset.objects(0, masks=True)
-    assert (
-        changed(set_in("annotations", 0, segmentation=[[0, 0, 300, 0, 300, 300]])).objects(0, masks=True).masks
-        is not None
-    )
+    beyond = changed(set_in("annotations", 0, segmentation=[[0, 0, 300, 0, 300, 300]]))
+    assert beyond.objects(0, masks=True).masks is not None
 
 
 def test_a_size_that_is_not_the_images_is_found_before_its_masks_are_made(changed: Change) -> None:
