@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tailcut.errors import StructureError
 from tailcut.execution.onnx import lowering
 from tailcut.execution.onnx.lowering import lower_locally
 
@@ -105,6 +106,13 @@ NETWORKS: dict[str, tuple[nn.Module, bool]] = {
     "means of windows": (nn.AdaptiveAvgPool2d((5, 4)), True),
     "means of windows of one axis": (nn.AdaptiveAvgPool2d((None, 4)), True),
     "means of windows of rows": (Body(lambda x: nn.functional.adaptive_avg_pool1d(x.flatten(1, 2), 4)), True),
+    "maxima of windows": (nn.AdaptiveMaxPool2d((5, 4)), True),
+    "maxima of windows of one axis": (nn.AdaptiveMaxPool2d((None, 4)), True),
+    "maxima of windows of rows": (Body(lambda x: nn.functional.adaptive_max_pool1d(x.flatten(1, 2), 4)), True),
+    "windows where the whole program is traced": (
+        nn.Sequential(Body(written_into_a_view), nn.AdaptiveAvgPool2d((5, 4)), nn.AdaptiveMaxPool2d((3, 2))),
+        False,
+    ),
     "parts of an open size": (Body(lambda x: torch.cat([part * 2 for part in x.chunk(2, 3)][::-1], 1)), True),
     "parts of a size": (Body(lambda x: x.split(5, -1)[0] * x.split(5, 3)[1].sum(3, True)), True),
     "parts of nearly equal size": (Body(lambda x: torch.cat([x.sum(3, True) for x in x.tensor_split(3, 3)], 3)), True),
@@ -183,6 +191,14 @@ def test_the_numbers_are_those_of_pytorch(name: str, monkeypatch: pytest.MonkeyP
             expected = network(images.clone())
         (found,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
         np.testing.assert_allclose(found, expected.numpy(), atol=1e-4 if name != "promoted" else 1e-2)
+
+
+def test_indices_of_open_windows_are_refused() -> None:
+    network = Body(lambda x: sum(nn.functional.adaptive_max_pool2d(x, 2, return_indices=True)))
+    dynamic = ({3: torch.export.Dim.AUTO},)
+    traced = torch.export.export(network.eval(), (IMAGES,), dynamic_shapes=dynamic, strict=False)
+    with pytest.raises(StructureError, match=r"adaptive max pooling to \(2, 2\) gives indices"):
+        lower_locally(traced)
 
 
 def test_no_operation_in_place_and_no_unused_one_is_left() -> None:

@@ -456,3 +456,39 @@ def test_matrix_units_make_dense_weights_the_faster_ones(has_units: bool, monkey
     with torch.no_grad():
         fused(torch.rand(1, 3, 320, 480))
     assert (set(strategies_of(fused).values()) == {"dense"}) == has_units
+
+
+class SwitchesByHand(nn.Module):
+    """Switches gradients for a part of its forward without a context: off for a frozen layer, or on for its own."""
+
+    def __init__(self, *, on: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.on = nn.Conv2d(8, 48, 3, padding=1), nn.Conv2d(48, 48, 3, padding=1), on
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = torch.is_grad_enabled()
+        torch.set_grad_enabled(self.on)
+        x = x.detach().requires_grad_(self.on)
+        y = self.first(x)
+        if self.on:
+            (y,) = torch.autograd.grad(self.second(y).square().sum(), x)
+        torch.set_grad_enabled(before)
+        return y if self.on else self.second(y)
+
+
+@pytest.mark.parametrize("on", [False, True])
+@pytest.mark.parametrize("gradients", [False, True])
+def test_gradients_that_a_forward_switches_by_hand(on: bool, gradients: bool) -> None:
+    """The program stops in the middle of such a forward; what it switched must not stay so, for all that follows."""
+    torch.manual_seed(0)
+    model = SwitchesByHand(on=on)
+    tailcut.regularize(model, num_kept=20, warn=False)
+    x = torch.randn(2, 8, 12, 10)
+    fused = fuse(model, engine="torch")
+    with torch.set_grad_enabled(gradients):
+        expected = model(x)
+        for _ in range(2):
+            found = fused(x)
+            assert torch.is_grad_enabled() is gradients
+            assert found.requires_grad is expected.requires_grad is (gradients and not on)
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

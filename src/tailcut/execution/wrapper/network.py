@@ -240,7 +240,8 @@ class FusedNetwork(NetworkView):
         programs = self._programs
         programs.versions.forget()
         context = self._new_context(args, kwargs)
-        with running(context):
+        # A forward that switches gradients by hand, and that is stopped before it switches back, changes nothing so.
+        with torch.set_grad_enabled(torch.is_grad_enabled()), running(context):
             programs.begin(context)
             try:
                 result = as_tensor(programs.fused(*args, **kwargs), "it is an output of the network")
