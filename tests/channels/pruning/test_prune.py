@@ -353,12 +353,12 @@ def test_rates_of_layers_that_go_together_must_agree() -> None:
     prune(model, X, random_scores(model, 0), {"conv1": 0.5, "layer1.0.conv2": 0.5})
 
 
-def test_a_network_runs_thrice() -> None:
+def test_a_network_runs_four_times() -> None:
     modes: list[tuple[bool, bool]] = []
     model = Plain()
     model.register_forward_pre_hook(lambda module, args: modes.append((module.training, torch.is_grad_enabled())))
     report = prune(model, X, GOOD, 0.25)
-    assert modes == [(False, False), (True, False), (False, True)]
+    assert modes == [(False, False), (True, False), (False, True), (False, False)]
     assert report.macs_after == count_macs(model, X).total
 
 
@@ -628,3 +628,66 @@ def test_where_nothing_can_be_pruned_the_layers_are_named() -> None:
     assert str(error.value) == (
         "nothing can be pruned: conv1, layer1.0.conv1, layer1.0.conv2 and 17 more: ignored; fc: the network's output"
     )
+
+
+class Standardized(nn.Conv2d):
+    """Standardises its weights, as many write it: by an unbiased standard deviation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        weight = weight / (weight.flatten(1).std(1).view(-1, 1, 1, 1) + 1e-5)
+        return functional.conv2d(x, weight, self.bias)
+
+
+@pytest.mark.filterwarnings("ignore:std.*degrees of freedom")
+def test_a_network_of_finite_outputs_keeps_them_or_is_put_back() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), Standardized(8, 16, 1), nn.ReLU(), nn.Conv2d(16, 4, 1)
+    ).eval()
+    x, before = torch.randn(1, 3, 8, 8), copy.deepcopy(network.state_dict())
+    scores = {"0": torch.arange(8.0)}
+    with pytest.raises(StructureError, match=r"gives numbers that are not finite.*for example by min_channels"):
+        prune(network, x, scores, 0.9)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    prune(network, x, scores, 0.9, min_channels=2)
+    assert network(x).isfinite().all()
+    nan = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 1))
+    nn.init.constant_(nan[0].weight, torch.nan)
+    assert prune(nan, x, scores, 0.5).layers[0].after == 4  # it gave none before
+
+
+class Gated(nn.Module):
+    """A depthwise convolution, whose channels code that splits them fixes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.split = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 17, 1)
+        self.depthwise, self.out = nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, keys, gate = self.split(self.stem(x).relu()).split([8, 8, 1], 1)
+        y: Tensor = self.out(self.depthwise(keys) * gate * query)
+        return y
+
+
+def test_a_depthwise_layer_whose_channels_are_fixed_is_named() -> None:
+    network, x = Gated().eval(), torch.randn(1, 3, 8, 8)
+    scores = score(network, [x])
+    with pytest.raises(ArgumentError, match="found a Conv2d; it passes on channels one by one, and these must stay"):
+        prune(network, x, scores, {"depthwise": 0.5})
+    skipped = {item.name: (item.channels, item.reason) for item in prune(network, x, scores, 0.5).skipped}
+    assert skipped["depthwise"] == (8, "it passes on channels one by one, and these must stay")
+    first = nn.Sequential(nn.Conv2d(3, 3, 3, groups=3), nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1))
+    report = prune(first, x, score(first, [x]), 0.5)
+    assert ("0", 3) in {(item.name, item.channels) for item in report.skipped}
+
+
+def test_a_pruned_file_keeps_the_layout_of_the_network_that_takes_it(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    prune(network, torch.randn(1, 3, 8, 8), {"0": torch.arange(8.0)}, 0.5)
+    save(network, tmp_path / "a.tailcut")
+    other: Any = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).to(memory_format=torch.channels_last)
+    loaded: Any = load(tmp_path / "a.tailcut", into=other)
+    assert torch.equal(loaded[0].weight, network[0].weight)
+    assert loaded[0].weight.is_contiguous(memory_format=torch.channels_last)

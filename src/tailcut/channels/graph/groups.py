@@ -60,6 +60,9 @@ class DependentGroup:
     beside: dict[int, int]  # unit of the follower -> unit of the leader
 
 
+PASSES_ON = "it passes on channels one by one, and these must stay"
+
+
 @dataclass
 class ChannelGraph:
     """All that is known of a network's channels.
@@ -98,6 +101,12 @@ class ChannelGraph:
         units = set(units_of(self.coupling, layer.outer))
         return [group.name for group in self.groups.values() if not units.isdisjoint(group.units)]
 
+    def is_fixed_by_input(self, name: str) -> bool:
+        """Return whether a layer passes on channels one by one, as a depthwise convolution, of which none can go."""
+        layer = self.trace.layers.get(name)
+        passes_on = layer is not None and layer.outer is not None and bool(layer.positions) and not layer.originates
+        return passes_on and self.group_of(name) is None and not self.groups_met(name)
+
     def layer(self, name: str) -> TracedLayer:
         """Return what the trace holds of the layer with this name."""
         return self.trace.layers[name]
@@ -106,7 +115,8 @@ class ChannelGraph:
         """Return why channels of a layer must stay, and how many of them: 0 where they are not known."""
         layer, group = self.layer(name), self.group_of(name)
         if group is None or layer.outer is None:
-            return {} if layer.why is None else {layer.why: 0 if layer.outer is None else len(layer.outer)}
+            why = PASSES_ON if layer.why is None and self.is_fixed_by_input(name) else layer.why
+            return {} if why is None else {why: 0 if layer.outer is None else len(layer.outer)}
         return dict(
             Counter(group.locked[unit] for unit in units_of(self.coupling, layer.outer) if unit in group.locked)
         )

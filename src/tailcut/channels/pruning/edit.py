@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from tailcut.channels.graph.layer_kinds import KIND_BY_NUMBER, LayerKind, PaddedShortcut, layer_kind
-from tailcut.channels.pruning.surgery import Cut, holders, put_tensor
+from tailcut.channels.pruning.surgery import Cut, holders, memory_format_of, put_tensor
 from tailcut.errors import CorruptFileError, StructureError, UnsupportedVersionError
 from tailcut.structure import Edit, Reader, Writer, record_of, register_edit, set_record
 from tailcut.structure.record import Record
@@ -213,7 +213,7 @@ def _reshape_tensors(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) ->
                 continue
             if id(x) in made and tuple(made[id(x)].shape) != shape:
                 raise StructureError(f"{name} is tied to a tensor of another width")
-            value = torch.empty(shape, dtype=x.dtype, device=x.device)
+            value = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format_of(x))
             made.setdefault(
                 id(x), nn.Parameter(value, requires_grad=x.requires_grad) if isinstance(x, nn.Parameter) else value
             )

@@ -22,6 +22,7 @@ from tailcut.channels.pruning.verification import (
     check_steady,
     failing_groups,
     go_backward,
+    is_finite,
     lock_culprits,
     lock_rigid_groups,
     note_changes,
@@ -279,6 +280,15 @@ def _try_cut(
         if changed:
             undo()
             note_changes(model, inputs, plan.graph, plan.removed, changed)
+            undo = apply_cut(model, plan.cut)
+        if not is_finite(model, inputs):
+            undo()
+            if is_finite(model, inputs):
+                raise StructureError(
+                    "pruned so, the network gives numbers that are not finite, and gave finite ones before: its code "
+                    "may divide by how many channels there are less one, as an unbiased std does; keep more of them, "
+                    "for example by min_channels. It was put back as it was"
+                )
             undo = apply_cut(model, plan.cut)
     except StoppedError as error:
         undo()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tailcut.channels.graph.groups import ChannelGraph, PruningGroup
+from tailcut.channels.graph.groups import PASSES_ON, ChannelGraph, PruningGroup
 from tailcut.channels.scoring.scores import Scores
 from tailcut.errors import ArgumentError
 
@@ -332,6 +332,8 @@ def rates_for_dict(graph: ChannelGraph, model: nn.Module, rates: Mapping[str, fl
             found = f"a {type(modules[name]).__name__}" if name in modules else "nothing"
             if met := graph.groups_met(name):
                 found += f", which passes on the channels of {' and '.join(met)}: give rates for these"
+            elif graph.is_fixed_by_input(name):
+                found += f"; {PASSES_ON}"
             raise ArgumentError(f"a rate is given for {name!r}: expected a layer with prunable channels, found {found}")
         rate = check_rate(rate, name)
         if rate and not group.free:

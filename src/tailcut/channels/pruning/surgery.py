@@ -129,7 +129,7 @@ def _cut_tensors(
             else:
                 for axis, indices in kept.items():
                     value = value.index_select(axis, torch.tensor(indices, dtype=torch.int64, device=x.device))
-                value = value.contiguous(memory_format=_memory_format(x))
+                value = value.contiguous(memory_format=memory_format_of(x))
             made[id(x)] = nn.Parameter(value, requires_grad=x.requires_grad) if isinstance(x, nn.Parameter) else value
     for _, module, attribute, x in places:
         if id(x) in made:
@@ -137,7 +137,7 @@ def _cut_tensors(
             steps.append(partial(put_tensor, module, attribute, x))
 
 
-def _memory_format(x: Tensor) -> torch.memory_format:
+def memory_format_of(x: Tensor) -> torch.memory_format:
     """Return the format of a tensor that lies with its channels last, else the contiguous one."""
     last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.ndim)
     is_last = last is not None and x.is_contiguous(memory_format=last) and not x.is_contiguous()

@@ -84,6 +84,20 @@ def verify(
     return observer.macs
 
 
+def is_finite(model: nn.Module, inputs: ModelInputs) -> bool:
+    """Return whether all outputs of a network are finite numbers. The model is not changed.
+
+    Raises:
+        StoppedError: it does not run.
+    """
+    with undisturbed(model), torch.no_grad():
+        try:
+            outputs = run(model, inputs)
+        except ArgumentError as error:
+            raise StoppedError(str(error), []) from error
+    return all(bool(x.isfinite().all()) for x in outputs if x.is_floating_point() or x.is_complex())
+
+
 def note_changes(
     model: nn.Module, inputs: ModelInputs, graph: ChannelGraph, removed: set[int], changed: set[int]
 ) -> None:
