@@ -132,6 +132,11 @@ def quantized() -> Iterator[Named]:
     for transform in (1, 2, 3):
         yield f"quantized-coefficients-{transform}", "quantized-transform", sound(transform)
     yield "quantized-kernel", "quantized-transform", sound(3, name="bias")
+    yield (
+        "quantized-line",
+        "quantized-line",
+        own("line", types={"weight": 10}, numbers={"weight": []}, parameters={"weight": (2, -32, 0, 0)}),
+    )
     yield "quantized-infinite", "quantized-finite", sound(1, 80, 100, name="bias")
     # Its payload is that of another; none of its own numbers is coded before.
     none = {"layer0.weight": (0, -32, 0, 0)}

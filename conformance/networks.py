@@ -99,6 +99,7 @@ DESCRIPTIONS: dict[str, dict[str, Any]] = {
     "own": _own(),
     "image": _image(),
     "counters": {"type": "Constants", "buffers": {"many": [[65_537], "int64"]}},
+    "line": {"type": "Line", "parameters": {"weight": [[1_048_577], "float32"]}},
     "taken": {"type": "Taken", "sizes": {"input_transform": None}, "children": {"conv": _conv(3, 2)}},
 }
 

@@ -261,6 +261,8 @@ def values(tensor: Tensor) -> list[float]:
     t %= 4
     require(not (tensor.is_coefficients and t), "quantized-transform")
     require(t != 3 or len(tensor.shape) >= 3, "quantized-transform")
+    inverted = {2: tensor.shape, 3: tensor.shape[2:]}.get(t, ())
+    require(max(inverted, default=0) <= 1 << 20, "quantized-line")
     for extreme in (min, max):
         furthest = s + 2 * sum(extreme(shifts, default=0) for shifts in tensor.shifts.values())
         require(-400 <= furthest <= 400, "quantized-shifts", str(furthest))

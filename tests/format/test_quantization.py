@@ -247,3 +247,19 @@ def test_of_two_transforms_that_is_taken_which_takes_fewer_bytes(tmp_path: Path)
     tailcut.save(model, path, step=0.1)
     (tensor,) = tailcut.inspect(path).other_tensors
     assert tensor.transform == "none"
+
+
+@pytest.mark.parametrize("name", ["zoo:lenet5-776", "dense"])
+def test_the_exact_file_is_taken_where_it_has_no_more_bytes_than_are_allowed(name: str, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 4)) if name == "dense" else tailcut.load(name)
+    exact, path = tailcut.save(model, tmp_path / "exact.tailcut"), tmp_path / "a.tailcut"
+    content = (tmp_path / "exact.tailcut").read_bytes()
+    batches = [torch.rand(8, 20)] if name == "dense" else [torch.rand(8, 1, 28, 28)]
+    for max_bytes in (exact.file_bytes, 10**6):
+        tailcut.save(model, path, max_bytes=max_bytes)
+        assert path.read_bytes() == content
+        report = tailcut.compress(model, path, batches, max_bytes=max_bytes, num_gradients=2)
+        assert path.read_bytes() == content
+        assert report.step == 0
+    assert tailcut.save(model, path, max_bytes=exact.file_bytes - 1).file_bytes < exact.file_bytes
+    assert path.read_bytes() != content

@@ -8,7 +8,7 @@ import pytest
 
 from tailcut.errors import ArgumentError
 from tailcut.format.quantized.values import step_size
-from tailcut.format.step_search import FINEST, REFINEMENT, check_least, expected_bits, finest_step
+from tailcut.format.step_search import COARSEST, FINEST, REFINEMENT, coarsest_fitting, expected_bits, finest_step
 
 PART = 2.0 ** (-1 / (8 * REFINEMENT))
 
@@ -84,7 +84,21 @@ def test_steps_that_are_too_fine_to_be_coded_do_not_fit(estimate: Callable[[floa
 def test_a_size_that_no_step_reaches(estimate: Callable[[float], float] | None) -> None:
     with pytest.raises(ArgumentError, match=r"cannot have 90 bytes: with all numbers rounded away it has 103"):
         finest_step(lambda step: 100 + inverse(step), 90, estimate=estimate)
-    check_least(lambda step: 100 + inverse(step), 103)
+    assert coarsest_fitting(lambda step: 100 + inverse(step), 103) == COARSEST
+
+
+def test_a_size_that_only_finer_steps_than_the_coarsest_have() -> None:
+    """The step is a number of the file too: a coarser one may take some bytes more."""
+
+    def size_of(step: float) -> int:
+        return round(100 + 300 / step + 3 * math.log2(step + 1))
+
+    least = min(size_of(step_size(eighth)) for eighth in range(FINEST, COARSEST))
+    assert least < size_of(step_size(COARSEST))
+    for goal in range(least + 1, least + 8):
+        assert size_of(finest_step(size_of, goal)) <= goal
+    with pytest.raises(ArgumentError, match=f"cannot have {least - 8} bytes"):
+        finest_step(size_of, least - 8)
 
 
 @pytest.mark.parametrize("max_bytes", [0, -3, 2.5, True, "640"])

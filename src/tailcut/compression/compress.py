@@ -28,7 +28,7 @@ from tailcut.format.quantized.values import FineStepError, step_size
 from tailcut.format.save import checked_step, exact_within, pack, warn_of_nothing_left
 from tailcut.format.save_report import SaveReport, save_report
 from tailcut.format.sensitivity import Sensitivity
-from tailcut.format.step_search import FINEST, REFINEMENT, check_least, checked_max_bytes, finest_step
+from tailcut.format.step_search import FINEST, REFINEMENT, checked_max_bytes, coarsest_fitting, finest_step, too_few
 from tailcut.model_inputs import Loader, ModelInputs, first_inputs
 from tailcut.structure import (
     check_module,
@@ -176,7 +176,7 @@ def check_room(model: nn.Module, max_bytes: int | None, settings: Mapping[str, A
     if max_bytes is None:
         return
     with suppress(FineStepError):  # numbers beyond the coarsest step: what they do is told where the network is run
-        check_least(lambda coarse: len(pack(model, dtype="quantized", step=coarse, **settings)[0]), max_bytes)
+        coarsest_fitting(lambda coarse: len(pack(model, dtype="quantized", step=coarse, **settings)[0]), max_bytes)
 
 
 def _check_tensors(tensors: NetworkTensors, *, is_measured: bool) -> None:
@@ -288,7 +288,10 @@ class _Work:
     def _fitted_within(self, step: float, max_bytes: int) -> _Made:
         """Return the file at a step, or at a coarser one: a fit makes it a little longer or shorter than it was."""
         made, coarser = self.made(step), 1
+        coarsest = step_size(coarsest_eighth(self.sensitivity, self.tensors) + 8)
         while len(made.content) > max_bytes:
+            if made.step > coarsest:
+                raise too_few(max_bytes, len(made.content))
             made = self.made(made.step * 2.0 ** (coarser / (8 * REFINEMENT)))
             coarser *= 2
         return made

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tailcut.format.container.streams import Kept
 from tailcut.format.network.tensors import NetworkTensors
 from tailcut.format.quantized.coder import APART, LEAST_MEAN
-from tailcut.format.quantized.values import KERNEL_DCT, NONE
+from tailcut.format.quantized.values import KERNEL_DCT, NONE, kernel_transform
 from tailcut.transform import dct, idct
 from tailcut.transform.order import l1_order_index
 from tailcut.weights import truncated_tensors
@@ -81,7 +81,7 @@ def trained_tensors(tensors: NetworkTensors) -> list[TrainedTensor]:
     for other in tensors.others:
         tensor, shape = other.tensor, other.shape
         if isinstance(tensor, nn.Parameter) and tensor.requires_grad and tensor.is_floating_point() and tensor.numel():
-            transform = KERNEL_DCT if len(shape) > 2 else NONE
+            transform = kernel_transform(shape)
             index = _whole_index(shape)
             found.append(TrainedTensor(other.name, tensor, tensor.numel(), shape, index, transform, is_kept=False))
     return found

@@ -31,7 +31,7 @@ from tailcut.format.quantization import (
 from tailcut.format.save import pack, save
 from tailcut.format.save_report import SaveReport
 from tailcut.format.sensitivity import Sensitivity
-from tailcut.format.step_search import check_least, finest_step
+from tailcut.format.step_search import coarsest_fitting, finest_step
 from tailcut.model_inputs import Loader
 from tailcut.structure import check_module, check_not_shared, deepcopied, in_evaluation, without_views
 from tailcut.transform.exact import check_has_float64
@@ -124,7 +124,7 @@ class RateLoss(nn.Module):
         found = completed(usual if sensitivity is None else sensitivity, tensors)
         found = replace(found, blocks=(), transforms=transforms)
         coarsest = coarsest_eighth(found, tensors)
-        check_least(lambda step: self._packed_bytes(step, found), target_bytes, coarsest)
+        coarsest_fitting(lambda step: self._packed_bytes(step, found), target_bytes, coarsest)
         if start_bytes is None:
             start_bytes = START_BYTES * target_bytes
             if sensitivity is None:  # the low digits of untrained numbers are worth nothing

@@ -23,6 +23,7 @@ from tailcut.format.quantized.values import (
     NONE,
     FineStepError,
     coded,
+    kernel_transform,
     nearest_step,
     quantize,
     step_size,
@@ -278,7 +279,7 @@ class Rounding:
     def _rounded_rows(self, other: OtherTensor, block: Block, values: Tensor, step: float) -> tuple[Layout, Coded]:
         """Round a plain weight: with a kernel, the DCT along it."""
         layout = layout_of_other(other.name, other.shape, is_integer=False)
-        transform = KERNEL_DCT if len(other.shape) > 2 else NONE
+        transform = kernel_transform(other.shape)
         numbers = transform_of(values, layout, transform)
         size = self._step_of(other.name, self.sensitivity.curvature, step)
         is_learned = other.name in self.sensitivity.transforms
@@ -317,7 +318,7 @@ class Rounding:
             yield NONE, size
         if _is_short(other.shape):
             yield DCT, size
-        if len(other.shape) > 2:
+        if kernel_transform(other.shape) != NONE:
             yield KERNEL_DCT, size
 
     def _step_of(self, name: str, curvature: Mapping[str, float], step: float) -> float:

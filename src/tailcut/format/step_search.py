@@ -19,6 +19,9 @@ REFINEMENT = 8
 FIRST_REACH = 4
 """Parts by which an estimate that was set right by one size may still be wrong: so far the search reaches first."""
 
+OCTAVES = 8
+"""By which steps finer than the coarsest are tried where that does not fit."""
+
 WIDE = 8 * REFINEMENT
 """Parts between two steps, an octave, within which sizes are about linear in the logarithm of the step."""
 
@@ -60,14 +63,29 @@ def checked_max_bytes(max_bytes: Any) -> int:
     return int(max_bytes)
 
 
-def check_least(size_of: Callable[[float], int], max_bytes: int, coarsest: int = COARSEST) -> None:
-    """Raise `ArgumentError` if the file has more than `max_bytes` bytes even with all numbers rounded away."""
-    least = size_of(step_size(coarsest))
-    if least > max_bytes:
-        raise ArgumentError(
-            f"the file cannot have {max_bytes:,} bytes: with all numbers rounded away it has {least:,}, for names, "
-            "structure and what stays exact"
-        )
+def coarsest_fitting(size_of: Callable[[float], int], max_bytes: int, coarsest: int = COARSEST) -> int:
+    """Return a coarse step, in eighths of an octave, whose file has at most `max_bytes` bytes.
+
+    The coarsest makes all numbers zeros, but a step is a number of the file too: one some octaves finer may take a few
+    bytes less.
+
+    Raises:
+        ArgumentError: none of the steps tried makes it so small.
+    """
+    sizes = []
+    for eighth in range(coarsest, coarsest - 8 * (OCTAVES + 1), -8):
+        sizes.append(size_of(step_size(eighth)))
+        if sizes[-1] <= max_bytes:
+            return eighth
+    raise too_few(max_bytes, min(sizes))
+
+
+def too_few(max_bytes: int, least: int) -> ArgumentError:
+    """Return the error for a size that no step reaches; the least is that of a file without numbers."""
+    return ArgumentError(
+        f"the file cannot have {max_bytes:,} bytes: with all numbers rounded away it has {least:,}, for names, "
+        "structure and what stays exact"
+    )
 
 
 def expected_bits(mean: float) -> float:
@@ -122,7 +140,7 @@ class _Search:
             self._fits(self._by_line() if poor < 2 else (self._coarse + self._fine) // 2)
             poor = poor + 1 if 2 * (self._coarse - self._fine) > width + 1 else 0
         if self._coarse not in self._sizes:
-            check_least(self._size_of, self._max_bytes, self._coarsest)
+            return step_size(coarsest_fitting(self._size_of, self._max_bytes, self._coarsest))
         return _step(self._coarse)
 
     def _near(self, end: int) -> int:

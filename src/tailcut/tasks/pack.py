@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from tailcut.compression import RateLoss
@@ -18,7 +17,7 @@ from tailcut.errors import ArgumentError, DataError
 from tailcut.files import check_output_path, write_atomically
 from tailcut.format import SaveReport, inspect, load, write
 from tailcut.format.container.numbers import QUANTIZED_DTYPE
-from tailcut.format.conversion.checkpoints import check_numbers, named_tensors, read_torch_file, with_tied
+from tailcut.format.conversion.checkpoints import check_numbers, named_tensors, read_state, with_tied
 from tailcut.format.open_network import is_tailcut_file
 from tailcut.printing import Report, named, sizes, table
 from tailcut.runs import Run
@@ -282,12 +281,7 @@ def _read_source(path: Path) -> Any:
         if found is None:
             raise DataError(f"{path} is no run folder, or its training has not finished an epoch yet")
         return found[1]
-    if path.suffix == ".safetensors":
-        try:
-            return safetensors.torch.load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise DataError(f"cannot read {path}: {error}") from error
-    content = read_torch_file(path)
+    content = read_state(path)
     return read_checkpoint(path) if is_checkpoint(content) else content
 
 

@@ -169,21 +169,28 @@ def _along_axes(x: torch.Tensor, axes: Sequence[int] | None, *, inverse: bool) -
     return work.clone() if work is x else work
 
 
-def _rotation(size: int, x: torch.Tensor) -> torch.Tensor:
-    """exp(-i pi k / (2 size)) for k = 0 ... size // 2, times the orthonormal scale."""
+def _rotation(size: int, x: torch.Tensor, *, inverse: bool = False) -> torch.Tensor:
+    """exp(-i pi k / (2 size)) for k = 0 ... size // 2, times the orthonormal scale; or one over that."""
     # A CUDA graph cannot copy from the CPU; other devices may lack float64.
     device = x.device if x.is_cuda else torch.device("cpu")
     angle = torch.arange(size // 2 + 1, dtype=torch.float64, device=device) * (math.pi / (2 * size))
     scale = torch.full_like(angle, math.sqrt(2 / size))
     scale[0] = math.sqrt(1 / size)
     kind = torch.complex128 if x.dtype == torch.float64 else torch.complex64
-    return torch.polar(scale, -angle).to(kind).to(x.device)
+    turned = torch.polar(scale.reciprocal_(), angle) if inverse else torch.polar(scale, angle.neg_())
+    return turned.to(kind).to(x.device)
 
 
-def _folding(size: int, device: torch.device) -> torch.Tensor:
-    """Return the even positions, then the odd ones backwards: 0, 2, 4, ..., 5, 3, 1."""
-    positions = torch.arange(size, device=device)
-    return torch.cat([positions[::2], positions[1::2].flip(0)])
+def _folded(rows: torch.Tensor) -> torch.Tensor:
+    """Return each row's even places, then the odd ones backwards: 0, 2, 4, ..., 5, 3, 1."""
+    return torch.cat([rows[:, ::2], rows[:, 1::2].flip(-1)], dim=-1)
+
+
+def _unfolded(rows: torch.Tensor) -> torch.Tensor:
+    """Return rows of which `_folded` made these."""
+    half, rest = divmod(rows.shape[-1], 2)
+    pairs = torch.stack([rows[:, :half], rows[:, half + rest :].flip(-1)], dim=-1).flatten(1)
+    return torch.cat([pairs, rows[:, half : half + 1]], dim=-1) if rest else pairs
 
 
 def _to_rows(x: torch.Tensor, axis: int) -> torch.Tensor:
@@ -210,10 +217,10 @@ def _from_rows(rows: torch.Tensor, axis: int, shape: Sequence[int]) -> torch.Ten
 def _dct_rows(x: torch.Tensor, num_kept: int) -> torch.Tensor:
     """Return the first coefficients of each row's DCT-II, by one real FFT of its length (Makhoul 1980)."""
     size = x.shape[-1]
-    rotation, folding = _rotation(size, x), _folding(size, x.device)
+    rotation = _rotation(size, x)
 
     def transform(rows: torch.Tensor) -> torch.Tensor:
-        spectrum = torch.fft.rfft(rows.index_select(-1, folding)) * rotation
+        spectrum = torch.fft.rfft(_folded(rows)) * rotation
         # Entry k gives coefficient k by its real part and coefficient size - k by its negative imaginary part.
         upper = -spectrum.imag[:, 1 : (size + 1) // 2].flip(-1)
         return torch.cat([spectrum.real, upper], dim=-1)[:, :num_kept]
@@ -224,15 +231,14 @@ def _dct_rows(x: torch.Tensor, num_kept: int) -> torch.Tensor:
 def _idct_rows(x: torch.Tensor, size: int) -> torch.Tensor:
     """Return the DCT-III to length `size` of each row, which may lack its tail: the steps of `_dct_rows` backwards."""
     tail, half = size - x.shape[-1], size // 2 + 1
-    rotation, unfolding = _rotation(size, x), _folding(size, x.device).argsort()
-    rotation = rotation / rotation.abs().square()
+    rotation = _rotation(size, x, inverse=True)
 
     def transform(rows: torch.Tensor) -> torch.Tensor:
         whole = torch.nn.functional.pad(rows, (0, tail)) if tail else rows
         mirrored = torch.nn.functional.pad(whole[:, size - half + 1 :].flip(-1), (1, 0))
-        spectrum = torch.complex(whole[:, :half], -mirrored) * rotation.conj()
-        folded: torch.Tensor = torch.fft.irfft(spectrum, n=size)
-        return folded.index_select(-1, unfolding)
+        # In place and without names: of a long row from a file each copy counts.
+        spectrum = torch.complex(whole[:, :half], mirrored.neg_()).mul_(rotation)
+        return _unfolded(torch.fft.irfft(spectrum, n=size))
 
     return _in_blocks(transform, x, size)
 

@@ -495,3 +495,50 @@ def test_tied_weights_may_be_stored_once(tmp_path: Path) -> None:
     untied = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     with pytest.raises(ModelMismatchError, match=r"missing in the file: [01]\.weight"):
         load_checkpoint(tmp_path / "a.safetensors", untied)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64])
+def test_unsigned_whole_numbers_are_read_or_refused(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    state = model.state_dict()
+    state["1.num_batches_tracked"] = torch.tensor(40_000).to(dtype)
+    torch.save(state, tmp_path / "a.pt")
+    load_checkpoint(tmp_path / "a.pt", model)
+    assert int(model.state_dict()["1.num_batches_tracked"]) == 40_000
+    small = nn.Linear(3, 2)
+    small.register_buffer("small", torch.zeros(2, dtype=torch.int8))
+    torch.save({**small.state_dict(), "small": torch.tensor([3, 40_000]).to(dtype)}, tmp_path / "b.pt")
+    with pytest.raises(ModelMismatchError, match=r"small has 4e\+04, which does not fit into torch\.int8"):
+        load_checkpoint(tmp_path / "b.pt", small)
+
+
+def test_complex_numbers_are_read_or_refused(tmp_path: Path) -> None:
+    model = nn.Linear(2, 2)
+    model.register_buffer("frequencies", torch.polar(torch.ones(3), torch.arange(3.0)))
+    expected = model.state_dict()["frequencies"].clone()
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    model.get_buffer("frequencies").zero_()
+    load_checkpoint(tmp_path / "a.pt", model)
+    assert torch.equal(model.get_buffer("frequencies"), expected)
+    wide = {**model.state_dict(), "frequencies": torch.tensor([1, 2j, 1e300 + 1j], dtype=torch.complex128)}
+    torch.save(wide, tmp_path / "b.pt")
+    with pytest.raises(ModelMismatchError, match=r"frequencies has 1e\+300, which does not fit into torch\.complex64"):
+        load_checkpoint(tmp_path / "b.pt", model)
+
+
+@pytest.mark.parametrize("name", ["a.bin", "a.SAFETENSORS", "a", "a.pt"])
+def test_files_of_safetensors_are_known_by_what_they_hold(name: str, tmp_path: Path) -> None:
+    model = nn.Linear(3, 2)
+    safetensors.torch.save_file({"weight": torch.ones(2, 3), "bias": torch.zeros(2)}, tmp_path / name)
+    load_checkpoint(tmp_path / name, model)
+    assert torch.equal(model.weight, torch.ones(2, 3))
+
+
+def test_files_of_another_name_and_lists_of_files_are_told(tmp_path: Path) -> None:
+    model = nn.Linear(3, 2)
+    torch.save(model.state_dict(), tmp_path / "a.safetensors")
+    with pytest.raises(DataError, match=r"is a file of torch\.save: give it another name, such as a\.pt"):
+        load_checkpoint(tmp_path / "a.safetensors", model)
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+    with pytest.raises(DataError, match="lists the files that a checkpoint is split into: give these"):
+        load_checkpoint(tmp_path / "model.safetensors.index.json", model)

@@ -17,6 +17,7 @@
 #define SET_OF_AXES 37
 #define SET_OF_SHIFTS 38
 #define MAX_STEP 400
+#define MAX_TRANSFORMED 1048576
 #define MAX_WHOLE 65536
 #define QUANTIZED 10
 #define WHOLE 11
@@ -427,6 +428,8 @@ static tailcut_status read_quantized(tailcut_unquantizer *from, tailcut_tensor *
     }
     if (transform > 1 && is_taken) {
         if (transform == 3 && tensor->num_axes < 3) return TAILCUT_CORRUPT;
+        for (axis = transform == 3 ? 2u : 0u; axis < tensor->num_axes; axis++)
+            if (tensor->sizes[axis] > MAX_TRANSFORMED) return TAILCUT_CORRUPT;
         all->values = tailcut_borrow(from->arena, 8 * (uint64_t)tensor->count);
         if (all->values == NULL) return TAILCUT_ARENA_TOO_SMALL;
     }

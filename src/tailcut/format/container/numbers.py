@@ -97,9 +97,15 @@ def overflowing(values: torch.Tensor, dtype: torch.dtype) -> float | None:
         values: of any shape, with memory.
         dtype: the type they shall get.
     """
+    if values.is_complex() and dtype.is_complex:
+        return overflowing(torch.view_as_real(values.resolve_conj()), dtype.to_real())
+    if values.is_complex() or dtype.is_complex:
+        return None
     if not values.is_floating_point() and not dtype.is_floating_point and values.numel():
         least, most = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
-        low, high = int(values.min()), int(values.max())
+        # NumPy knows the least and the largest of unsigned numbers of more than 8 bits, too.
+        whole = values.detach().cpu().resolve_neg().numpy()
+        low, high = int(whole.min()), int(whole.max())
         return None if least <= low and high <= most else float(high if high > most else low)
     if not (values.is_floating_point() and dtype.is_floating_point):
         return None

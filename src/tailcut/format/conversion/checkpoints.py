@@ -34,6 +34,7 @@ MAX_NAMED = 5
 MAX_EXPANDED_BYTES = 1 << 30
 """What a file may expand to, if that is more than the file itself: torch stores tensors as they are."""
 _ZIP = b"PK\x03\x04"
+_INDEX = ".index.json"  # of the files that Hugging Face splits a checkpoint into
 _BLOCK = 1 << 20  # bytes of an archive's member that are read at a time
 # A pickle of an archive may be as long as the archive, or this: torch does not pack it, and each of its bytes can take
 # fifty as many as an object.
@@ -162,7 +163,7 @@ def _are_same(one: Tensor, other: Tensor) -> bool:
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint by name, on the CPU; see `load_checkpoint`."""
-    return named_tensors(_read(Path(path)), path)
+    return named_tensors(read_state(Path(path)), path)
 
 
 def named_tensors(content: Any, path: str | Path) -> OrderedDict[str, Tensor]:
@@ -389,14 +390,41 @@ def check_is_file(path: Path) -> None:
         raise FileNotFoundError(f"{path} is a folder, not a file" if path.is_dir() else f"there is no file {path}")
 
 
-def _read(path: Path) -> Any:
+def read_state(path: Path) -> Any:
+    """Return what a file of safetensors or of `torch.save` holds; see `read_torch_file`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DataError: it cannot be read.
+    """
     check_is_file(path)
-    if path.suffix == ".safetensors":
+    if path.name.endswith(_INDEX):
+        raise DataError(
+            f"{path} lists the files that a checkpoint is split into: give these, one after another, or join them "
+            "(safetensors.torch.load_file of each, then save_file of all)"
+        )
+    if _is_safetensors(path):
         try:
             return safetensors.torch.load_file(path)
         except (SafetensorError, OSError) as error:
             raise DataError(f"cannot read {path}: {error}") from error
     return read_torch_file(path)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Return whether a file is one of safetensors, whatever its name: a length, and a JSON object of that length.
+
+    One that is called so and begins otherwise is, too: it is damaged.
+
+    Raises:
+        DataError: it is called so, and is one of torch, which goes by the name as well.
+    """
+    with path.open("rb") as stream:
+        start = stream.read(9)
+    if path.suffix == ".safetensors" and start.startswith(_ZIP):
+        raise DataError(f"{path} is a file of torch.save: give it another name, such as {path.with_suffix('.pt').name}")
+    begins_so = len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") <= path.stat().st_size
+    return begins_so or path.suffix == ".safetensors"
 
 
 def _described(value: object) -> str:

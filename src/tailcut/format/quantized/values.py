@@ -15,6 +15,9 @@ NONE, LOG2, DCT, KERNEL_DCT = range(4)
 TRANSFORMS = ("none", "log2", "dct", "kernel dct")
 """What the numbers are of: the values, their logarithms, their DCT along all axes or along those from the third on."""
 
+MAX_TRANSFORMED = 1 << 20
+"""Places along an axis that is transformed."""
+
 LEAST_LOGARITHM = 2.0**-40
 """Floor of values whose logarithms are rounded, 0 included: far below batch norm's epsilon."""
 
@@ -149,7 +152,7 @@ def transform_of(values: Tensor, layout: Layout, transform: int) -> Tensor:
     if transform == LOG2:
         values = torch.log2(values.clamp(min=LEAST_LOGARITHM))
     elif transform in (DCT, KERNEL_DCT):
-        values = dct(values.reshape(layout.shape), _axes(layout, transform))
+        values = dct(values.reshape(layout.shape), _axes(layout.shape, transform))
     return values.reshape(-1)
 
 
@@ -166,6 +169,8 @@ def dequantize(tensor: Coded, layout: Layout) -> Tensor:
         raise corrupt(f"transform {tensor.transform} of coefficients")
     if tensor.transform == KERNEL_DCT and len(layout.shape) < 3:
         raise corrupt(f"a transform along the kernel of a tensor of {len(layout.shape)} axes")
+    if not is_short_enough(layout.shape, tensor.transform):
+        raise corrupt(f"a transform along an axis of more than {MAX_TRANSFORMED:,} places")
     _checked_ends(tensor)
     numbers = torch.zeros(layout.size, dtype=torch.float64, device="cpu")
     numbers[: len(tensor.numbers)] = torch.from_numpy(tensor.numbers).double()
@@ -173,12 +178,22 @@ def dequantize(tensor: Coded, layout: Layout) -> Tensor:
     if tensor.transform == LOG2:
         values = torch.exp2(values)
     elif tensor.transform in (DCT, KERNEL_DCT) and layout.size:
-        values = idct(values.reshape(layout.shape), _axes(layout, tensor.transform)).reshape(-1)
+        values = idct(values.reshape(layout.shape), _axes(layout.shape, tensor.transform)).reshape(-1)
     values = values.float()
     if not bool(torch.isfinite(values).all()):
         raise corrupt("a value is not finite")
     return values
 
 
-def _axes(layout: Layout, transform: int) -> tuple[int, ...]:
-    return tuple(range(2 if transform == KERNEL_DCT else 0, len(layout.shape)))
+def kernel_transform(shape: Sequence[int]) -> int:
+    """Return the transform of a weight that is rounded row by row: along its kernel, if it has one."""
+    return KERNEL_DCT if len(shape) > 2 and is_short_enough(shape, KERNEL_DCT) else NONE
+
+
+def is_short_enough(shape: Sequence[int], transform: int) -> bool:
+    """Return whether a file may hold a tensor of this shape transformed so: longer axes take many times its memory."""
+    return all(shape[axis] <= MAX_TRANSFORMED for axis in _axes(shape, transform))
+
+
+def _axes(shape: Sequence[int], transform: int) -> tuple[int, ...]:
+    return tuple(range({DCT: 0, KERNEL_DCT: 2}.get(transform, len(shape)), len(shape)))
