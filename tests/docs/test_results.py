@@ -9,7 +9,8 @@ import pytest
 
 from tailcut.data import open_dataset
 from tailcut.data.datasets import cifar10, masks, mnist
-from tailcut.evaluation.evaluate import evaluate, evaluate_file
+from tailcut.evaluation.evaluate import evaluate
+from tailcut.evaluation.files import evaluate_file
 from tailcut.format import inspect, load, resolve, save, zoo_folder, zoo_names
 from tailcut.format.conversion import frereg
 from tailcut.runs import read_result

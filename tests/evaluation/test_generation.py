@@ -229,6 +229,7 @@ def test_the_report_of_a_file_says_what_was_measured(tmp_path: Path) -> None:
     assert task_of_file(tmp_path / "vae.tailcut") == "generation"
     assert task_of_file(tmp_path / "lenet.tailcut") == "prediction"
     report = evaluate_file(tmp_path / "vae.tailcut", "digits", num_samples=25, seed=2, device="cpu")
+    assert isinstance(report, GenerationReport)
     values = json.loads(report.to_json())
     keys = ["source", "data", "split", "num_images", "metrics", "seconds", "num_generated", "seed", "features"]
     assert list(values) == keys

@@ -469,11 +469,11 @@ class SwitchesByHand(nn.Module):
         before = torch.is_grad_enabled()
         torch.set_grad_enabled(self.on)
         x = x.detach().requires_grad_(self.on)
-        y = self.first(x)
+        y: Tensor = self.first(x)
         if self.on:
             (y,) = torch.autograd.grad(self.second(y).square().sum(), x)
         torch.set_grad_enabled(before)
-        return y if self.on else self.second(y)
+        return y if self.on else self.second(y)  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("on", [False, True])
