@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import tailcut
 from tailcut import inputs
@@ -86,9 +86,24 @@ CALLS: dict[str, Callable[[Path, Any, Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_numbers_of_numpy_are_taken(name: str, tmp_path: Path) -> None:
-    CALLS[name](tmp_path / "a.tailcut", np.int64, np.float32)
-    CALLS[name](tmp_path / "a.tailcut", int, float)
+def test_numbers_of_numpy_are_taken_as_those_of_python(name: str, tmp_path: Path) -> None:
+    found = []
+    for integer, number in ((np.int64, np.float32), (int, float)):
+        torch.manual_seed(0)
+        found.append(facts(CALLS[name](tmp_path / "a.tailcut", integer, number)))
+    assert found[0] == found[1]
+    assert found[0]
+
+
+def facts(result: Any) -> Any:
+    """What a call gave, to be compared."""
+    if isinstance(result, nn.Module):
+        return {key: value.tolist() for key, value in result.state_dict().items() if isinstance(value, Tensor)}
+    if isinstance(result, tailcut.NestedLevels):
+        return str(vars(result).keys()), type(result).__name__
+    if isinstance(result, Mapping):
+        return {key: facts(value) for key, value in result.items()}
+    return result.tolist() if isinstance(result, Tensor) else repr(result)
 
 
 def test_they_are_stored_as_those_of_python(tmp_path: Path) -> None:

@@ -64,7 +64,8 @@ def test_nothing_else_looks_public() -> None:
 
 @pytest.mark.parametrize("name", tailcut.__all__)
 def test_public_name_is_explained(name: str) -> None:
-    pages = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+    # Not in the reference, which lists each name by itself.
+    pages = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
     text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     found = re.search(rf"\btailcut\.{name}\b", text) is not None
     assert found, f"neither README.md nor a page in docs/ mentions tailcut.{name}"

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from tailcut.data.images import image_size, read_image, read_mask, write_mask
+from tailcut.data.images import image_file_size, read_image, read_mask, write_mask
 from tailcut.errors import ArgumentError, DataError
 from tailcut.inputs.detection.inputs import read_pixels
 from tailcut.jpeg.markers import read_outline
@@ -156,7 +156,7 @@ def test_a_jpeg_file_is_turned_as_its_coefficients_are(
     (height, width), orientation = read_outline(path.read_bytes())
     upright = (width, height) if orientation >= 5 else (height, width)
     assert orientation == (in_xmp or (value if kind == 1 else 1))
-    assert image_size(path) == upright
+    assert image_file_size(path) == upright
     assert read_image(path, channels=3).shape[2:] == read_pixels(path).shape[1:] == upright
 
 
@@ -180,7 +180,7 @@ def test_orientation_is_honoured(tmp_path: Path, orientation: int, upright: obje
     path = save(tmp_path / "x.png", COLOURS, exif=exif)
     expected = upright(COLOURS).copy()  # type: ignore[operator]
     assert torch.equal(read_image(path, channels=3), as_tensor(expected))
-    assert image_size(path) == expected.shape[:2]
+    assert image_file_size(path) == expected.shape[:2]
 
 
 def test_resize_is_that_of_pillow(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_claimed_size_beyond_reason(tmp_path: Path) -> None:
     content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
     path.write_bytes(content)
     too_large = r"983040 x 983040 pixels; at most 16,777,216 .*; for more, give max_pixels=N"
-    for read in (image_size, read_mask, lambda path: read_image(path, channels=1)):
+    for read in (image_file_size, read_mask, lambda path: read_image(path, channels=1)):
         with pytest.raises(DataError, match=too_large):
             read(path)
     with pytest.raises(DataError, match="decompression bomb"):
@@ -309,11 +309,11 @@ def test_sizes_come_from_headers(tmp_path: Path) -> None:
         exif[ORIENTATION] = number
         for kind in ("png", "jpg"):
             path = save(tmp_path / f"x.{kind}", COLOURS, exif=exif)
-            assert image_size(path) == tuple(read_image(path, channels=3).shape[2:])
+            assert image_file_size(path) == tuple(read_image(path, channels=3).shape[2:])
             path.write_bytes(path.read_bytes()[:-20])
-            assert image_size(path) == ((6, 9) if number < 5 else (9, 6))
+            assert image_file_size(path) == ((6, 9) if number < 5 else (9, 6))
     late = png_with_late_orientation(tmp_path / "late.png")
-    assert image_size(late) == tuple(read_image(late, channels=3).shape[2:]) == (9, 6)
+    assert image_file_size(late) == tuple(read_image(late, channels=3).shape[2:]) == (9, 6)
 
 
 def encoded(image: Image.Image, **options: Any) -> bytes:
@@ -445,7 +445,7 @@ def test_small_values_of_16_bit_masks_are_foreground_or_refused(tmp_path: Path) 
     assert torch.equal(read_mask(grey), torch.from_numpy(pixels[..., 0].astype(np.int64)))
     for channels in (2, 3, 4):
         path = png_of_16_bits(tmp_path / f"{channels}.png", pixels[..., :channels])
-        assert image_size(path) == (4, 5)
+        assert image_file_size(path) == (4, 5)
         with pytest.raises(
             DataError, match=r"\.png: expected 8 bits per channel.* save it with 8 bits or as 16-bit grey"
         ):

@@ -413,3 +413,14 @@ def test_outputs_that_are_no_numbers_are_told(caplog: pytest.LogCaptureFixture) 
     assert evaluate(model, digits, warn=True)["accuracy"] == 0
     assert f"for {len(digits)} of {len(digits)} images are no numbers (NaN), which count as wrong" in caplog.text
     assert "the same class" not in caplog.text
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_a_network_of_another_type_gets_images_of_its_type(dtype: torch.dtype, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, digits = create_model("lenet5", conv_relu=True), open_dataset("digits", "test").part(0, 50)
+    exact = evaluate(model, digits)["accuracy"]
+    found = evaluate(model.to(dtype), digits)["accuracy"]
+    assert found == pytest.approx(exact, abs=0 if dtype == torch.float64 else 0.1)
+    save(model, tmp_path / "a.tailcut")
+    assert evaluate_file(tmp_path / "a.tailcut", "digits").metrics["accuracy"] <= 1

@@ -18,8 +18,8 @@ from tailcut.evaluation.files import evaluate_file, task_of_file
 from tailcut.evaluation.generation import (
     GenerationReport,
     Sampler,
-    draw_codes,
     evaluate_generator,
+    latent_codes,
 )
 from tailcut.execution import fuse
 from tailcut.format import inspect, load, save
@@ -119,16 +119,16 @@ def test_a_truncated_generator_makes_the_same_fused_and_dense() -> None:
 
 def test_codes_follow_from_the_seed_alone() -> None:
     sampler = Sampler(small_vae())
-    assert torch.equal(draw_codes(sampler, 5, 7), torch.randn(5, 3, generator=torch.Generator().manual_seed(7)))
+    assert torch.equal(latent_codes(sampler, 5, 7), torch.randn(5, 3, generator=torch.Generator().manual_seed(7)))
     for num, seed in ((0, 0), (5, -1)):
         with pytest.raises(ArgumentError, match="num_samples must be at least 1 and seed at least 0"):
-            draw_codes(sampler, num, seed)
-    assert draw_codes(sampler, 5, 2**64 - 1).shape == (5, 3)
+            latent_codes(sampler, num, seed)
+    assert latent_codes(sampler, 5, 2**64 - 1).shape == (5, 3)
     with pytest.raises(ArgumentError, match="seed must be at most 18446744073709551615, got 18446744073709551616"):
-        draw_codes(sampler, 5, 2**64)
+        latent_codes(sampler, 5, 2**64)
     for num in (10**14, 2**63, 10**30):  # no machine has so much; torch counts to 2^63 - 1
         with pytest.raises(ArgumentError, match=f"num_samples: the memory does not hold {num:,} codes of 3 numbers"):
-            draw_codes(sampler, num, 0)
+            latent_codes(sampler, num, 0)
 
 
 def test_the_figures_of_a_vae_are_those_of_the_definitions() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tailcut.data import InMemoryDataset, open_dataset
 from tailcut.errors import ArgumentError, DataError, MissingExtraError
-from tailcut.evaluation.generation import Sampler, draw_codes, evaluate_generator, evaluate_generator_file
+from tailcut.evaluation.generation import Sampler, evaluate_generator, evaluate_generator_file, latent_codes
 from tailcut.evaluation.inception import InceptionFeatures
 from tailcut.format import save
 from tailcut.structure import create_model
@@ -63,7 +63,7 @@ def test_distance_is_that_of_torch_fidelity(cache: Path) -> None:
     oracle = FeatureExtractorInceptionV3("oracle", ["2048"], feature_extractor_weights_path=str(cache))
     made, real = (
         fid_features_to_statistics(torch.cat([oracle(as_bytes(part))[0] for part in both.split(5)]))
-        for both in (sampler(draw_codes(sampler, 9, 0)), some.batch(range(len(some)))[0])
+        for both in (sampler(latent_codes(sampler, 9, 0)), some.batch(range(len(some)))[0])
     )
     expected = fid_statistics_to_metric(made, real, verbose=False)["frechet_inception_distance"]
     np.testing.assert_allclose(figures["fid_inception"], expected, rtol=1e-3)

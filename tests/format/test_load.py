@@ -399,7 +399,8 @@ def test_a_class_in_place_of_a_network_is_told_so(tmp_path: Path) -> None:
 def test_a_registered_network_of_larger_numbers_is_loaded_into_its_type(tmp_path: Path) -> None:
     model = tailcut.create_model("lenet300").double()
     model.get_parameter("fc1.bias").detach()[0] = 1e300
-    tailcut.save(model, tmp_path / "a.tailcut", dtype="float64")
+    tailcut.regularize(model, num_kept=50, warn=False)
+    tailcut.save(model, tmp_path / "a.tailcut", dtype="float32")
     with pytest.raises(ModelMismatchError, match=r"fc1\.bias: 1e\+300 does not fit into float32.*of float64"):
         tailcut.load(tmp_path / "a.tailcut")
     again = tailcut.load(tmp_path / "a.tailcut", into=tailcut.create_model("lenet300").double())
@@ -588,3 +589,21 @@ def test_constants_in_a_plain_object_are_computed(tmp_path: Path) -> None:
         tailcut.save(tailcut.create_model("holds-an-object"), tmp_path / "a.tailcut")
         found = tailcut.load(tmp_path / "a.tailcut")(torch.zeros(3))
     assert found.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("num_kept", [None, 50])
+def test_a_registered_network_of_float64_comes_back_in_it(num_kept: int | None, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = tailcut.create_model("lenet300").double()
+    if num_kept is not None:
+        tailcut.regularize(model, num_kept=num_kept, warn=False)
+    tailcut.save(model, tmp_path / "a.tailcut")
+    loaded = tailcut.load(tmp_path / "a.tailcut")
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float64}
+    x = torch.rand(3, 1, 28, 28, dtype=torch.float64)
+    torch.testing.assert_close(loaded(x), model.eval()(x), rtol=1e-12, atol=1e-12)
+    tailcut.save(model.float(), tmp_path / "b.tailcut", other_dtype="float64")
+    expected = (
+        {torch.float64} if num_kept is None else {torch.float32}
+    )  # of coefficients, which were stored as they are
+    assert {parameter.dtype for parameter in tailcut.load(tmp_path / "b.tailcut").parameters()} == expected

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tailcut.reports.networks import ReportedNetwork, open_networks
+from tailcut.reports.networks import ReportedNetwork, reported_networks
 from tailcut.training.recipe.toml_files import parse_recipe
 from tailcut.training.train import train
 
@@ -51,4 +51,4 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def networks(run_folder: Path) -> list[ReportedNetwork]:
     """The tiny run, and a truncated and a plain network of the zoo."""
-    return open_networks([run_folder, "zoo:lenet5-776", "zoo:lenet300-ref"])
+    return reported_networks([run_folder, "zoo:lenet5-776", "zoo:lenet300-ref"])

@@ -14,8 +14,8 @@ from tailcut.reports.networks import (
     ReportedNetwork,
     edit_names,
     example_input,
-    open_network,
-    open_networks,
+    reported_network,
+    reported_networks,
 )
 from tailcut.runs import Run
 from tailcut.structure import create_model, set_image_size
@@ -50,7 +50,7 @@ def test_a_file_alone_tells_no_training(tmp_path: Path) -> None:
     copied = tmp_path / "mine.tailcut"
     copied.write_bytes(resolve("zoo:lenet5-776").read_bytes())
     (tmp_path / "mine.json").write_text("not a result of a run")
-    (network,) = open_networks([copied])
+    (network,) = reported_networks([copied])
     assert (network.name, network.result, network.recipe) == ("mine", None, {})
     assert network.model is not None
 
@@ -58,7 +58,7 @@ def test_a_file_alone_tells_no_training(tmp_path: Path) -> None:
 def test_an_unfinished_run_has_its_recipe_and_epochs(run_folder: Path, tmp_path: Path) -> None:
     for name in ("recipe.toml", "metrics.jsonl"):
         (tmp_path / name).write_bytes((run_folder / name).read_bytes())
-    (network,) = open_networks([tmp_path])
+    (network,) = reported_networks([tmp_path])
     assert network.recipe["model"]["name"] == "lenet300"
     assert len(network.lines) == 3
     assert (network.stored, network.model, network.result) == (None, None, None)
@@ -69,28 +69,28 @@ def test_one_epoch_is_one_epoch(run_folder: Path, tmp_path: Path) -> None:
     shutil.copyfile(run_folder / "recipe.toml", tmp_path / "recipe.toml")
     first = (run_folder / "metrics.jsonl").read_text().splitlines()[0]
     (tmp_path / "metrics.jsonl").write_text(first + "\n")
-    (network,) = open_networks([tmp_path])
+    (network,) = reported_networks([tmp_path])
     assert network.missing["model"] == "the run is not finished (1 epoch so far): there is no packed network yet"
 
 
 def test_why_a_run_has_no_curves(run_folder: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(run_folder, tmp_path / "run")
     (copied / "metrics.jsonl").unlink()
-    (network,) = open_networks([copied])
+    (network,) = reported_networks([copied])
     assert network.missing == {"lines": "its metrics.jsonl is missing or empty"}
     result = json.loads((copied / "result.json").read_text())
     (copied / "result.json").write_text(json.dumps(result | {"epochs": 0}))
-    (network,) = open_networks([copied])
+    (network,) = reported_networks([copied])
     assert network.missing == {"lines": "it was trained for 0 epochs"}
     (copied / "result.json").unlink()
-    (network,) = open_networks([copied])
+    (network,) = reported_networks([copied])
     assert network.missing["lines"] == "no epoch of it is finished yet"
 
 
 def test_a_finished_run_whose_network_was_moved_away_is_finished(run_folder: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(run_folder, tmp_path / "run")
     (copied / "model.tailcut").unlink()
-    (network,) = open_networks([copied])
+    (network,) = reported_networks([copied])
     assert network.result == Run(run_folder).read_result()
     assert network.model is None
     reason = "the run is finished, but its model.tailcut is not there any more"
@@ -103,7 +103,7 @@ def test_damaged_files_of_a_run_are_named_in_their_place(run_folder: Path, tmp_p
     content[-9] ^= 1
     (copied / "model.tailcut").write_bytes(content)
     (copied / "metrics.jsonl").write_text('{"epoch": 1}\n{"epo')
-    network, whole = open_networks([copied, "zoo:lenet5-776"])
+    network, whole = reported_networks([copied, "zoo:lenet5-776"])
     assert (network.stored, network.model, network.lines) == (None, None, [])
     assert network.result == Run(run_folder).read_result()
     assert "model.tailcut: the checksum" in network.missing["stored"]
@@ -115,7 +115,7 @@ def test_damaged_files_of_a_run_are_named_in_their_place(run_folder: Path, tmp_p
 def test_a_damaged_result_of_a_run_leaves_its_network(run_folder: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(run_folder, tmp_path / "run")
     (copied / "result.json").write_text('{"mAP": 0.5}')
-    (network,) = open_networks([copied])
+    (network,) = reported_networks([copied])
     assert network.model is not None
     assert network.result is None
     assert network.recipe_section("model")["name"] == "lenet300"
@@ -132,7 +132,7 @@ def test_a_network_of_a_users_own_class_is_not_built(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(8, 8))
     regularize(model, num_kept=5)
     save(model, tmp_path / "own.tailcut")
-    (network,) = open_networks([tmp_path / "own.tailcut"])
+    (network,) = reported_networks([tmp_path / "own.tailcut"])
     assert network.model is None
     assert network.stored is not None
     assert network.stored.num_kept == 5
@@ -144,20 +144,20 @@ def test_names_are_short_where_that_is_enough(run_folder: Path, tmp_path: Path) 
     for file in files:
         file.parent.mkdir()
         file.write_bytes(resolve("zoo:lenet5-776").read_bytes())
-    names = [network.name for network in open_networks([*files, "zoo:lenet5-776"])]
+    names = [network.name for network in reported_networks([*files, "zoo:lenet5-776"])]
     assert names == [*map(str, files), "zoo:lenet5-776"]
-    assert open_network(files[0], "mine").name == "mine"
+    assert reported_network(files[0], "mine").name == "mine"
 
 
 def test_what_holds_no_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no run.*recipe.toml"):
-        open_networks([tmp_path])
+        reported_networks([tmp_path])
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        open_networks([tmp_path / "nowhere"])
+        reported_networks([tmp_path / "nowhere"])
     with pytest.raises(ArgumentError, match="the zoo has no"):
-        open_networks(["zoo:nothing"])
+        reported_networks(["zoo:nothing"])
     with pytest.raises(ArgumentError, match="given twice"):
-        open_networks(["zoo:lenet5-776", "zoo:lenet5-776"])
+        reported_networks(["zoo:lenet5-776", "zoo:lenet5-776"])
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     content[-9] ^= 1
     (tmp_path / "damaged.tailcut").write_bytes(content)
     with pytest.raises(ChecksumError, match="damaged"):
-        open_networks([tmp_path / "damaged.tailcut"])
+        reported_networks([tmp_path / "damaged.tailcut"])
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_recipe_of_an_unfinished_run_is_named(content: str, tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text(content)
     with pytest.raises(DataError, match=r"recipe\.toml"):
-        open_networks([tmp_path])
+        reported_networks([tmp_path])
 
 
 def test_edits_are_named_in_order() -> None:

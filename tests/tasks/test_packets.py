@@ -8,7 +8,7 @@ from PIL import Image
 from tailcut.errors import ArgumentError, ChecksumError, MissingExtraError, TruncatedFileError
 from tailcut.format.load import read_file
 from tailcut.format.packets import join
-from tailcut.tasks.packets import draw_codes, join_files, split_file
+from tailcut.tasks.packets import join_files, split_file, write_qr_codes
 
 NAME = "zoo:unet-759-float16"
 
@@ -51,7 +51,7 @@ def test_only_sound_files_are_split(tmp_path: Path) -> None:
 def test_qr_codes_are_read_back(name: str, level: str, number: int, tmp_path: Path) -> None:
     pytest.importorskip("segno", reason="needs the extra qr")
     reader = pytest.importorskip("zxingcpp", reason="needs zxing-cpp, which reads QR codes")
-    report = draw_codes(f"zoo:{name}", tmp_path / "codes.png", error_correction=level)
+    report = write_qr_codes(f"zoo:{name}", tmp_path / "codes.png", error_correction=level)
     assert report.num_codes == number
     with Image.open(tmp_path / "codes.png") as image:
         assert image.size == report.size
@@ -77,16 +77,16 @@ def test_folders_that_cannot_be_made_or_have_no_packets(tmp_path: Path) -> None:
 
 def test_what_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ArgumentError, match=r"\.png"):
-        draw_codes(NAME, tmp_path / "code.svg")
+        write_qr_codes(NAME, tmp_path / "code.svg")
     with pytest.raises(ArgumentError, match="error_correction must be one of low, medium, got 'high'"):
-        draw_codes(NAME, tmp_path / "code.png", error_correction="high")
+        write_qr_codes(NAME, tmp_path / "code.png", error_correction="high")
     monkeypatch.setitem(__import__("sys").modules, "segno", None)
     with pytest.raises(MissingExtraError, match="qr"):
-        draw_codes(NAME, tmp_path / "code.png")
+        write_qr_codes(NAME, tmp_path / "code.png")
     monkeypatch.undo()
     pytest.importorskip("segno", reason="needs the extra qr")
     with pytest.raises(ArgumentError, match="4 QR codes hold about 9,280"):
-        draw_codes("zoo:lenet5-7668", tmp_path / "code.png")
+        write_qr_codes("zoo:lenet5-7668", tmp_path / "code.png")
 
 
 def test_no_packet_is_written_over(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from tailcut.data.datasets.imagefolder import open_imagenet, open_imagenette
 from tailcut.data.datasets.masks import MaskDataset as MaskDataset
 from tailcut.data.datasets.masks import open_carvana
 from tailcut.data.datasets.own import framing_of, open_own
-from tailcut.data.images import image_size as image_size
+from tailcut.data.images import image_file_size as image_file_size
 from tailcut.data.images import read_image as read_image
 from tailcut.data.images import read_mask as read_mask
 from tailcut.data.images import write_mask as write_mask

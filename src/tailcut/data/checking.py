@@ -9,7 +9,7 @@ from typing import Any
 
 from tailcut.compiling import is_installed
 from tailcut.data.datasets.masks import check_mask_size, images_of_masks
-from tailcut.data.images import image_size, read_image, read_mask
+from tailcut.data.images import image_file_size, read_image, read_mask
 from tailcut.data.reading import reading
 from tailcut.errors import DataError
 from tailcut.files import check_is_regular
@@ -137,6 +137,6 @@ def _reason(path: Path, photo: Path | None, *, strict: bool, max_pixels: int | N
 def _size(photo: Path) -> tuple[int, int] | None:
     """Return the (height, width) of a photo; None of a broken one, which has a reason of its own."""
     try:
-        return image_size(photo)
+        return image_file_size(photo)
     except DataError:
         return None

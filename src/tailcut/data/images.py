@@ -125,7 +125,7 @@ def write_mask(path: str | Path, mask: Tensor) -> None:
         Image.fromarray(pixels).convert("1", dither=Image.Dither.NONE).save(file, format="PNG", optimize=True)
 
 
-def image_size(path: str | Path, *, max_pixels: int | None = None) -> tuple[int, int]:
+def image_file_size(path: str | Path, *, max_pixels: int | None = None) -> tuple[int, int]:
     """(height, width) of a PNG or JPEG file as `read_image` gives it, from its header: nothing is decoded.
 
     Raises:

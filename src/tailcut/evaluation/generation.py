@@ -120,7 +120,7 @@ class Sampler:
         return images.float()
 
 
-def draw_codes(sampler: Sampler, num_samples: int, seed: int) -> Tensor:
+def latent_codes(sampler: Sampler, num_samples: int, seed: int) -> Tensor:
     """Return standard normal latent codes (num_samples, code_size) on the CPU; the same for the same seed.
 
     Raises:
@@ -183,8 +183,8 @@ def evaluate_generator(
     size = BATCH_SIZE if batch_size is None else batch_size
     if size < 1 or num_samples < 2:
         raise ArgumentError(f"batch_size must be at least 1 and num_samples at least 2, got {size} and {num_samples}")
-    codes = draw_codes(sampler, num_samples, seed)
-    noise = draw_codes(sampler, len(dataset), (seed + 1) % (MAX_SEED + 1))
+    codes = latent_codes(sampler, num_samples, seed)
+    noise = latent_codes(sampler, len(dataset), (seed + 1) % (MAX_SEED + 1))
     network = FeatureNetwork().to(share.device) if features is None else features
     shape = _check_images(sampler, dataset, network)
     made, real = FeatureStatistics(network.num_features), FeatureStatistics(network.num_features)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from tailcut.data import Dataset, StoredChannels
@@ -18,7 +19,8 @@ def reader_of(model: nn.Module, dataset: Dataset | None = None) -> Reader:
     """Return the function from a batch of images, (batch, channels, height, width) in 0..1, to the input of `model`.
 
     The transform that a network keeps if it reads frequency channels or YCbCr; for all others the images are the
-    input. Images that come as stored channels are normalised alone. The model is not changed.
+    input, in the type of the network's first floating-point parameter. Images that come as stored channels are
+    normalised alone. The model is not changed.
 
     Args:
         model: any network.
@@ -28,9 +30,11 @@ def reader_of(model: nn.Module, dataset: Dataset | None = None) -> Reader:
         ArgumentError: the data set has stored channels, and the network reads others, or pixels.
     """
     transform = input_transform_of(source_of(model))
+    read: Reader = _unchanged if transform is None else transform
     if dataset is not None and dataset.stored_channels is not None:
-        return _reading_channels(transform, dataset.stored_channels, dataset.name).normalized
-    return _unchanged if transform is None else transform
+        read = _reading_channels(transform, dataset.stored_channels, dataset.name).normalized
+    dtype = next((x.dtype for x in source_of(model).parameters() if x.is_floating_point()), None)
+    return read if dtype in (None, torch.float32) else lambda images: read(images).to(dtype)
 
 
 class ImageReader(nn.Module):

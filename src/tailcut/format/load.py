@@ -309,18 +309,30 @@ def apply_edits(contents: Contents, model: nn.Module, max_parameters: int) -> li
     return edits
 
 
+def _is_double(contents: Contents) -> bool:
+    """Return whether all floating-point numbers of a file are float64, so that the network was."""
+    own = [] if contents.coefficients is None else [contents.coefficients.type_number]
+    floating = [number for number in (*own, *contents.other_types) if number_type(number).is_floating_point]
+    return bool(floating) and all(number_type(number) == torch.float64 for number in floating)
+
+
 def _load_registered(
     contents: Contents, device: torch.device, max_parameters: int, allow_non_finite: bool
 ) -> nn.Module:
     model = bare_network(contents, max_parameters)
     base = record_of(model).base
     has_constants = needs_real_tensors(model)
+    is_double = _is_double(contents)
+    if is_double:
+        model.double()
     edits = apply_edits(contents, model, max_parameters)
     tensors = network_tensors(model, edits)
     check_tensors(contents, tensors, max_parameters)
     values = _values_for(contents, tensors, allow_non_finite)
     if base is not None and has_constants:
         model = build_for_real(base).to(device)
+        if is_double:
+            model.double()
         for edit in edits:
             edit.apply(model)
     else:

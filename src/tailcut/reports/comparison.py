@@ -13,7 +13,7 @@ from tailcut.errors import ArgumentError, LimitError, first_line
 from tailcut.format import InspectReport, inspect
 from tailcut.format.inspect import StoredOtherTensor, StoredTensor
 from tailcut.printing import Report, sizes, table
-from tailcut.reports.networks import ReportedNetwork, edit_names, example_input, open_network
+from tailcut.reports.networks import ReportedNetwork, edit_names, example_input, reported_network
 from tailcut.runs import packed_network
 from tailcut.structure import in_evaluation
 from tailcut.structure.outputs import output_tensors
@@ -130,7 +130,7 @@ def compare(first: str | Path, second: str | Path) -> ComparisonReport:
         FormatError: a file cannot be loaded.
         FileNotFoundError: there is no such file.
     """
-    pair = open_network(first, str(first)), open_network(second, str(second))
+    pair = reported_network(first, str(first)), reported_network(second, str(second))
     stored = _stored(pair[0]), _stored(pair[1])
     shapes = _shapes(stored[0]), _shapes(stored[1])
     dense = _dense(pair[0]), _dense(pair[1])

@@ -49,7 +49,7 @@ class ReportedNetwork:
         return section if isinstance(section, Mapping) else {}
 
 
-def open_networks(sources: Sequence[str | Path]) -> list[ReportedNetwork]:
+def reported_networks(sources: Sequence[str | Path]) -> list[ReportedNetwork]:
     """Return the networks of a report, each under a unique name.
 
     Args:
@@ -65,7 +65,7 @@ def open_networks(sources: Sequence[str | Path]) -> list[ReportedNetwork]:
     texts = [str(source) for source in sources]
     short = [_short_name(text) for text in texts]
     names = [text if short.count(name) > 1 else name for text, name in zip(texts, short, strict=True)]
-    return [open_network(text, name) for text, name in zip(texts, names, strict=True)]
+    return [reported_network(text, name) for text, name in zip(texts, names, strict=True)]
 
 
 def check_named_once(sources: Sequence[str | Path]) -> None:
@@ -76,8 +76,8 @@ def check_named_once(sources: Sequence[str | Path]) -> None:
             raise ArgumentError(f"{text} is given twice")
 
 
-def open_network(source: str | Path, name: str) -> ReportedNetwork:
-    """Return one network of a report, under this name; see `open_networks`."""
+def reported_network(source: str | Path, name: str) -> ReportedNetwork:
+    """Return one network of a report, under this name; see `reported_networks`."""
     text = str(source)
     if Path(text).is_dir():
         return _open_run(Run(Path(text)), text, name)

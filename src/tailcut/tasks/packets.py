@@ -143,7 +143,7 @@ def join_files(paths: list[str | Path], out: str | Path) -> JoinReport:
     return JoinReport(str(out), len(content), len(files))
 
 
-def draw_codes(path: str | Path, out: str | Path, *, error_correction: str = "medium") -> QRReport:
+def write_qr_codes(path: str | Path, out: str | Path, *, error_correction: str = "medium") -> QRReport:
     """Draw a `.tailcut` file as one to four QR codes in one image: binary codes, of several each one packet.
 
     Args:

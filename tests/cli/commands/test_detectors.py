@@ -10,7 +10,7 @@ import tests.torchvision_operators  # noqa: F401
 import torch
 from tests.small_coco import TINY, write_coco
 
-from tailcut.data import image_size
+from tailcut.data import image_file_size
 from tailcut.format import save
 from tailcut.inputs.detection.detectors import faster_rcnn, mask_rcnn
 
@@ -73,7 +73,7 @@ def test_a_detector_from_recipe_to_drawing(tailcut: Tailcut, root: Path, tmp_pat
     assert outcome.code == 0, outcome.err
     (prediction,) = outcome.json["predictions"]
     assert prediction["objects"]
-    assert image_size(prediction["drawing"]) == image_size(image)
+    assert image_file_size(prediction["drawing"]) == image_file_size(image)
     outcome = tailcut("predict", file, image, "--least-score", 0, "--device", "cpu")
     assert outcome.out.splitlines()[0].split()[:3] == ["image", "object", "probability"]
 
@@ -108,7 +108,7 @@ def test_a_pruned_detector_draws_and_its_weights_are_exported(build: Any, tailcu
     assert outcome.code == 0, outcome.err
     (prediction,) = outcome.json["predictions"]
     assert prediction["objects"]
-    assert image_size(prediction["drawing"]) == image_size(image)
+    assert image_file_size(prediction["drawing"]) == image_file_size(image)
     assert tailcut("export", slim, "--to", "safetensors", "-o", tmp_path / "c.safetensors").code == 0
 
 

@@ -180,6 +180,7 @@ def test_keywords_that_may_be_none_and_outputs_by_their_keys(tmp_path: Path) -> 
     past = ((torch.rand(2, 4, 32), torch.rand(2, 4, 32)),)
     given = {"words": words, "mask": mask, "past": past}
     report = export_onnx(model, tmp_path / "a.onnx", example_kwargs=given)
+    assert export_onnx(model, tmp_path / "b.onnx", example_input=given).inputs == report.inputs
     assert list(report.inputs) == ["words", "mask", "past_0_0", "past_0_1"]
     assert list(report.outputs) == ["logits", "mask_out", "past_0_0_out", "past_0_1_out"]
     session = onnxruntime.InferenceSession(tmp_path / "a.onnx")

@@ -492,3 +492,26 @@ def test_gradients_that_a_forward_switches_by_hand(on: bool, gradients: bool) ->
             assert torch.is_grad_enabled() is gradients
             assert found.requires_grad is expected.requires_grad is (gradients and not on)
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+class Masked(nn.Module):
+    """Takes its inputs by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(8, 64, 1), nn.Conv2d(64, 8, 1)
+
+    def forward(self, *, image: Tensor, mask: Tensor) -> Tensor:
+        y: Tensor = self.second(self.first(image).relu()) * mask
+        return y
+
+
+@pytest.mark.parametrize("check_by_timing", [False, True])
+def test_an_example_by_name(check_by_timing: bool) -> None:
+    torch.manual_seed(0)
+    model = Masked()
+    tailcut.regularize(model, num_kept=20, warn=False)
+    example = {"image": torch.randn(2, 8, 9, 9), "mask": torch.ones(2, 1, 9, 9)}
+    fused = fuse(model, example, check_by_timing=check_by_timing)
+    assert [layer.name for layer in fused.report().layers] == ["first", "second"]
+    torch.testing.assert_close(fused(**example), model(**example), rtol=1e-4, atol=1e-5)

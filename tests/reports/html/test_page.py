@@ -10,7 +10,7 @@ from tests.reports.html.pages import check_page
 from tailcut.errors import ArgumentError
 from tailcut.reports.html.page import PageReport, write_report
 from tailcut.reports.html.samples import Sample, Samples
-from tailcut.reports.networks import ReportedNetwork, open_networks
+from tailcut.reports.networks import ReportedNetwork, reported_networks
 
 PARTS = [
     "Results",
@@ -73,7 +73,7 @@ def test_what_is_missing_is_said_on_the_page_and_in_the_report(report: PageRepor
 def test_an_existing_page_is_replaced_and_nothing_else_is_left(report: PageReport, tmp_path: Path) -> None:
     out = tmp_path / "report.html"
     out.write_text("old")
-    write_report(open_networks(["zoo:lenet300-ref"]), {}, out)
+    write_report(reported_networks(["zoo:lenet300-ref"]), {}, out)
     check_page(out.read_text(encoding="utf-8"))
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 

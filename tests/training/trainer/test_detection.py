@@ -14,7 +14,7 @@ from tests.small_coco import SCENES, TINY, write_coco
 from torch import Tensor, nn
 
 import tailcut
-from tailcut.data import image_size, open_dataset
+from tailcut.data import image_file_size, open_dataset
 from tailcut.data.workers import Workers
 from tailcut.errors import RecipeError, TrainingError
 from tailcut.evaluation.detection import evaluate_detector
@@ -188,7 +188,7 @@ def test_real_images_from_training_to_drawing(coco_root: Path, tmp_path: Path) -
     assert {"box_AP", "box_APL", "mask_AP", "mask_APL"} <= set(result.metrics)
     photo = folder / "val2017" / content["images"][0]["file_name"]
     report = predict_objects_file(tmp_path / "run" / "model.tailcut", [photo], tmp_path / "out", device="cpu")
-    assert image_size(report.predictions[0]["drawing"]) == image_size(photo)
+    assert image_file_size(report.predictions[0]["drawing"]) == image_file_size(photo)
 
 
 def save_backbone(path: Path, channels: int) -> nn.Module:

@@ -11,7 +11,7 @@ def add_parser(commands: Commands) -> None:
         description="Draw a .tailcut file as one to four QR codes in one image. A single code holds the file; several "
         "hold a packet each, for `tailcut join`. Needs the extra qr.",
         example="  tailcut qr zoo:lenet5-776 -o lenet5.png",
-        run="tailcut.tasks.packets:draw_codes",
+        run="tailcut.tasks.packets:write_qr_codes",
     )
     parser.add_argument("path", metavar="FILE", help="a .tailcut file or zoo:NAME")
     parser.add_argument("-o", "--out", required=True, metavar="IMAGE", help="the .png to write")

@@ -43,12 +43,12 @@ def run(arguments: argparse.Namespace) -> Report:
     from tailcut.errors import ArgumentError
     from tailcut.reports.html.output_paths import check_out
     from tailcut.reports.html.page import write_report
-    from tailcut.reports.networks import open_networks
+    from tailcut.reports.networks import reported_networks
 
     if arguments.samples < 0:
         raise ArgumentError(f"--samples must be at least 0, got {arguments.samples}")
     check_out(arguments.out, arguments.networks)
-    networks = open_networks(arguments.networks)
+    networks = reported_networks(arguments.networks)
     samples = {network.name: _samples(network, arguments) for network in networks}
     command = shlex.join(["tailcut", *sys.argv[1:]])
     return write_report(networks, samples, arguments.out, command=command)
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> Report:
 
 def _samples(network: "ReportedNetwork", arguments: argparse.Namespace) -> "Shown":
     """Return the network's samples on its data set or of random codes, or the reason why there are none."""
-    from tailcut.evaluation.generation import GENERATORS, Sampler, draw_codes
+    from tailcut.evaluation.generation import GENERATORS, Sampler, latent_codes
     from tailcut.reports.html.samples import Generated
 
     if network.model is None:
@@ -65,7 +65,7 @@ def _samples(network: "ReportedNetwork", arguments: argparse.Namespace) -> "Show
         return "none were asked for"
     if isinstance(network.model, GENERATORS):
         sampler = Sampler(network.model)
-        return Generated(sampler(draw_codes(sampler, arguments.samples, seed=0)), sampler.code_size)
+        return Generated(sampler(latent_codes(sampler, arguments.samples, seed=0)), sampler.code_size)
     recipe = network.recipe_section("data")
     name, split = arguments.data or recipe.get("name"), arguments.split
     if name is None:

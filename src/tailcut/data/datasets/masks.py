@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from tailcut.data.dataset import Dataset
-from tailcut.data.images import image_size, read_image, read_mask
+from tailcut.data.images import image_file_size, read_image, read_mask
 from tailcut.data.reading import current_reading, readable, warn_of_misplaced, warn_of_other_files
 from tailcut.data.roots import Roots, find_split, folders_of
 from tailcut.errors import DataError
@@ -49,7 +49,7 @@ class MaskDataset(Dataset):
         self._reading = current_reading()
         kept, self.skipped = readable([image for image, _ in self.files], self.__getitem__, str(folder))
         self.files = [self.files[position] for position in kept]
-        height, width = image_size(self.files[0][0], max_pixels=self._reading.max_pixels)
+        height, width = image_file_size(self.files[0][0], max_pixels=self._reading.max_pixels)
         self.image_shape = (3, height, width)
 
     def __len__(self) -> int:

@@ -109,10 +109,11 @@ def export_onnx(
         model: a network that `torch.export` can trace, or a view of it that `fuse` made. Without regularised
             tensors it is exported as it is.
         path: the file to write, whole or not at all.
-        example_input: a tensor, or a tuple of arguments for a network with several inputs, batch first; ones of the
-            registered shape for a registered model when neither this nor `example_kwargs` is given. At a batch of 1 the
-            image is taken twice for tracing. Each tensor in it becomes an input, also in lists, tuples and dicts;
-            None, numbers and strings stay as they are.
+        example_input: a tensor; for a network with several inputs a tuple of arguments, or a dict of them by name. The
+            batch is first. Ones of the registered shape for a registered model when neither this nor `example_kwargs`
+            is given.
+            At a batch of 1 the image is taken twice for tracing. Each tensor in it becomes an input, also in lists,
+            tuples and dicts; None, numbers and strings stay as they are.
         example_kwargs: arguments by keyword, beside those of `example_input`.
         opset: version of ONNX's operators, from 18.
         dynamic: let every size of the inputs vary that the network lets vary (the report says which: for example
@@ -139,6 +140,8 @@ def export_onnx(
     check_output_path(path)  # the export takes up to minutes
     _check_opset(opset)
     source = _source(model)
+    if isinstance(example_input, Mapping):
+        example_input, example_kwargs = None, {**example_input, **(example_kwargs or {})}
     example = _example(source, example_input, example_kwargs, pixels=pixels)
     tensors = truncated_tensors(source)
     dense = in_evaluation(to_dense(source))

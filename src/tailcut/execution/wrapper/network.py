@@ -3,7 +3,7 @@
 import copy
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -323,8 +323,9 @@ def fuse(
 
     Args:
         model: any network; regularised by `tailcut.regularize` where there is something to gain.
-        example_input: a tensor, or a tuple of arguments, for the first report (and the timing). None: registered
-            networks know their example; for others `report` tells of the latest forward.
+        example_input: for the first report (and the timing): a tensor, a tuple of the forward's arguments, or a dict of
+            them by name. None: registered networks know their example; for others `report` tells of the latest
+            forward.
         engine: "torch": tiles of PyTorch's own products. "compiled": loops compiled by numba (extra `fast`) for
             what they know, on the CPU, with gradients too, where sizes say that they are faster; the first call of a
             shape may have to compile them. "auto": "compiled" if numba is installed, else "torch".
@@ -342,9 +343,10 @@ def fuse(
     fused = FusedNetwork(source_of(model), engine=engine)
     example = _example(fused.source, example_input)
     if example is not None:
-        try_out(fused.source, lambda: fused(*example))
+        args, kwargs = example
+        try_out(fused.source, lambda: fused(*args, **kwargs))
         if check_by_timing:
-            _check_by_timing(fused, example)
+            _check_by_timing(fused, args, kwargs)
     elif check_by_timing:
         raise ArgumentError("check_by_timing needs an example_input: this network is not a registered one")
     return fused
@@ -372,26 +374,31 @@ def _is_same(one: Any, other: Any) -> bool:
     return structure == other_structure and all(leaf is found for leaf, found in zip(leaves, others, strict=True))
 
 
-def _example(model: nn.Module, example_input: Any) -> tuple[Any, ...] | None:
+def _example(model: nn.Module, example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Return the arguments of the example call, by place and by name; None where none is known."""
     if isinstance(example_input, Tensor):
-        return (example_input,)
+        return (example_input,), {}
+    if isinstance(example_input, Mapping) and all(isinstance(name, str) for name in example_input):
+        return (), dict(example_input)
     if example_input is not None:
         if not isinstance(example_input, (tuple, list)):
             kind = type(example_input).__name__
-            raise ArgumentError(f"example_input must be a tensor or a tuple of the forward's arguments, got {kind}")
+            raise ArgumentError(
+                f"example_input must be a tensor, a tuple of the forward's arguments or a dict of them, got {kind}"
+            )
         if example_input and all(isinstance(value, int) for value in example_input):
             raise ArgumentError(f"example_input must be a tensor, got a shape: give torch.rand({tuple(example_input)})")
-        return tuple(example_input)
+        return tuple(example_input), {}
     shape = example_shape(model)
     parameter = next(model.parameters(), None)
     if shape is None or parameter is None or parameter.is_meta:
         return None
     # Batch norm in training refuses a single number per channel, which the last map of one image may be.
     batch = 2 if model.training else shape[0]
-    return (torch.zeros((batch, *shape[1:]), dtype=parameter.dtype, device=parameter.device),)
+    return (torch.zeros((batch, *shape[1:]), dtype=parameter.dtype, device=parameter.device),), {}
 
 
-def _check_by_timing(fused: FusedNetwork, example: tuple[Any, ...]) -> None:
+def _check_by_timing(fused: FusedNetwork, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     layers = fused.report().layers
     if all(layer.strategy == "dense" for layer in layers):
         return
@@ -413,10 +420,11 @@ def _check_by_timing(fused: FusedNetwork, example: tuple[Any, ...]) -> None:
 
     # In turn, so that a busy moment of the machine slows both.
     pairs = [
-        (timed(lambda: fused(*example)), timed(lambda: fused._run_dense(example, {}))) for _ in range(TIMING_REPEATS)
+        (timed(lambda: fused(*args, **kwargs)), timed(lambda: fused._run_dense(args, kwargs)))
+        for _ in range(TIMING_REPEATS)
     ]
     seconds, dense_seconds = (min(times) for times in zip(*pairs, strict=True))
     fused._records, fused._shapes = records, shapes
     if dense_seconds < seconds:
         with torch.no_grad():
-            fused.prefer_dense(*example)
+            fused.prefer_dense(*args, **kwargs)

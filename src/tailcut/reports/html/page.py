@@ -58,7 +58,7 @@ def write_report(
     """Write the page, whole or not at all.
 
     Args:
-        networks: see `open_networks`; not changed.
+        networks: see `reported_networks`; not changed.
         samples: see `samples_section`.
         out: the HTML file.
         command: the command line that made it.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from tailcut.data import leave_out, read_image, write_mask
-from tailcut.data.images import image_size
+from tailcut.data.images import image_file_size
 from tailcut.errors import ArgumentError, DataError, first_line
 from tailcut.evaluation.evaluate import (
     PROGRESS_INTERVAL,
@@ -201,7 +201,7 @@ def _read(path: Path, shape: tuple[int, int, int], *, resized: bool, invert: boo
     """Return the image as a batch of one: (1, channels, height, width)."""
     channels, *example = shape
     least_height, least_width = example
-    height, width = example if resized else image_size(path)
+    height, width = example if resized else image_file_size(path)
     size = (max(height, least_height), max(width, least_width))
     image = read_image(path, channels=channels, size=size)
     return 1 - image if invert else image
@@ -230,7 +230,7 @@ def _class(path: Path, outputs: Tensor, model: nn.Module) -> dict[str, Any]:
 
 
 def _mask(path: Path, outputs: Tensor, mask_path: Path) -> dict[str, Any]:
-    size = image_size(path)
+    size = image_file_size(path)
     if tuple(outputs.shape[2:]) != size:
         outputs = interpolate(outputs, size=size, mode="bilinear")
     mask = foreground(outputs)[0]

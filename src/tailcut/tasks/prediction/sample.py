@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 
 from tailcut.errors import ArgumentError
 from tailcut.evaluation.evaluate import choose_device, device_of, file_at_level
-from tailcut.evaluation.generation import BATCH_SIZE, Sampler, draw_codes
+from tailcut.evaluation.generation import BATCH_SIZE, Sampler, latent_codes
 from tailcut.files import atomic_write, make_folder
 from tailcut.format import load
 from tailcut.printing import Report
@@ -72,7 +72,7 @@ def sample(
     """
     start = time.perf_counter()
     sampler = Sampler(model, device_of(model) if device is None else device, dense=dense)
-    codes = draw_codes(sampler, num_samples, seed)
+    codes = latent_codes(sampler, num_samples, seed)
     folder = make_folder(out)
     images = torch.cat([sampler(part).cpu() for part in codes.split(BATCH_SIZE)])
     path = (folder or Path()) / SHEET_FILE
