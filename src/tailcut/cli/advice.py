@@ -45,6 +45,8 @@ ADVICE = {
     ),
     "devices and num_nodes must be": "--devices and --num-nodes must be",
     "(devices, num_nodes, strategy, accelerator)": "(--devices, --num-nodes, --strategy, --accelerator)",
+    "num_samples, seed and features are for": "--num-samples, --seed and --features are for",
+    "dense has no meaning for": "--dense has no meaning for",
     "num_samples must be at least 1 and seed at least 0": "--num-samples must be at least 1 and --seed at least 0",
     "(or prune tailcut.to_dense(model))": (
         "(or write its dense weights with tailcut unpack, and prune that file, with --model)"
