@@ -47,6 +47,16 @@ def test_statistics_are_the_mean_over_batches(network: nn.Sequential) -> None:
     assert all(torch.equal(x, before[name]) for name, x in network.named_parameters())
 
 
+def test_all_batches_count_and_their_inputs_may_be_chosen(network: nn.Sequential) -> None:
+    other = copy.deepcopy(network)
+    assert recalibrate(network, batches()) == sum(len(x) for x in batches())
+    named = [{"labels": None, "image": x} for x in batches()]
+    assert recalibrate(other, named, inputs=lambda batch: batch["image"]) == sum(len(x) for x in batches())
+    assert unchanged(other, network.state_dict())
+    recalibrate(other, batches(), num_batches=2)
+    assert not unchanged(other, network.state_dict())
+
+
 @pytest.mark.parametrize("num_kept_norms", [None, 16])
 def test_a_fused_view_measures_the_same_through_its_narrow_layers(num_kept_norms: int | None) -> None:
     torch.manual_seed(0)

@@ -16,6 +16,7 @@ from tailcut.cli.parser import (
     add_reading,
     add_workers,
     devices_of,
+    seed,
 )
 from tailcut.printing import Report
 
@@ -68,7 +69,7 @@ def _add_samples(parser: Parser) -> None:
         "--num-samples", type=int, metavar="N", help="generative networks: images to generate (default: 10,000)"
     )
     parser.add_argument(
-        "--seed", type=int, metavar="N", help="generative networks: seed of the random codes (default: 0)"
+        "--seed", type=seed, metavar="N", help="generative networks: seed of the random codes (default: 0)"
     )
     parser.add_argument(
         "--features",

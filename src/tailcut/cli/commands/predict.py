@@ -10,6 +10,7 @@ from tailcut.cli.parser import (
     add_level,
     add_max_pixels,
     add_reading,
+    seed,
 )
 from tailcut.errors import ArgumentError
 from tailcut.printing import Report
@@ -41,7 +42,7 @@ def add_parser(commands: Commands) -> None:
         "--num-samples", type=int, metavar="N", help="generative networks: images to generate (default: 64)"
     )
     parser.add_argument(
-        "--seed", type=int, metavar="N", help="generative networks: seed of the random codes (default: 0)"
+        "--seed", type=seed, metavar="N", help="generative networks: seed of the random codes (default: 0)"
     )
     parser.add_argument(
         "--invert",
