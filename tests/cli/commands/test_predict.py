@@ -64,7 +64,7 @@ def test_a_network_that_makes_images_needs_none(tailcut: Tailcut, image: Path, t
         assert message in outcome.err
     outcome = tailcut("predict", tmp_path / "vae.tailcut", "-o", tmp_path / "out", "--seed", 99999999999999999999999)
     assert outcome.code == 2
-    assert "seed must be at most 18446744073709551615, got 99999999999999999999999" in outcome.err
+    assert "expected a whole number of 0 to 9223372036854775807" in outcome.err
 
 
 def test_other_networks_need_images_and_take_no_seed(tailcut: Tailcut, packed: Path, image: Path) -> None:
