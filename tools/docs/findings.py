@@ -16,6 +16,7 @@ EXPERIMENTS = ROOT / "docs" / "results" / "experiments"
 AGAINST = {
     "fr-corner": "corner",
     "fr-trained-start": "fresh",
+    "fr-trained-start-resnet18": "fresh",
     "fr-dimensions": "4-D-weighted",
     "fr-order-weights": "kernel-3",
     "fr-schedule": "geometric",

@@ -21,7 +21,7 @@ import tailcut
 from tailcut.channels.scoring.plots import show_maps
 from tailcut.data import open_dataset
 from tailcut.errors import DataNotFoundError
-from tailcut.evaluation.generation import Sampler, draw_codes
+from tailcut.evaluation.generation import Sampler, latent_codes
 from tailcut.format import fingerprint
 from tailcut.inputs import BlockDCT, describe_image
 from tailcut.inputs.plots import TITLES, show_channels, show_frequencies
@@ -248,7 +248,7 @@ def digits() -> Figure:
         kept = sum(tensor.num_kept for tensor in truncated_tensors(model))
         weights = sum(parameter.numel() for parameter in model.parameters() if parameter.ndim > 1)
         sampler = Sampler(model)
-        made = sheet(sampler(draw_codes(sampler, 36, 0)))
+        made = sheet(sampler(latent_codes(sampler, 36, 0)))
         panel.imshow(made[0].numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         panel.set_title(f"{name}: {kept or weights:,} {'coefficients' if kept else 'weights'}", fontsize=10)
         panel.set_axis_off()
