@@ -160,6 +160,21 @@ def test_a_jpeg_file_is_turned_as_its_coefficients_are(
     assert read_image(path, channels=3).shape[2:] == read_pixels(path).shape[1:] == upright
 
 
+def test_bytes_between_segments_are_passed_over_leniently(tmp_path: Path) -> None:
+    """As libjpeg does; the orientation is then the one that Pillow finds."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    content = save(tmp_path / "x.jpg", COLOURS, exif=exif).read_bytes()
+    at = content.index(b"\xff\xdb")
+    path = tmp_path / "y.jpg"
+    path.write_bytes(content[:at] + b"\0\0" + content[at:])
+    expected = read_image(tmp_path / "x.jpg", channels=3)
+    assert torch.equal(read_image(path, channels=3, strict=False), expected)
+    assert image_file_size(path) == expected.shape[2:] == (9, 6)
+    with pytest.raises(DataError, match="must be FF, the beginning of a marker"):
+        read_image(path, channels=3)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_each_orientation_of_a_jpeg_file_is_that_of_pillow(orientation: int, tmp_path: Path) -> None:
     exif = Image.Exif()

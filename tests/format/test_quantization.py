@@ -263,3 +263,13 @@ def test_the_exact_file_is_taken_where_it_has_no_more_bytes_than_are_allowed(nam
         assert report.step == 0
     assert tailcut.save(model, path, max_bytes=exact.file_bytes - 1).file_bytes < exact.file_bytes
     assert path.read_bytes() != content
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_exact_file_of_coefficients_of_16_bits_has_these(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    tailcut.regularize(model, keep_ratio=0.5, warn=False)
+    model.to(dtype)
+    exact = tailcut.save(model, tmp_path / "exact.tailcut", dtype=dtype)
+    tailcut.save(model, tmp_path / "a.tailcut", max_bytes=exact.file_bytes)
+    assert (tmp_path / "a.tailcut").read_bytes() == (tmp_path / "exact.tailcut").read_bytes()

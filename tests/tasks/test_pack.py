@@ -149,6 +149,7 @@ def test_a_training_for_bytes_is_packed_by_its_steps(tmp_path: Path) -> None:
         assert report.file_bytes <= 1500
         assert {entry.dtype for entry in inspect(tmp_path / "a.tailcut").tensors} == {"quantized"}
     assert pack(run.path, tmp_path / "b.tailcut", dtype="float32").file_bytes > 1500
+    assert pack(run.path, tmp_path / "b.tailcut", other_dtype="float16").file_bytes > 1500
 
 
 def test_plain_weights_need_their_model(tmp_path: Path) -> None:

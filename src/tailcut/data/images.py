@@ -18,7 +18,7 @@ from tailcut.files import atomic_write, read_image_bytes
 from tailcut.jpeg.checking import DAMAGED, check_jpeg
 from tailcut.jpeg.limits import check_size
 from tailcut.jpeg.markers import JPEG_START, MOST_PIXELS, read_markers, read_outline
-from tailcut.jpeg.pixels import PNG_COLOUR, PNG_DEPTH, PNG_GREY, decoded_pixels, upright
+from tailcut.jpeg.pixels import PNG_COLOUR, PNG_DEPTH, PNG_GREY, decoded_pixels, orientation_of, upright
 
 FORMATS = ("PNG", "JPEG")
 HALF = 128  # of a byte
@@ -143,7 +143,7 @@ def image_file_size(path: str | Path, *, max_pixels: int | None = None) -> tuple
         if image.format == "PNG":  # the method of PNG files decodes the image, to find the chunks behind it
             orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
         else:
-            _, orientation = read_outline(content, max_pixels=MOST_PIXELS)
+            orientation = orientation_of(image, content)
         sides = image.height, image.width
         return sides[::-1] if orientation in SWAPPING else sides
 

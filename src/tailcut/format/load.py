@@ -25,10 +25,10 @@ from tailcut.errors import (
 )
 from tailcut.format.container.contents import HEAD_BYTES, MAX_FRAME_BYTES, Contents, check_magic, decode
 from tailcut.format.container.numbers import (
-    INTEGERS,
     LARGEST_NUMBER_BYTES,
+    can_hold,
     has_non_finite,
-    number_type,
+    needs_double,
     number_type_name,
     overflowing,
     type_name,
@@ -117,6 +117,7 @@ def load(
     Returns:
         The network in evaluation mode, regularised as it was saved. `.train()` to go on training. It knows the names of
         its classes (`tailcut.class_names`) and its images' size (`tailcut.inputs.image_size`) if the file does.
+        A registered network is in float32; in float64 if all its numbers are stored so and float32 lacks some.
         A file does not hold the `precision` of `regularize`: to continue training with rounding, set
         `tensor.truncation.precision = "float16"` for each `tensor` of `tailcut.weights.truncated_tensors(model)`.
 
@@ -252,7 +253,7 @@ def check_tensors(contents: Contents, tensors: NetworkTensors, max_parameters: i
     counts = [entry.num_kept for entry in tensors.coefficients]
     _check_levels(contents, counts, [other.shape for other in tensors.others], max_parameters)
     for other, number in zip(tensors.others, contents.other_types, strict=True):
-        if not _can_hold(other.tensor.dtype, number):
+        if not can_hold(other.tensor.dtype, number):
             raise ModelMismatchError(
                 f"{other.name} is of type {other.tensor.dtype} in the network, of type {number_type_name(number)} in "
                 "the file"
@@ -266,14 +267,6 @@ def _check_levels(
     num_known = sum(map(sum, counts_by_level(contents, counts)[:-1]))
     num_anew = sum(map(math.prod, others)) * sum(level.has_others for level in contents.added)
     check_level_work(num_known, num_anew, max_parameters)
-
-
-def _can_hold(own: torch.dtype, number: int) -> bool:
-    """Return whether a network's tensor can hold the file's number type."""
-    stored = number_type(number)
-    if number == INTEGERS:
-        return not (own.is_floating_point or own.is_complex)
-    return stored == own or (stored.is_floating_point and own.is_floating_point)
 
 
 def decode_edits(contents: Contents, max_parameters: int) -> list[Edit]:
@@ -309,32 +302,25 @@ def apply_edits(contents: Contents, model: nn.Module, max_parameters: int) -> li
     return edits
 
 
-def _is_double(contents: Contents) -> bool:
-    """Return whether all floating-point numbers of a file are float64, so that the network was."""
-    own = [] if contents.coefficients is None else [contents.coefficients.type_number]
-    floating = [number for number in (*own, *contents.other_types) if number_type(number).is_floating_point]
-    return bool(floating) and all(number_type(number) == torch.float64 for number in floating)
-
-
 def _load_registered(
     contents: Contents, device: torch.device, max_parameters: int, allow_non_finite: bool
 ) -> nn.Module:
     model = bare_network(contents, max_parameters)
     base = record_of(model).base
     has_constants = needs_real_tensors(model)
-    is_double = _is_double(contents)
-    if is_double:
-        model.double()
     edits = apply_edits(contents, model, max_parameters)
     tensors = network_tensors(model, edits)
     check_tensors(contents, tensors, max_parameters)
-    values = _values_for(contents, tensors, allow_non_finite)
+    values = _decoded(contents, tensors)
+    is_double = needs_double(values)
+    if is_double:
+        tensors = network_tensors(model.double(), edits)
+    _check_values(tensors, values, allow_non_finite)
     if base is not None and has_constants:
         model = build_for_real(base).to(device)
-        if is_double:
-            model.double()
         for edit in edits:
             edit.apply(model)
+        model = model.double() if is_double else model
     else:
         model = materialize(model, device)
     return _filled(model, Record(base, edits), values, tensors.digest())
@@ -372,7 +358,8 @@ def _load_into(contents: Contents, into: nn.Module, max_parameters: int, allow_n
     order = [other.name for other in contents.others]
     tensors = network_tensors(trial, edits).in_order(order)
     check_tensors(contents, tensors, max_parameters)
-    values = _values_for(contents, tensors, allow_non_finite)
+    values = _decoded(contents, tensors)
+    _check_values(tensors, values, allow_non_finite)
     with unchanged_on_error(into) as before:
         for edit in edits:
             edit.apply(into)
@@ -414,15 +401,19 @@ def _with_user_metadata(contents: Contents, model: nn.Module) -> nn.Module:
     return model
 
 
-def _values_for(contents: Contents, tensors: NetworkTensors, allow_non_finite: bool) -> list[torch.Tensor]:
-    """Return the numbers of a file in the order of `tensors`, after a check that these can hold them."""
+def _decoded(contents: Contents, tensors: NetworkTensors) -> list[torch.Tensor]:
+    """Return the numbers of a file in the order of `tensors`."""
     vectors, others = decode_values(contents, tensors.coefficients, tensors.stored_others)
-    for other, value in zip(tensors.others, others, strict=True):
+    return vectors + others
+
+
+def _check_values(tensors: NetworkTensors, values: Sequence[torch.Tensor], allow_non_finite: bool) -> None:
+    """Check that the tensors of a network can hold the numbers of a file, in the order of `tensors`."""
+    for other, value in zip(tensors.others, values[len(tensors.coefficients) :], strict=True):
         if not allow_non_finite and has_non_finite(other.name, value, is_parameter=other.is_parameter):
             raise CorruptFileError(
                 f"{other.name} has numbers that are not finite; load(..., allow_non_finite=True) takes them"
             )
-    values = vectors + others
     targets = [(entry.name, entry.parameter.dtype) for entry in tensors.coefficients]
     targets += [(other.name, other.tensor.dtype) for other in tensors.others]
     for (name, dtype), value in zip(targets, values, strict=True):
@@ -432,7 +423,6 @@ def _values_for(contents: Contents, tensors: NetworkTensors, allow_non_finite: b
                 f"{name}: {largest:.3g} does not fit into {type_name(dtype)}, its type in the network; load into= a "
                 f"network of {type_name(value.dtype)}, as the file has it"
             )
-    return values
 
 
 def _filled(

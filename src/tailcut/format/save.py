@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,12 @@ def _type_of_coefficients(model: object) -> str:
     return "float64" if any(tensor.vector.dtype == torch.float64 for tensor in tensors) else "float32"
 
 
+def _exact_type(model: nn.Module) -> torch.dtype:
+    """Return the narrowest type that holds all coefficients of a network as they are."""
+    types = [tensor.vector.dtype for tensor in truncated_tensors(model)]
+    return reduce(torch.promote_types, types) if types else torch.float32
+
+
 def write(model: nn.Module, path: str | Path, **settings: Any) -> SaveReport:
     """`save` without a word in the log, for callers that say themselves what was written."""
     _check_arguments(model, path)
@@ -235,7 +241,7 @@ def pack(
         return _unrounded(plain, found, kinds), tensors
     if max_bytes is not None:
         check_goal(step, max_bytes)
-        exact = _unrounded(plain, found, _Kinds.of(_type_of_coefficients(model), None))
+        exact = _unrounded(plain, found, _Kinds.of(_exact_type(model), None))
         if len(exact) <= max_bytes:
             return exact, tensors
     return _quantized(plain, found, kinds, step, max_bytes, sensitivity, known or {}), tensors
@@ -249,7 +255,7 @@ def _checked_metadata(metadata: Mapping[str, Any] | None) -> Mapping[str, Any]:
 
 def exact_within(model: nn.Module, max_bytes: int, **settings: Any) -> bytes | None:
     """Return the file with all numbers of a network as they are; None where it has more bytes. See `pack`."""
-    exact, _ = pack(model, dtype=_type_of_coefficients(model), **settings)
+    exact, _ = pack(model, dtype=_exact_type(model), **settings)
     return exact if len(exact) <= max_bytes else None
 
 

@@ -2,8 +2,9 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
+from tailcut.errors import DataError
 from tailcut.jpeg.markers import JPEG_START, MOST_PIXELS, read_outline
 
 # Where a PNG has its bits per channel and its kind of colours; the kind without colours and alpha.
@@ -45,10 +46,19 @@ def upright(image: Image.Image, content: bytes) -> Image.Image:
         content: of its file.
     """
     if content.startswith(JPEG_START):
-        turn = TURNS.get(read_outline(content, max_pixels=MOST_PIXELS)[1])
+        turn = TURNS.get(orientation_of(image, content))
         return image if turn is None else image.transpose(turn)
     _scale_key(image, content)
     return ImageOps.exif_transpose(image)
+
+
+def orientation_of(image: Image.Image, content: bytes) -> int:
+    """Return the EXIF orientation of a JPEG file as `read_jpeg` sees it, 1 to 8; if it reads none, as Pillow does."""
+    try:
+        return read_outline(content, max_pixels=MOST_PIXELS)[1]
+    except DataError:  # of bytes between the segments, which libjpeg passes over
+        orientation: int = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+        return orientation
 
 
 def _scale_key(image: Image.Image, content: bytes) -> None:

@@ -147,13 +147,12 @@ def pack(
         found = _from_file(source) if is_file else _from_checkpoint(content, path)
     else:
         found = _from_weights(path, content, model, arguments or {}, _Cut(keep_ratio, num_kept, plain))
-    asked_for = dtype
+    asked_for, is_as_it_was = dtype, (dtype, other_dtype, max_bytes, step, tuple(levels)) == (*[None] * 4, ())
     rounds_again = is_file and dtype is None and (max_bytes, step) == (None, None) and found.dtype == QUANTIZED_DTYPE
     if dtype is None:
         dtype = found.dtype if (max_bytes, step) == (None, None) else QUANTIZED_DTYPE
     if other_dtype is None and (dtype != QUANTIZED_DTYPE or rounds_again):
         other_dtype = found.other_dtype
-    is_as_it_was = (asked_for, max_bytes, step, tuple(levels)) == (None, None, None, ())
     if found.rate is not None and is_as_it_was:
         written = found.rate.save(out, metadata=found.metadata)
     else:

@@ -277,6 +277,25 @@ def test_a_second_look_at_the_input_is_refused_and_another_size_is_told(caplog: 
     assert "gives outputs of (1, 4, 28, 28), before of (1, 4, 224, 224)" in caplog.text
 
 
+class Changing(Wrapped):
+    """Writes into its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = super().forward(x)
+        x.mul_(1.5)
+        return tokens
+
+
+def test_an_example_of_several_images_is_left_as_it_is() -> None:
+    example = torch.rand(2, 3, 32, 32)
+    model = Changing()
+    expected = model(example.clone())
+    convert_patch_embedding(model, name="tokens", example_input=example.clone())
+    transform = transform_of(model)
+    assert transform is not None
+    torch.testing.assert_close(model(transform(example)), expected, atol=1e-4, rtol=1e-4)
+
+
 class Placed(Wrapped):
     """Has places for the tokens of images of 16 x 24 pixels alone."""
 

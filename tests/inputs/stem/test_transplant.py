@@ -68,6 +68,39 @@ def test_a_second_look_at_the_input_is_refused_unchanged() -> None:
     assert list(model.state_dict()) == names
 
 
+class Answers(Patches):
+    """Gives more than its features, or draws noise."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(2)
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> Any:
+        if self.kind == "noise":
+            torch.randn_like(x)  # as many numbers as there are pixels, which are others of channels
+        y = super().forward(x)
+        return {
+            "nan": (y, torch.full((1,), torch.nan)),
+            "size": {"y": y, "size": torch.tensor(x.shape[2:])},
+            "noise": y + torch.randn(4),
+            "masked": torch.cat([y, torch.full_like(y, -torch.inf)], 1),
+            "masked and bright": torch.cat([y + 10 * x.mean(), torch.full_like(y, -torch.inf)], 1),
+            "bright and large": (y + 10 * x.mean(), x[:, :1]),
+        }[self.kind]
+
+
+@pytest.mark.parametrize("kind", ["nan", "size", "noise", "masked", "masked and bright", "bright and large"])
+def test_outputs_of_all_kinds_are_compared(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    loader = [images(8, 32, seed) for seed in range(4)]
+    model, transform = Answers(kind).eval(), fitted(192, loader)
+    if "bright" in kind:
+        with pytest.raises(StructureError, match="the same output of conv1 leads to other outputs on channels"):
+            transplant_stem(model, transform, loader)
+        return
+    transplant_stem(model, transform, loader)
+    assert ("it makes some by the size of its input" in caplog.text) == (kind == "size")
+
+
 @pytest.mark.parametrize(("stride", "shuffle", "new_stride"), [(2, 4, 1), (8, 1, 1), (16, 1, 2)])
 def test_a_stem_of_whole_blocks_is_found_exactly(stride: int, shuffle: int, new_stride: int) -> None:
     loader = [images(8, 32, seed).double() for seed in range(16)]

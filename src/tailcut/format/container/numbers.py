@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Iterable
 
 import torch
 
@@ -115,6 +116,22 @@ def overflowing(values: torch.Tensor, dtype: torch.dtype) -> float | None:
     largest = finite.abs().max() if finite.numel() else values.new_zeros(())
     # Through float64: types of 8 bits cannot be asked themselves.
     return None if bool(largest.to(dtype).double().isfinite()) else float(largest)
+
+
+def can_hold(own: torch.dtype, number: int) -> bool:
+    """Return whether a network's tensor can hold the file's number type."""
+    stored = number_type(number)
+    if number == INTEGERS:
+        return not (own.is_floating_point or own.is_complex)
+    return stored == own or (stored.is_floating_point and own.is_floating_point)
+
+
+def needs_double(values: Iterable[torch.Tensor]) -> bool:
+    """Return whether a network with these numbers was in float64: all floats are, and float32 lacks some of them."""
+    floats = [value for value in values if value.is_floating_point()]
+    if any(value.dtype != torch.float64 for value in floats):
+        return False
+    return any(not torch.equal(value.float().double().nan_to_num(), value.nan_to_num()) for value in floats)
 
 
 def has_non_finite(name: str, values: torch.Tensor, *, is_parameter: bool) -> bool:

@@ -239,5 +239,5 @@ def _tried(trial: nn.Module, edit: ReplaceStemEdit, place: str, example: Tensor 
         inside = runs_transform(trial, lambda: run(trial, x, what="a tensor of channels"))
     if inside:
         raise StructureError("the network runs all its children in order, so the transform has no place; wrap it")
-    check_same_behind(place, outputs, outputs_behind(trial, x.expand(len(pixels), -1, -1, -1), place, features)[1])
+    check_same_behind(place, outputs, outputs_behind(trial, x.repeat(len(pixels), 1, 1, 1), place, features)[1])
     return height, width

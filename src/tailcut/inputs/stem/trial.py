@@ -183,12 +183,13 @@ def outputs_behind(
 
     def exchange(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
         made.append(output.clone())
+        if len(made) == 1:
+            torch.manual_seed(0)  # whatever was drawn before, networks that draw noise draw the same from here on
         return features.clone() if features is not None and len(made) == 1 else None
 
     devices = [x.device] if x.device.type == "cuda" else []
     with torch.no_grad(), torch.random.fork_rng(devices), trial.get_submodule(target).register_forward_hook(exchange):
-        torch.manual_seed(0)  # networks that draw noise draw the same each time
-        outputs = output_tensors(trial(x))
+        outputs = output_tensors(trial(x.clone()))
     return made[0], [output.clone() for output in outputs]
 
 
@@ -196,24 +197,32 @@ def check_same_behind(target: str, before: Sequence[Tensor], after: Sequence[Ten
     """Raise `StructureError` unless the same features of `target` led to the same outputs, of pixels and of channels.
 
     They do not where the network looks at its input elsewhere too, or at a patch size or a position that it counts in
-    pixels. Outputs of another size are warned of: they may be made as large as the input.
+    pixels. Outputs of another size, and whole numbers, are warned of: they may be made by the size of the input.
     """
-    if [output.shape for output in before] != [output.shape for output in after]:
+    if len(before) != len(after) or any(_is_by_size(old, new) for old, new in zip(before, after, strict=True)):
         _log.warning(
-            "with channels in place of pixels the network gives outputs of %s, before of %s: it makes them by the size "
+            "with channels in place of pixels the network gives outputs of %s, before of %s: it makes some by the size "
             "of its input",
             *(" and ".join(str(tuple(output.shape)) for output in outputs) for outputs in (after, before)),
         )
-        return
-    for old, new in zip(before, after, strict=True):
-        exactness = torch.finfo(old.dtype).eps ** 0.5 if old.is_floating_point() else 0.0
-        spread = float(old.abs().amax()) if old.numel() and old.is_floating_point() else 0.0
-        if not torch.allclose(old, new.to(old.dtype), rtol=exactness, atol=exactness * spread, equal_nan=True):
+    for old, new in zip(before, after, strict=False):
+        if old.shape == new.shape and old.is_floating_point() and not _is_close(old, new):
             raise StructureError(
                 f"the same output of {target} leads to other outputs on channels than on pixels: the network also "
                 "looks at its input elsewhere, or keeps a patch size or positions in pixels, which would be wrong of "
                 "channels; give it these from outside"
             )
+
+
+def _is_by_size(old: Tensor, new: Tensor) -> bool:
+    return old.shape != new.shape or not (old.is_floating_point() or old.is_complex() or torch.equal(old, new))
+
+
+def _is_close(old: Tensor, new: Tensor) -> bool:
+    """Return whether outputs are equal up to rounding beside their largest number; NaN and infinities exactly."""
+    exactness, finite = torch.finfo(old.dtype).eps ** 0.5, old[old.isfinite()]
+    spread = float(finite.abs().amax()) if finite.numel() else 0.0
+    return torch.allclose(old, new.to(old.dtype), rtol=exactness, atol=exactness * spread, equal_nan=True)
 
 
 def noise(shape: tuple[int, ...], like: Tensor) -> Tensor:
