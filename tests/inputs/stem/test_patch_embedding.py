@@ -277,6 +277,15 @@ def test_a_second_look_at_the_input_is_refused_and_another_size_is_told(caplog: 
     assert "gives outputs of (1, 4, 28, 28), before of (1, 4, 224, 224)" in caplog.text
 
 
+def test_a_network_without_numbers_is_converted() -> None:
+    with torch.device("meta"):
+        model, numbers = create_model("vit", **TINY), Sized()
+    for network, name in ((model, None), (numbers, "tokens")):
+        convert_patch_embedding(network, name=name)
+        assert all(tensor.is_meta for tensor in network.parameters())
+        assert transform_of(network) is not None
+
+
 class Changing(Wrapped):
     """Writes into its input."""
 
