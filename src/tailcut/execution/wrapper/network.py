@@ -384,7 +384,8 @@ def _example(model: nn.Module, example_input: Any) -> tuple[tuple[Any, ...], dic
         if not isinstance(example_input, (tuple, list)):
             kind = type(example_input).__name__
             raise ArgumentError(
-                f"example_input must be a tensor, a tuple of the forward's arguments or a dict of them, got {kind}"
+                "example_input must be a tensor or a tuple of the forward's arguments, or a dict of them by name, got "
+                f"{kind}"
             )
         if example_input and all(isinstance(value, int) for value in example_input):
             raise ArgumentError(f"example_input must be a tensor, got a shape: give torch.rand({tuple(example_input)})")
