@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -140,12 +140,8 @@ def image_file_size(path: str | Path, *, max_pixels: int | None = None) -> tuple
         if image.format == "PNG" and _has_late_metadata(content):
             turned = _decoded(path, content, settings)
             return turned.height, turned.width
-        if image.format == "PNG":  # the method of PNG files decodes the image, to find the chunks behind it
-            orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
-        else:
-            orientation = orientation_of(image, content)
         sides = image.height, image.width
-        return sides[::-1] if orientation in SWAPPING else sides
+        return sides[::-1] if orientation_of(image, content) in SWAPPING else sides
 
 
 @contextmanager

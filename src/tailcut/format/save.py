@@ -118,7 +118,7 @@ def save(
     """
     if dtype is None:
         is_quantized = (step, max_bytes, sensitivity) != (None, None, None)
-        dtype = QUANTIZED_DTYPE if is_quantized else _type_of_coefficients(model)
+        dtype = QUANTIZED_DTYPE if is_quantized else _type_of_coefficients(model, torch.float32)
     report = write(
         model,
         path,
@@ -137,15 +137,10 @@ def save(
     return report
 
 
-def _type_of_coefficients(model: object) -> str:
-    """Return the type that holds the coefficients of a network as they are; of anything else "float32"."""
+def _type_of_coefficients(model: object, *others: torch.dtype) -> torch.dtype:
+    """Return the narrowest type that holds the coefficients of a network, and numbers of other types, as they are."""
     tensors = truncated_tensors(model) if isinstance(model, nn.Module) else []
-    return "float64" if any(tensor.vector.dtype == torch.float64 for tensor in tensors) else "float32"
-
-
-def _exact_type(model: nn.Module) -> torch.dtype:
-    """Return the narrowest type that holds all coefficients of a network as they are."""
-    types = [tensor.vector.dtype for tensor in truncated_tensors(model)]
+    types = [*others, *(tensor.vector.dtype for tensor in tensors)]
     return reduce(torch.promote_types, types) if types else torch.float32
 
 
@@ -240,8 +235,8 @@ def pack(
     if not kinds.quantizes:
         return _unrounded(plain, found, kinds), tensors
     if max_bytes is not None:
-        check_goal(step, max_bytes)
-        exact = _unrounded(plain, found, _Kinds.of(_exact_type(model), None))
+        _check_size(max_bytes, step)
+        exact = _unrounded(plain, found, _Kinds.of(_type_of_coefficients(model), None))
         if len(exact) <= max_bytes:
             return exact, tensors
     return _quantized(plain, found, kinds, step, max_bytes, sensitivity, known or {}), tensors
@@ -255,12 +250,12 @@ def _checked_metadata(metadata: Mapping[str, Any] | None) -> Mapping[str, Any]:
 
 def exact_within(model: nn.Module, max_bytes: int, **settings: Any) -> bytes | None:
     """Return the file with all numbers of a network as they are; None where it has more bytes. See `pack`."""
-    exact, _ = pack(model, dtype=_exact_type(model), **settings)
+    exact, _ = pack(model, dtype=_type_of_coefficients(model), **settings)
     return exact if len(exact) <= max_bytes else None
 
 
-def check_goal(step: object, max_bytes: object) -> None:
-    """Raise `ArgumentError` for two goals, or for a size that is none."""
+def _check_size(max_bytes: object, step: object) -> None:
+    """Raise `ArgumentError` for a size that is none, or beside a step."""
     if step is not None:
         raise ArgumentError("step and max_bytes exclude each other: one sets the other")
     checked_max_bytes(max_bytes)

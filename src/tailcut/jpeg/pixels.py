@@ -1,5 +1,7 @@
 """The numbers of a decoded image file, PNG or JPEG, whatever its mode."""
 
+from contextlib import suppress
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
@@ -53,12 +55,16 @@ def upright(image: Image.Image, content: bytes) -> Image.Image:
 
 
 def orientation_of(image: Image.Image, content: bytes) -> int:
-    """Return the EXIF orientation of a JPEG file as `read_jpeg` sees it, 1 to 8; if it reads none, as Pillow does."""
-    try:
-        return read_outline(content, max_pixels=MOST_PIXELS)[1]
-    except DataError:  # of bytes between the segments, which libjpeg passes over
-        orientation: int = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
-        return orientation
+    """Return the EXIF orientation, 1 to 8, without decoding; of a JPEG file as `read_jpeg` sees it.
+
+    Where that cannot read the file's beginning, and of PNG files, it is what Pillow finds.
+    """
+    if content.startswith(JPEG_START):
+        with suppress(DataError):  # of bytes between the segments, which libjpeg passes over
+            return read_outline(content, max_pixels=MOST_PIXELS)[1]
+    # The method of PNG files itself decodes the image, to find the chunks behind it.
+    orientation: int = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+    return orientation
 
 
 def _scale_key(image: Image.Image, content: bytes) -> None:
