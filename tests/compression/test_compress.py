@@ -128,6 +128,20 @@ def test_numbers_of_16_bits_never_take_more_bytes_than_they_do_as_they_are(
         assert same == (most >= exact)
 
 
+def test_nothing_is_measured_for_a_file_that_needs_no_rounding(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 3))
+    ran = 0
+
+    def count(*_: object) -> None:
+        nonlocal ran
+        ran += 1
+
+    model[0].register_forward_hook(count)
+    exact = tailcut.save(model, tmp_path / "exact.tailcut").file_bytes
+    assert compress(model, tmp_path / "a.tailcut", [torch.randn(64, 20)], max_bytes=exact).step == 0
+    assert not ran
+
+
 def test_inputs_that_no_curvature_can_be_measured_of(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(20, 8), nn.ReLU(), nn.Linear(8, 3))
     with pytest.raises(ArgumentError, match="normalise the inputs"):

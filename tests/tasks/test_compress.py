@@ -7,7 +7,7 @@ import pytest
 import torch
 from tests.format.hostile.zeros import narrowed_alone, zero_file
 
-from tailcut.compression import measure_sensitivity
+from tailcut.compression import compress
 from tailcut.data import open_dataset
 from tailcut.errors import ArgumentError, DataNotFoundError
 from tailcut.evaluation.evaluate import evaluate
@@ -89,7 +89,7 @@ def test_a_network_that_cannot_run_is_reported(tmp_path: Path) -> None:
 
 
 def test_a_network_of_other_classes_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tailcut.tasks.compress.measure_sensitivity", None)
+    monkeypatch.setattr("tailcut.tasks.compress.compress", None)
     save(create_model("lenet5", num_classes=7), tmp_path / "a.tailcut")
     with pytest.raises(ArgumentError, match=r"10 classes"):
         compress_file(tmp_path / "a.tailcut", tmp_path / "b.tailcut", "digits", step=0.1, num_gradients=2)
@@ -112,11 +112,11 @@ def test_measuring_images_take_a_bounded_part_of_memory(
 ) -> None:
     taken: list[int] = []
 
-    def measure(network: Any, inputs: list[torch.Tensor], **settings: Any) -> Any:
+    def noting(network: Any, path: Path, inputs: list[torch.Tensor], **settings: Any) -> Any:
         taken.extend(len(batch) for batch in inputs)
-        return measure_sensitivity(network, inputs, **settings)
+        return compress(network, path, inputs, **settings)
 
     monkeypatch.setattr("tailcut.tasks.compress.INPUT_NUMBERS", 20 * 784)
-    monkeypatch.setattr("tailcut.tasks.compress.measure_sensitivity", measure)
+    monkeypatch.setattr("tailcut.tasks.compress.compress", noting)
     compress_file(file, tmp_path / "b.tailcut", "digits", step=0.1, num_gradients=9, test_split=None)
     assert 0 < sum(taken) <= 20

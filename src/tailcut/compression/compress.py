@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from tailcut.arguments import check_positive, check_seed
 from tailcut.compression.correction import MAX_INPUTS, CoarseStepError, Original, write_numbers
 from tailcut.compression.fisher import GRADIENT_BATCH, check_measurable, measure_sensitivity
 from tailcut.compression.refit import Refit
@@ -87,6 +88,7 @@ def compress(
     evaluate: Callable[[nn.Module], float] | None = None,
     sensitivity: Sensitivity | None = None,
     num_gradients: int | None = None,
+    seed: int = 0,
     metadata: Mapping[str, Any] | None = None,
     registered: bool = True,
     levels: Sequence[float] = (),
@@ -107,8 +109,9 @@ def compress(
         max_drop: instead: how much lower the metric of `evaluate` may be; it is called for some ten networks.
         step: instead: the step itself; 1 makes each number's error worth about a twelfth of a unit of the loss.
         evaluate: a metric of a network, the higher the better, on data that are not the test data.
-        sensitivity: measured before; None measures it on `loader`.
+        sensitivity: measured before; None measures it on `loader`, unless the file needs no rounding.
         num_gradients: for that; by the network's size when None.
+        seed: for that: of the draws.
         metadata: see `tailcut.save`.
         registered: see `tailcut.save`.
         levels: of a progressive file, see `tailcut.save`, to which `loader` goes too.
@@ -123,6 +126,9 @@ def compress(
     check_not_wrapped(model, registered=registered)
     warn_of_wrapper(without_views(model), registered=registered)
     check_goal(max_bytes, max_drop, step)
+    check_seed(seed)
+    if num_gradients is not None:
+        check_positive("num_gradients", num_gradients)
     _check_metric(max_drop, evaluate)
     check_output_path(path)  # the rest takes up to hours
     _check_tensors(current_tensors(model), is_measured=sensitivity is None)
@@ -130,12 +136,16 @@ def compress(
     check_room(model, max_bytes, settings)
     count = usual_gradients(model) if num_gradients is None else num_gradients
     batches = first_inputs(loader, max(MAX_INPUTS, GRADIENT_BATCH * count))
-    if sensitivity is None:
+
+    def measured() -> Sensitivity:
+        if sensitivity is not None:
+            return sensitivity
         _log.info("measuring how much each number matters")
-        sensitivity = measure_sensitivity(model, batches, num_gradients=count)
+        return measure_sensitivity(model, batches, num_gradients=count, seed=seed)
+
     own = in_evaluation(deepcopied(without_views(model)))
     separate(own.state_dict(keep_vars=True).values())
-    work = _Work(own, batches, sensitivity, settings)
+    work = _Work(own, batches, measured, settings)
     before = None if evaluate is None else _metric(evaluate, work.model)
     if max_drop is not None and before is not None and not math.isfinite(before):
         raise ArgumentError(f"evaluate gives {before} for the network itself, from which nothing can fall by max_drop")
@@ -232,17 +242,27 @@ def _report(path: str | Path, work: "_Work", made: _Made, before: float | None) 
 
 
 class _Work:
-    """A network and its sensitivity, to be rounded at several steps."""
+    """A network, to be rounded at several steps by its sensitivity, which is measured once it is needed."""
 
     def __init__(
-        self, model: nn.Module, inputs: Sequence[ModelInputs], sensitivity: Sensitivity, settings: Mapping[str, Any]
+        self,
+        model: nn.Module,
+        inputs: Sequence[ModelInputs],
+        measured: Callable[[], Sensitivity],
+        settings: Mapping[str, Any],
     ) -> None:
-        self.model, self.inputs, self.settings = model, inputs, settings
+        self.model, self.inputs, self.settings, self._measured = model, inputs, settings, measured
         self.edits = [edit.current(model) for edit in record_of(model).edits]
         self.tensors = network_tensors(model, self.edits)
-        self.sensitivity = completed(sensitivity, self.tensors)
+
+    @cached_property
+    def sensitivity(self) -> Sensitivity:
+        return completed(self._measured(), self.tensors)
+
+    @cached_property
+    def rounding(self) -> Rounding:
         types = types_of_others(self.tensors.others, None)
-        self.rounding = Rounding(self.tensors, types, bool(self.tensors.coefficients), self.sensitivity)
+        return Rounding(self.tensors, types, bool(self.tensors.coefficients), self.sensitivity)
 
     @cached_property
     def _original(self) -> Original:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.arguments import check_positive
-from tailcut.compression import compress, measure_sensitivity
+from tailcut.compression import compress
 from tailcut.compression.compress import check_goal, check_room, usual_gradients
 from tailcut.compression.fisher import GRADIENT_BATCH
 from tailcut.data import Dataset, Roots, open_dataset, split_off
@@ -147,7 +147,8 @@ def compress_file(
         levels=levels,
         metadata=metadata_of(source),
         evaluate=None if judge is None else _measure(judge, metric, share),
-        sensitivity=measure_sensitivity(network, inputs, num_gradients=count, seed=seed),
+        num_gradients=count,
+        seed=seed,
     )
     seconds = round(time.perf_counter() - start, 1)
     settings = {**goal, "num_gradients": count, "seed": seed, **({"levels": list(levels)} if len(levels) else {})}
