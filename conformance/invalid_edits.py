@@ -105,7 +105,7 @@ def prune() -> Iterator[Named]:
 
     yield "prune-many", "prune-layers", edit(16_385)
     yield "prune-many-tensors", "prune-tensors", edit(0, 16_385)
-    for kind in (0, 9, 255):
+    for kind in (0, 10, 255):
         yield f"prune-kind-{kind}", "prune-kind", edit(1, "conv1", bytes([kind]), 1, 1, 1, 0)
     yield "prune-twice", "prune-names", edit(2, "norm1", b"\3", 2, "norm1", b"\3", 2, 0)
     yield "prune-tensor-twice", "prune-tensor-names", edit(0, 2, *("scale", shape(1, 1)) * 2)
@@ -134,6 +134,13 @@ def prune() -> Iterator[Named]:
         "tied": items(2, "table", b"\7", 3, "head", b"\2", 2, 5, 0),
     }.items():
         yield f"fit-prune-{name}", "prune-fit", edit(parts)
+    for name, parts in {
+        "as-linear": items(1, "c_fc", b"\2", 3, 2, 0),
+        "not-transposed": items(1, "table", b"\x09", 3, 2, 0),
+        "transposed-grows": items(1, "c_fc", b"\x09", 4, 7, 0),
+        "transposed-zero": items(1, "c_fc", b"\x09", 0, 6, 0),
+    }.items():
+        yield f"fit-prune-{name}", "prune-fit", replace(own("words"), edits=[(3, items(parts))])
     kept = (1, items(1, "conv1.weight", shape(4, 3, 3, 3), 0, b"\0", 3))
     pruned = (3, items(1, "conv1", b"\1", 3, 2, 1, 0))
     yield "fit-prune-after-regularize", "prune-fit", replace(image, edits=[kept, pruned])

@@ -88,6 +88,16 @@ def _own() -> dict[str, Any]:
     }
 
 
+def _words() -> dict[str, Any]:
+    """Linear layers whose weight is (in, out), as GPT-2 has them."""
+    children = {
+        "table": _layer("Embedding", num_embeddings=5, embedding_dim=4),
+        "c_fc": _layer("Conv1D", nx=4, nf=6),
+        "c_proj": _layer("Conv1D", nx=6, nf=4),
+    }
+    return {"type": "Words", "children": children}
+
+
 DESCRIPTIONS: dict[str, dict[str, Any]] = {
     "linear": _layer("Linear", in_features=3, out_features=2, bias=True),
     "row": _layer("Linear", in_features=1, out_features=1, bias=False),
@@ -98,6 +108,7 @@ DESCRIPTIONS: dict[str, dict[str, Any]] = {
     "sequence": {"type": "Sequential", "children": {"0": _conv(3, 2), "1": _layer("ReLU"), "2": _conv(2, 2)}},
     "own": _own(),
     "image": _image(),
+    "words": _words(),
     "counters": {"type": "Constants", "buffers": {"many": [[65_537], "int64"]}},
     "line": {"type": "Line", "parameters": {"weight": [[1_048_577], "float32"]}},
     "taken": {"type": "Taken", "sizes": {"input_transform": None}, "children": {"conv": _conv(3, 2)}},

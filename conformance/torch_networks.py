@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from conformance.networks import FOLDER
 
@@ -15,6 +15,22 @@ DESCRIPTIONS: dict[str, Any] = json.loads((FOLDER / "networks.json").read_text(e
 
 class PadShortcut(nn.Module):
     """A shortcut that pads."""
+
+
+class Conv1D(nn.Module):
+    """The linear layer of GPT-2, under the name that it has in transformers."""
+
+    __module__ = "transformers.pytorch_utils"
+
+    def __init__(self, nf: int, nx: int) -> None:
+        super().__init__()
+        self.nf, self.nx = nf, nx
+        self.weight = nn.Parameter(torch.ones(nx, nf))
+        self.bias = nn.Parameter(torch.zeros(nf))
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = torch.addmm(self.bias, x.view(-1, x.shape[-1]), self.weight)
+        return flat.view(*x.shape[:-1], self.nf)
 
 
 def build(name: str) -> nn.Module:
@@ -32,7 +48,7 @@ def build(name: str) -> nn.Module:
 
 def _build(description: dict[str, Any]) -> nn.Module:
     sizes = dict(description.get("sizes", {}))
-    kind = getattr(nn, description["type"], None)
+    kind = Conv1D if description["type"] == "Conv1D" else getattr(nn, description["type"], None)
     if kind is None:
         module: nn.Module = type(description["type"], (nn.Module,), {})()
         for name, size in sizes.items():

@@ -299,6 +299,9 @@ def edits() -> dict[str, Callable[[], Draft]]:
         "prune": lambda: own("image", [(3, PRUNE)]),
         "prune-nothing": lambda: own("image", [(3, items(0, 0))]),
         "prune-registered": lambda: named(IMAGE, [(3, registered_prune())]),
+        "prune-words": lambda: own(
+            "words", [(3, items(3, "table", b"\7", 3, "c_fc", b"\x09", 3, 2, "c_proj", b"\x09", 2, 3, 0))]
+        ),
         "prune-twice": lambda: own("image", [(3, PRUNE), (3, items(1, "norm1", b"\3", 1, 0))]),
         "ycbcr": lambda: own("image", [(4, items(1, 8192))]),
         "ycbcr-registered": lambda: named(IMAGE, [(4, items(8192, 1))]),

@@ -28,6 +28,7 @@ LAYER_SIZES = {
     6: ("num_parameters",),
     7: ("embedding_dim",),
     8: ("pad_before", "pad_after"),
+    9: ("nx", "nf"),
 }
 
 
@@ -376,7 +377,7 @@ def kind_of(module: Module) -> int:
         return 1
     if module.type in ("LayerNorm", "RMSNorm"):
         return 4 if len(module.sizes["normalized_shape"]) == 1 else 0
-    found = {"Linear": 2, "GroupNorm": 5, "PReLU": 6, "Embedding": 7}.get(module.type, 0)
+    found = {"Linear": 2, "GroupNorm": 5, "PReLU": 6, "Embedding": 7, "Conv1D": 9}.get(module.type, 0)
     if module.type in BATCH_NORMS:
         return 3
     pads = all(type(module.sizes.get(name)) is int for name in LAYER_SIZES[8])

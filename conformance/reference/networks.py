@@ -81,6 +81,8 @@ def shapes_of(kind: str, sizes: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     if kind == "Linear":
         outer = sizes["out_features"]
         return {"weight": (outer, sizes["in_features"]), **({"bias": (outer,)} if sizes["bias"] else {})}
+    if kind == "Conv1D":  # the linear layer of GPT-2
+        return {"weight": (sizes["nx"], sizes["nf"]), "bias": (sizes["nf"],)}
     if kind in BATCH_NORMS:
         each = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (sizes["num_features"],))
         return {**each, "num_batches_tracked": ()}

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -136,22 +136,13 @@ def compress(
     check_room(model, max_bytes, settings)
     count = usual_gradients(model) if num_gradients is None else num_gradients
     batches = first_inputs(loader, max(MAX_INPUTS, GRADIENT_BATCH * count))
-
-    def measured() -> Sensitivity:
-        if sensitivity is not None:
-            return sensitivity
-        _log.info("measuring how much each number matters")
-        return measure_sensitivity(model, batches, num_gradients=count, seed=seed)
-
     own = in_evaluation(deepcopied(without_views(model)))
     separate(own.state_dict(keep_vars=True).values())
-    work = _Work(own, batches, measured, settings)
+    work = _Work(own, batches, settings, partial(_measured, sensitivity, model, batches, count, seed))
     before = None if evaluate is None else _metric(evaluate, work.model)
-    if max_drop is not None and before is not None and not math.isfinite(before):
-        raise ArgumentError(f"evaluate gives {before} for the network itself, from which nothing can fall by max_drop")
     with running_eagerly(own):
         if evaluate is not None and before is not None and max_drop is not None:
-            made = work.as_good(evaluate, before - max_drop)
+            made = work.as_good(evaluate, _least(before, max_drop))
         else:
             made = work.made(checked_step(step)) if max_bytes is None else work.within(max_bytes)
     write_atomically(path, made.content)  # before the user's function, which may fail, is called for the report alone
@@ -161,6 +152,22 @@ def compress(
     report = _report(path, work, made, before)
     _log.info("saved %s", report)
     return report
+
+
+def _measured(
+    known: Sensitivity | None, model: nn.Module, batches: Sequence[ModelInputs], num_gradients: int, seed: int
+) -> Sensitivity:
+    if known is not None:
+        return known
+    _log.info("measuring how much each number matters")
+    return measure_sensitivity(model, batches, num_gradients=num_gradients, seed=seed)
+
+
+def _least(before: float, max_drop: float) -> float:
+    """Return the lowest metric that is allowed."""
+    if not math.isfinite(before):
+        raise ArgumentError(f"evaluate gives {before} for the network itself, from which nothing can fall by max_drop")
+    return before - max_drop
 
 
 def check_goal(max_bytes: object, max_drop: float | None, step: object) -> None:
@@ -248,8 +255,8 @@ class _Work:
         self,
         model: nn.Module,
         inputs: Sequence[ModelInputs],
-        measured: Callable[[], Sensitivity],
         settings: Mapping[str, Any],
+        measured: Callable[[], Sensitivity],
     ) -> None:
         self.model, self.inputs, self.settings, self._measured = model, inputs, settings, measured
         self.edits = [edit.current(model) for edit in record_of(model).edits]

@@ -136,6 +136,7 @@ def compress_file(
     metric = METRICS[train.task]
     train, judge = (train, None) if max_drop is None else split_off(train, held_out)
     count = usual_gradients(network) if num_gradients is None else num_gradients
+    draws: dict[str, Any] = {"num_gradients": count, "seed": seed}
     goal: dict[str, Any] = {"max_bytes": max_bytes, "max_drop": max_drop, "step": step}
     start = time.perf_counter()
     inputs = _inputs(network, train, test, count, seed)
@@ -147,17 +148,22 @@ def compress_file(
         levels=levels,
         metadata=metadata_of(source),
         evaluate=None if judge is None else _measure(judge, metric, share),
-        num_gradients=count,
-        seed=seed,
+        **draws,
     )
     seconds = round(time.perf_counter() - start, 1)
-    settings = {**goal, "num_gradients": count, "seed": seed, **({"levels": list(levels)} if len(levels) else {})}
+    settings = {**goal, **draws, **({"levels": list(levels)} if len(levels) else {})}
     settings |= ({} if judge is None else {"held_out": held_out}) | _named(model, arguments)
     sizes = report.file_bytes, report.dense_bytes, report.compression_ratio
     judged = (data, None if test is None else test.split, metric)
-    before = None if test is None else _measure(test, metric, share)(network)
-    after = None if test is None else _measure(test, metric, share)(open_network(out, device=share.device))
-    return CompressFileReport(str(source), str(out), *sizes, *judged, before, after, settings, seconds, *_place(share))
+    tested = (None, None) if test is None else _tested(_measure(test, metric, share), network, out, share)
+    return CompressFileReport(str(source), str(out), *sizes, *judged, *tested, settings, seconds, *_place(share))
+
+
+def _tested(
+    measure: Callable[[nn.Module], float], network: nn.Module, out: str | Path, share: Share
+) -> tuple[float, float]:
+    """Return the metric of the network, and of the file's."""
+    return measure(network), measure(open_network(out, device=share.device))
 
 
 def _place(share: Share) -> tuple[int, str]:

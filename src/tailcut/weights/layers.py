@@ -15,6 +15,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
 from tailcut.structure import sharing
+from tailcut.structure.module_types import TRANSFORMERS_CONV1D, is_of_type
 
 _OUT_IN = ("output", "input")
 _IN_OUT = ("input", "output")
@@ -65,7 +66,7 @@ LAYERS = (
     Layer(nn.MultiheadAttention, _ATTENTION, biases=("in_proj_bias", "bias_k", "bias_v"), once_per_forward=True),
     Layer(nn.RNNBase, _RECURRENT, biases=("bias_*",), once_per_forward=True),
     Layer(nn.RNNCellBase, _RECURRENT, biases=("bias_*",)),
-    Layer("transformers.pytorch_utils.Conv1D", {"weight": _IN_OUT}),  # GPT-2's linear layer
+    Layer(TRANSFORMERS_CONV1D, {"weight": _IN_OUT}),
     Layer("torch_geometric.nn.dense.linear.Linear", {"weight": _OUT_IN}),
 )
 
@@ -98,7 +99,7 @@ class Candidate:
 
 def find_layer(module: nn.Module) -> Layer | None:
     """Return the table row of `module`, or None."""
-    return next((layer for layer in LAYERS if _is_of_type(module, layer.type)), None)
+    return next((layer for layer in LAYERS if is_of_type(module, layer.type)), None)
 
 
 def candidates(model: nn.Module) -> list[Candidate]:
@@ -161,12 +162,6 @@ def _is_packed(value: torch.Tensor) -> bool:
     """Return whether the tensor may hold a layer's integer weight, which has more than one number per class."""
     dtype = value.dtype
     return value.ndim > 1 and not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
-
-
-def _is_of_type(module: nn.Module, kind: type[nn.Module] | str) -> bool:
-    if isinstance(kind, str):
-        return any(f"{each.__module__}.{each.__qualname__}" == kind for each in type(module).__mro__)
-    return isinstance(module, kind)
 
 
 def _candidate(places: list[tuple[str, nn.Module, str, nn.Parameter]]) -> Candidate:

@@ -12,7 +12,7 @@ from tests.format.hostile.zeros import kept, zero_file
 from tests.processor_time import within
 
 import tailcut
-from tailcut.channels.graph.layer_kinds import layer_kind
+from tailcut.channels.layer_kinds import layer_kind
 from tailcut.channels.pruning.edit import NarrowedLayer, PruneEdit
 from tailcut.weights.regularization.edit import RegularizeEdit
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tailcut.channels.graph.layer_kinds import layer_kind
+from tailcut.channels.layer_kinds import layer_kind
 from tailcut.channels.pruning.edit import NarrowedLayer, PruneEdit
 from tailcut.format import codecs, quantized
 from tailcut.format.container.contents import Contents, Level, StoredBase, Stream, encode

@@ -14,8 +14,8 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils import _pytree as pytree
 
 from tailcut.channels.graph.coupling import FIXED, Coupling, along
-from tailcut.channels.graph.layer_kinds import channel_tensors
 from tailcut.channels.graph.memory_layout import RESHAPES
+from tailcut.channels.layer_kinds import channel_tensors
 
 WHY = "it has a custom forward, in which its weight is not seen to multiply"
 

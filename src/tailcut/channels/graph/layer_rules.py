@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from tailcut.channels.graph.coupling import Coupling, along, fixed
-from tailcut.channels.graph.layer_kinds import (
+from tailcut.channels.layer_kinds import (
     ChannelNorm,
     ChannelSlope,
     Convolution,
@@ -18,6 +18,7 @@ from tailcut.channels.graph.layer_kinds import (
     Norm,
     PaddedShortcut,
     Table,
+    TransposedDense,
     layer_kind,
 )
 
@@ -221,17 +222,19 @@ def _convolution(run: _Pass) -> Tensor:
 
 def _dense(run: _Pass) -> Tensor:
     inner = run.channels(-1)
-    size = int(run.module.out_features)  # type: ignore[arg-type]
+    kind = cast(Dense, layer_kind(run.module))
+    num_inner, size = kind.features(kind.sizes(run.module))
+    out_axis, in_axis = kind.output_axis, 1 - kind.output_axis
     outer = _new_outer(run, size)
     positions = run.output.numel() // size
     if inner is None:
         # It mixes along another axis than the channels', so that each channel passes separately.
         run.coupling.lock(outer, "its outputs lie across the channels of other layers")
-        kept = fixed([int(run.module.in_features)])  # type: ignore[arg-type]
-        axes = run.tensors(weight={0: outer, 1: kept}, bias={0: outer})
+        kept = fixed([num_inner])
+        axes = run.tensors(weight={out_axis: outer, in_axis: kept}, bias={0: outer})
         run.write(TracedLayer(run.name, run.module, axes, kept, outer, True, positions))
         return run.coupling.tidy(run.labels).narrow(-1, 0, 1).expand(run.output.shape)
-    axes = run.tensors(weight={0: outer, 1: inner}, bias={0: outer})
+    axes = run.tensors(weight={out_axis: outer, in_axis: inner}, bias={0: outer})
     known = run.write(TracedLayer(run.name, run.module, axes, inner, outer, True, positions))
     return along(_present(known.outer), -1, run.output.shape)
 
@@ -314,5 +317,6 @@ _RULES: dict[type, Callable[[_Pass], Tensor]] = {
     GroupedNorm: _grouped_norm,
     ChannelSlope: _channel_slope,
     Table: _table,
+    TransposedDense: _dense,
     PaddedShortcut: _padded_shortcut,
 }

@@ -16,9 +16,9 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tailcut.channels.graph.custom_forwards import is_followed
-from tailcut.channels.graph.layer_kinds import is_traced_through, layer_kind, whole_layer
 from tailcut.channels.graph.memory_layout import RESHAPES, RESTRIDING, Layout
 from tailcut.channels.graph.shape_only import ToPython, reads_numbers, zeros_for
+from tailcut.channels.layer_kinds import is_traced_through, layer_kind, whole_layer
 from tailcut.channels.scoring.forward import run
 from tailcut.counting import operation_macs
 from tailcut.model_inputs import ModelInputs

@@ -17,10 +17,10 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from tailcut.channels.graph.coupling import Coupling, along, fixed
 from tailcut.channels.graph.custom_forwards import WHY, ComputedWeights, own_labels, weight_call
-from tailcut.channels.graph.layer_kinds import channel_tensors, layer_kind, whole_layer
 from tailcut.channels.graph.layer_rules import Alignment, TracedLayer, couple_tied, pass_layer, write_norm
 from tailcut.channels.graph.observer import Calculation, Modules, Observer, Step, are_alike, tensors_of
 from tailcut.channels.graph.operations import OperationCall, bind_arguments, labels_of_results, numbered_channels
+from tailcut.channels.layer_kinds import channel_tensors, layer_kind, whole_layer
 from tailcut.channels.scoring.feature_maps import num_channels
 from tailcut.channels.scoring.forward import for_training, training, undisturbed
 from tailcut.errors import ArgumentError

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from tailcut.channels.graph.layer_kinds import KIND_BY_NUMBER, LayerKind, PaddedShortcut, layer_kind
+from tailcut.channels.layer_kinds import KIND_BY_NUMBER, LayerKind, PaddedShortcut, layer_kind
 from tailcut.channels.pruning.surgery import Cut, holders, memory_format_of, put_tensor
 from tailcut.errors import CorruptFileError, StructureError, UnsupportedVersionError
 from tailcut.structure import Edit, Reader, Writer, record_of, register_edit, set_record

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.channels.graph.groups import ChannelGraph, DependentGroup, units_of
-from tailcut.channels.graph.layer_kinds import LayerKind, layer_kind
+from tailcut.channels.layer_kinds import LayerKind, layer_kind
 from tailcut.errors import StructureError
 
 Order = dict[int, int]

@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from tailcut.arguments import check_seed
+from tailcut.channels.layer_kinds import Dense, layer_kind
 from tailcut.channels.scoring.feature_maps import follow_maps, num_channels
 from tailcut.channels.scoring.forward import forward
 from tailcut.errors import StructureError
@@ -41,7 +42,9 @@ def filters(layer: nn.Module) -> Tensor:
         num_in, num_out = layer.in_channels // layer.groups, layer.out_channels // layer.groups
         grouped = weight.reshape(layer.groups, num_in, num_out, -1).transpose(1, 2)
         return exact(grouped.reshape(layer.out_channels, -1))
-    return exact(weight.flatten(1))
+    kind = layer_kind(layer)
+    is_turned = isinstance(kind, Dense) and kind.output_axis == 1
+    return exact(weight.T if is_turned else weight.flatten(1))
 
 
 def l1_norms(layer: nn.Module) -> Tensor:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
+from tailcut.channels.layer_kinds import Dense, is_dense, layer_kind
 from tailcut.errors import ArgumentError, StructureError
 
 
@@ -67,12 +68,18 @@ def channel_axis(layer: nn.Module) -> int:
     return 1 if isinstance(layer, _ConvNd) else -1
 
 
+def has_maps(module: nn.Module) -> bool:
+    """Return whether it is a convolution or a linear layer, whose output is scored."""
+    return isinstance(module, _ConvNd) or is_dense(module)
+
+
 def num_channels(layer: nn.Module) -> int:
     """Return the number of output channels of a convolution or a linear layer."""
     if isinstance(layer, _ConvNd):
         return layer.out_channels
-    if isinstance(layer, nn.Linear):
-        return layer.out_features
+    kind = layer_kind(layer)
+    if isinstance(kind, Dense):
+        return kind.features(kind.sizes(layer))[1]
     raise StructureError(f"expected a convolution or a linear layer, got {type(layer).__name__}")
 
 

@@ -5,10 +5,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+from torch import Tensor
 
-from tailcut.channels.scoring.feature_maps import num_channels
+from tailcut.channels.scoring.feature_maps import has_maps, num_channels
 from tailcut.channels.scoring.score import score
 from tailcut.channels.scoring.scores import Scores
 from tailcut.errors import ArgumentError, StructureError
@@ -62,14 +61,14 @@ class SpectralImportance:
         members = [
             (names[item.dep.target.module], item.dep.target.module, item.idxs, item.root_idxs)
             for item in group
-            if isinstance(item.dep.target.module, (_ConvNd, nn.Linear))
+            if has_maps(item.dep.target.module)
             and graph.is_out_channel_pruning_fn(item.dep.handler)
             and None not in item.root_idxs
         ]
         if self.scores is None or any(
             len(self.scores.get(name, ())) not in (0, num_channels(layer)) for name, layer, _, _ in members
         ):
-            layers = [name for module, name in names.items() if isinstance(module, (_ConvNd, nn.Linear))]
+            layers = [name for module, name in names.items() if has_maps(module)]
             self.scores = score(graph.model, self._loader, layers=layers, **self._settings)
         # Every item says for each of its channels from which of the root's it follows.
         place_of = {channel: place for place, channel in enumerate(group[0].root_idxs)}

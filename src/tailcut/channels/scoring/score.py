@@ -7,10 +7,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
+from tailcut.channels.layer_kinds import is_dense
 from tailcut.channels.scoring.baselines import MAP_MEASURES, WEIGHT_MEASURES, norm_scales, random_importance
-from tailcut.channels.scoring.feature_maps import as_maps, channel_axis, follow_maps, is_tokens, num_channels
+from tailcut.channels.scoring.feature_maps import as_maps, channel_axis, follow_maps, has_maps, is_tokens, num_channels
 from tailcut.channels.scoring.formulas import COMPONENTS, Component, Formula, MapParts, Variant, map_parts
 from tailcut.channels.scoring.forward import check_num_batches, forward, inputs_of, undisturbed
 from tailcut.channels.scoring.scores import Scores, formula_settings
@@ -89,7 +89,7 @@ def score(
     check_num_batches(num_batches)
     network = unwrapped(model)
     chosen = _all_layers(network) if layers is None else _named_layers(network, layers)
-    unnamed = frozenset(name for name, layer in chosen.items() if layers is None and isinstance(layer, nn.Linear))
+    unnamed = frozenset(name for name, layer in chosen.items() if layers is None and is_dense(layer))
     if loader is not None and (method == SPECTRAL or method in MAP_MEASURES):
         batches = inputs_of(loader, num_batches, network, inputs)
         return _score_maps(network, chosen, unnamed, batches, method, formula, all_processes)
@@ -132,16 +132,14 @@ def _check_no_formula(method: str, formula: Formula) -> None:
 
 
 def _all_layers(model: nn.Module) -> dict[str, nn.Module]:
-    chosen: dict[str, nn.Module] = {
-        name: module for name, module in model.named_modules() if isinstance(module, (_ConvNd, nn.Linear))
-    }
+    chosen: dict[str, nn.Module] = {name: module for name, module in model.named_modules() if has_maps(module)}
     if not chosen:
         raise _nothing_to_score(model)
     return chosen
 
 
 def _nothing_to_score(model: nn.Module) -> StructureError:
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    linear = [name for name, module in model.named_modules() if is_dense(module)]
     what = "no convolution, and no linear layer that was seen to give tokens" if linear else "no convolution"
     hint = f"; its linear layers can be named: score(layers={linear[:2]!r})" if linear else ""
     return StructureError(f"{type(model).__name__} has {what}: there are no feature maps to score{hint}")
@@ -168,7 +166,7 @@ def _named_layers(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module
     modules = dict(model.named_modules())
     wanted = (names,) if isinstance(names, str) else tuple(names)
     for name in wanted:
-        if not isinstance(modules.get(name), (_ConvNd, nn.Linear)):
+        if name not in modules or not has_maps(modules[name]):
             found = type(modules[name]).__name__ if name in modules else "nothing"
             raise StructureError(f"expected a convolution or a linear layer named {name!r}, found {found}")
     if not wanted:

@@ -97,7 +97,7 @@ static void read_stem(reading *from, tailcut_items *items) {
 }
 
 static void read_prune(reading *from, tailcut_items *items) {
-    static const uint8_t num_sizes[9] = {0, 3, 2, 1, 1, 2, 1, 1, 2};
+    static const uint8_t num_sizes[10] = {0, 3, 2, 1, 1, 2, 1, 1, 2, 2};
     size_t top = from->arena.top;
     uint32_t part, number, n, k;
     for (part = 0; part < 2 && items->status == TAILCUT_OK; part++) {
@@ -109,7 +109,7 @@ static void read_prune(reading *from, tailcut_items *items) {
             names[n].attribute = 0;
             if (part == 0) {
                 uint32_t kind = tailcut_byte(items);
-                if (items->status == TAILCUT_OK && (kind < 1 || kind > 8)) {
+                if (items->status == TAILCUT_OK && (kind < 1 || kind > 9)) {
                     tailcut_fail(items, TAILCUT_UNSUPPORTED_VERSION);
                 }
                 for (k = 0; items->status == TAILCUT_OK && k < num_sizes[kind]; k++) tailcut_varint(items);

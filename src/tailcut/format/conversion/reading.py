@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tailcut.channels.graph.layer_kinds import Convolution, LayerKind, layer_kind
+from tailcut.channels.layer_kinds import Convolution, LayerKind, layer_kind
 from tailcut.channels.pruning.edit import NarrowedLayer, PruneEdit
 from tailcut.errors import ArgumentError, DataError, LimitError, ModelMismatchError, StructureError
 from tailcut.format.conversion.checkpoints import check_is_file, expanded_bytes, fill_in, read_tensors

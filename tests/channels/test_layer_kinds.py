@@ -2,9 +2,10 @@ from typing import Any
 
 import pytest
 import torch
+from conformance.torch_networks import Conv1D
 from torch import Tensor, nn
 
-from tailcut.channels.graph.layer_kinds import KIND_BY_NUMBER, KINDS, is_traced_through, layer_kind, whole_layer
+from tailcut.channels.layer_kinds import KIND_BY_NUMBER, KINDS, is_traced_through, layer_kind, whole_layer
 from tailcut.models.resnet_cifar import PadShortcut
 
 # Each layer twice: as wide as it is built, and narrower; the numbers are part of the file format.
@@ -30,6 +31,7 @@ LAYERS: list[tuple[int, Any, Any]] = [
     (6, lambda: nn.PReLU(6), lambda: nn.PReLU(5)),
     (7, lambda: nn.Embedding(9, 6), lambda: nn.Embedding(9, 5)),
     (8, lambda: PadShortcut(2, 4, 4), lambda: PadShortcut(2, 5, 3)),
+    (9, lambda: Conv1D(6, 4), lambda: Conv1D(5, 2)),
 ]
 
 
@@ -74,7 +76,7 @@ def test_narrowed(module: nn.Module, counts: tuple[int, int], sizes: dict[str, i
 
 
 def test_numbers_are_unique_and_whole() -> None:
-    assert [kind.number for kind in KINDS] == list(range(1, 9))
+    assert [kind.number for kind in KINDS] == list(range(1, 10))
 
 
 class Standardised(nn.Conv2d):

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from tailcut.structure.module_types import TRANSFORMERS_CONV1D, named_base
+
 Sizes = Mapping[str, int]
 Shape = tuple[int, ...]
 
@@ -118,17 +120,26 @@ class Dense(LayerKind):
     """Linear layers. For those with a custom forward see custom_forwards.py."""
 
     number = 2
-    types = (nn.Linear,)
+    types: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear,)
     attributes = ("in_features", "out_features")
     any_forward = True
 
+    output_axis: ClassVar[int] = 0
+    """Of the weight; the inputs lie along its other axis."""
+
+    def features(self, sizes: Sizes) -> tuple[int, int]:
+        """Return the number of inputs and outputs."""
+        inner, outer = self.attributes
+        return sizes[inner], sizes[outer]
+
     def narrowed(self, module: nn.Module, num_inner: int, num_outer: int) -> dict[str, int]:
         """Return one size per attribute."""
-        return {"in_features": num_inner, "out_features": num_outer}
+        return dict(zip(self.attributes, (num_inner, num_outer), strict=True))
 
     def shapes(self, module: nn.Module, sizes: Sizes) -> dict[str, Shape]:
-        """Weight (out, in) and bias."""
-        return {"weight": (sizes["out_features"], sizes["in_features"]), "bias": (sizes["out_features"],)}
+        """Weight, (out, in) or turned, and bias."""
+        inner, outer = self.features(sizes)
+        return {"weight": (inner, outer) if self.output_axis else (outer, inner), "bias": (outer,)}
 
 
 class Norm(LayerKind):
@@ -265,6 +276,23 @@ class PaddedShortcut(LayerKind):
         return None
 
 
+class TransposedDense(Dense):
+    """Linear layers whose weight is (in, out): transformers' `Conv1D`, of GPT-2."""
+
+    number = 9
+    types = ()
+    attributes = ("nx", "nf")
+    any_forward = False
+    output_axis = 1
+
+    def keeps_forward(self, module: nn.Module) -> bool:
+        """Return whether it is one, and has both sizes, which it had not in all versions."""
+        base = named_base(module, TRANSFORMERS_CONV1D)
+        has_forward = base is not None and getattr(type(module), "forward", None) is vars(base).get("forward")
+        has_sizes = all(type(getattr(module, name, None)) is int for name in self.attributes)
+        return has_forward and has_sizes and not _has_own_forward(module)
+
+
 KINDS: tuple[LayerKind, ...] = (
     Convolution(),
     Dense(),
@@ -274,6 +302,7 @@ KINDS: tuple[LayerKind, ...] = (
     ChannelSlope(),
     Table(),
     PaddedShortcut(),
+    TransposedDense(),
 )
 _POSSIBLE: WeakKeyDictionary[type[nn.Module], tuple[LayerKind, ...]] = WeakKeyDictionary()
 KIND_BY_NUMBER: dict[int, LayerKind] = {kind.number: kind for kind in KINDS}
@@ -293,6 +322,11 @@ WHOLE_LAYERS: tuple[tuple[type[nn.Module], str], ...] = (
 def layer_kind(module: nn.Module) -> LayerKind | None:
     """Return the table row of `module`, or None."""
     return next((kind for kind in _possible_kinds(type(module)) if kind.fits(module)), None)
+
+
+def is_dense(module: nn.Module) -> bool:
+    """Return whether it is a linear layer."""
+    return isinstance(layer_kind(module), Dense)
 
 
 def _possible_kinds(kind_of_module: type[nn.Module]) -> tuple[LayerKind, ...]:
