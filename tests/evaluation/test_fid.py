@@ -8,8 +8,9 @@ from torch.nn.functional import interpolate, max_pool2d, relu
 
 from tailcut.data import open_dataset
 from tailcut.errors import ArgumentError
-from tailcut.evaluation.fid import FEATURE_NETWORK, FeatureNetwork, FeatureStatistics, frechet_distance, resized
+from tailcut.evaluation.fid import FEATURE_NETWORK, FeatureNetwork, FeatureStatistics, frechet_distance
 from tailcut.format import load
+from tailcut.transform.resizing import resized
 from tailcut.weights import to_dense
 
 
@@ -92,11 +93,11 @@ def test_features_are_the_hidden_layer_of_the_network_in_the_zoo() -> None:
 
 def test_images_are_brought_to_the_networks_size() -> None:
     digits = open_dataset("digits", "test").batch(range(3))[0]
-    assert resized(digits, (28, 28)) is digits
+    assert resized(digits, 28, 28) is digits
     large = interpolate(digits, size=(64, 64), mode="bilinear", antialias=True)
-    torch.testing.assert_close(resized(digits, (64, 64)), large)
+    torch.testing.assert_close(resized(digits, 64, 64), large)
     network = FeatureNetwork()
-    torch.testing.assert_close(network(large), network(resized(large, (28, 28))))
+    torch.testing.assert_close(network(large), network(resized(large, 28, 28)))
 
 
 def test_other_digits_are_nearer_than_noise() -> None:

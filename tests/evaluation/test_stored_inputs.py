@@ -152,6 +152,9 @@ def test_files_that_cannot_be_read(root: Path) -> None:
     cmyk.write_bytes(encode(photo(64, 64).convert("CMYK")))
     with pytest.raises(DataError, match=r"4\.jpg.*reading stored coefficients; as pixels more kinds are read"):
         stored(root, "folder:even", BlockDCT(6)).batch(range(8))
+    large = pytest.raises(DataError, match=r"64 x 64 pixels; at most 4,095 .*; for more, give --max-image-pixels N$")
+    with reading(max_pixels=64 * 64 - 1, place="command line"), large:
+        stored(root, "folder:even", BlockDCT(6))[0]
     file.write_bytes(encode(photo(64, 80)))
     with pytest.raises(DataError, match=r"one size, \(64, 64\) as the first image; .*2.jpg has \(64, 80\)"):
         stored(root, "folder:even", BlockDCT(6))[1]

@@ -10,14 +10,35 @@ import torch
 from tests.small_coco import TINY
 from tests.small_imagenette import write_images
 
-from tailcut.channels import Scores, score
+from tailcut.channels import Scores, prune, score
+from tailcut.data import open_dataset
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.format import load, save
 from tailcut.inputs import replace_stem
+from tailcut.runs import Run
 from tailcut.structure import create_model, record_of
 from tailcut.tasks.prune import prune_file
 from tailcut.tasks.score import score_file
+from tailcut.training.recipe.toml_files import parse_recipe
+from tailcut.training.setup.initial_network import load_start, make_start
 from tailcut.weights import regularize
+
+RECIPE = """
+name = "slim"
+[model]
+name = "vit"
+[start]
+file = "{folder}/a.tailcut"
+[pruning]
+rates = 0.5
+method = "{method}"
+[data]
+name = "imagenette@64"
+[optimizer]
+lr = 0.01
+[training]
+epochs = 1
+"""
 
 
 @pytest.fixture
@@ -57,6 +78,32 @@ def test_weights_alone_need_no_data(file: Path, tmp_path: Path) -> None:
     again = prune_file(out, tmp_path / "slimmer.tailcut", method="l1", rates=0.2, device="cpu")
     assert len(record_of(load(tmp_path / "slimmer.tailcut")).edits) == 1
     assert again.pruning.macs_before == report.pruning.macs_after
+
+
+@pytest.mark.parametrize("method", ["l1", "random"])
+def test_images_show_the_layers_over_tokens_to_methods_of_weights(method: Any, tmp_path: Path) -> None:
+    """As they do in Python, and in a recipe: one cut, whoever makes it."""
+    torch.manual_seed(0)
+    model = create_model("vit", image_size=64, patch_size=16, width=16, depth=1, num_heads=2, mlp_width=24).eval()
+    save(model, tmp_path / "a.tailcut")
+    write_images(tmp_path, 4)
+    settings: dict[str, Any] = {"roots": tmp_path, "num_batches": 1, "batch_size": 4, "device": "cpu"}
+    scored = score_file(tmp_path / "a.tailcut", tmp_path / "s.json", "imagenette@64", method=method, **settings)
+    assert scored.num_images == 0
+    found = prune_file(
+        tmp_path / "a.tailcut", tmp_path / "b.tailcut", "imagenette@64", method=method, rates=0.5, **settings
+    )
+    example = torch.rand(1, 3, 64, 64)
+    expected = prune(model, example, score(model, [example], method=method), 0.5)
+    assert found.pruning == expected
+    assert "blocks.0.mlp.0" in {layer.name for layer in expected.layers if layer.removed}
+    assert Scores.load(tmp_path / "s.json").fallback
+
+    recipe = parse_recipe(RECIPE.format(folder=tmp_path, method=method), source="slim.toml")
+    run = Run.create(tmp_path / "run")
+    make_start(recipe, run, open_dataset("imagenette@64", "train", roots=tmp_path))
+    state = load_start(run).state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
 def test_batch_norm_is_measured_again(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ ADVICE = {
     "give loader=, batches of training inputs": (
         "tailcut compress --levels measures them for each, on images of --data"
     ),
-    "max_pixels (on the command line --max-pixels)": "--max-pixels",
+    "max_input_pixels (on the command line --max-input-pixels)": "--max-input-pixels",
     "max_pixels must be positive": "--max-image-pixels must be positive",
     "(batch_size, on the command line --batch-size)": "(--batch-size)",
     "give statistics= (--statistics), ": "give --statistics, ",

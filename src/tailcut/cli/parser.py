@@ -11,7 +11,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
 from tailcut.errors import ArgumentError, did_you_mean
-from tailcut.structure import MAX_PIXELS
+from tailcut.structure import MAX_INPUT_PIXELS
 
 if TYPE_CHECKING:
     from tailcut.data import OnError
@@ -276,14 +276,14 @@ def add_dense(parser: Parser) -> None:
     parser.add_argument("--dense", action="store_true", help="run with dense weights instead of fused, to compare")
 
 
-def add_max_pixels(parser: Parser) -> None:
-    """Add --max-pixels."""
+def add_max_input_pixels(parser: Parser) -> None:
+    """Add --max-input-pixels."""
     parser.add_argument(
-        "--max-pixels",
+        "--max-input-pixels",
         type=int,
-        default=MAX_PIXELS,
+        default=MAX_INPUT_PIXELS,
         metavar="N",
-        help=f"the most pixels that a file may enlarge images to (default: {MAX_PIXELS:,}); more for files you trust",
+        help=f"the most pixels that a file may enlarge images to, for files you trust (default: {MAX_INPUT_PIXELS:,})",
     )
 
 
@@ -303,9 +303,15 @@ def add_network(parser: Parser) -> None:
     add_model_arguments(parser, "an argument of the model of a checkpoint")
 
 
+_DATA_HELP = (
+    "the data set to run on; not needed for l1, l2, fpgm and random, to which it shows the linear layers that run over "
+    "tokens"
+)
+
+
 def add_images(parser: Parser) -> None:
     """Add --data, --split, data roots, --workers, --num-batches, --batch-size and --seed: the images to score on."""
-    parser.add_argument("--data", metavar="NAME", help="the data set to run on; not needed for l1, l2, fpgm and random")
+    parser.add_argument("--data", metavar="NAME", help=_DATA_HELP)
     parser.add_argument("--split", default="train", metavar="NAME", help="its split (default: train)")
     add_data_roots(parser)
     add_reading(parser)

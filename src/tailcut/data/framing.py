@@ -1,17 +1,15 @@
 """Resized and cropped images: the whole squashed, the middle, or a random part to train on."""
 
-import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from tailcut.errors import ArgumentError, DataError
-from tailcut.transform.resizing import resized
+from tailcut.transform.resizing import random_region, resized
 
 MAX_SIDE = 4096
-MAX_PIXELS = 1 << 26  # of an image that is resized before its middle is cut out
-# Random parts: of an image's area, and their width over their height.
-AREA_RATIOS, ASPECT_RATIOS, MAX_TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10
+MAX_RESIZED_PIXELS = 1 << 26  # of an image that is resized before its middle is cut out
 # A side, for the whole image squashed to a square; or the shorter side to resize to, and the side of the middle.
 Framing = int | tuple[int, int]
 
@@ -53,10 +51,11 @@ def framed(images: Tensor, framing: Framing) -> Tensor:
     shorter = framing[0]
     longer = int(shorter * max(height, width) / min(height, width))
     rows, columns = (shorter, longer) if height <= width else (longer, shorter)
-    if rows * columns > MAX_PIXELS:  # of a strip, one pixel high
+    if rows * columns > MAX_RESIZED_PIXELS:  # of a strip, one pixel high
         raise DataError(
             f"an image of {height} x {width} pixels, resized to {rows} x {columns} before the middle is cut out, has "
-            f"more than {MAX_PIXELS:,} pixels: take the image out, or give one side, @{side}, which squashes images"
+            f"more than {MAX_RESIZED_PIXELS:,} pixels: take the image out, or give one side, @{side}, which squashes "
+            "images"
         )
     images = resized(images, rows, columns)
     top, left = round((rows - side) / 2), round((columns - side) / 2)
@@ -66,21 +65,9 @@ def framed(images: Tensor, framing: Framing) -> Tensor:
 def random_part(image: Tensor, side: int, noise: torch.Generator) -> Tensor:
     """Cut a random part out of an image (channels, height, width) and resize it to (channels, side, side).
 
-    It has 8 % to 100 % of the area, evenly drawn, and is 3/4 to 4/3 times as wide as high, by an evenly drawn
-    logarithm; after ten parts that do not fit, the middle (as torchvision's `RandomResizedCrop`).
+    See `random_region`; four numbers are drawn for each part that is tried.
     """
     height, width = image.shape[-2:]
-    low, high = (math.log(ratio) for ratio in ASPECT_RATIOS)
-    for _ in range(MAX_TRIES):
-        drawn = torch.rand(4, generator=noise, dtype=torch.float64).tolist()
-        area = height * width * (AREA_RATIOS[0] + drawn[0] * (AREA_RATIOS[1] - AREA_RATIOS[0]))
-        aspect = math.exp(low + drawn[1] * (high - low))
-        rows, columns = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
-        if 1 <= rows <= height and 1 <= columns <= width:
-            top, left = int(drawn[2] * (height - rows + 1)), int(drawn[3] * (width - columns + 1))
-            break
-    else:
-        rows = min(height, round(width / ASPECT_RATIOS[0]))
-        columns = min(width, round(height * ASPECT_RATIOS[1]))
-        top, left = (height - rows) // 2, (width - columns) // 2
+    draw = partial(torch.rand, 4, generator=noise, dtype=torch.float64)
+    top, left, rows, columns = random_region(height, width, lambda: draw().tolist())
     return resized(image[None, :, top : top + rows, left : left + columns], side, side)[0]

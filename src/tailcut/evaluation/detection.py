@@ -30,7 +30,7 @@ from tailcut.format import load
 from tailcut.inputs.detection.detectors import Detector
 from tailcut.runtime.progress import Throughput, live_progress
 from tailcut.runtime.share import Share
-from tailcut.structure import MAX_PIXELS, check_pixels
+from tailcut.structure import MAX_INPUT_PIXELS, check_pixels
 
 if TYPE_CHECKING:
     from tailcut.runtime.devices import Devices
@@ -54,7 +54,7 @@ def evaluate_detector_file(
     devices: "Devices | None" = None,
     download: bool = False,
     progress: bool = False,
-    max_pixels: int = MAX_PIXELS,
+    max_input_pixels: int = MAX_INPUT_PIXELS,
     workers: int | None = None,
     level: int | None = None,
 ) -> EvaluateReport:
@@ -62,7 +62,7 @@ def evaluate_detector_file(
 
     Raises:
         ArgumentError: the file holds no detector, the data set has no objects, or `batch_size` is not 1 or None.
-        LimitError: the detector enlarges an image beyond `max_pixels`.
+        LimitError: the detector enlarges an image beyond `max_input_pixels`.
     """
     if batch_size not in (None, 1):
         raise ArgumentError(f"a detector is measured one image at a time; batch_size must be 1, got {batch_size}")
@@ -78,7 +78,9 @@ def evaluate_detector_file(
             )
         start = time.perf_counter()
         shown = progress and share.rank == 0
-        metrics = evaluate_detector(model, dataset, share=share, progress=shown, max_pixels=max_pixels, workers=workers)
+        metrics = evaluate_detector(
+            model, dataset, share=share, progress=shown, max_input_pixels=max_input_pixels, workers=workers
+        )
         seconds = time.perf_counter() - start
         return EvaluateReport(file_at_level(file, level), dataset.name, dataset.split, len(dataset), metrics, seconds)
 
@@ -97,7 +99,7 @@ def evaluate_detector(
     device: str | torch.device | None = None,
     share: Share | None = None,
     progress: bool = False,
-    max_pixels: int | None = None,
+    max_input_pixels: int | None = None,
     workers: int | None = None,
 ) -> dict[str, float]:
     """COCO's average precision of a detector. The model is not changed: a copy of it is evaluated.
@@ -108,7 +110,7 @@ def evaluate_detector(
         device: where to run: `auto`, or a device that torch knows; where the model is when None.
         share: instead of `device`, in one process of several: where to run, and which part of the work.
         progress: show on standard error how far it is.
-        max_pixels: the most pixels that the detector may enlarge an image to; any number when None.
+        max_input_pixels: the most pixels that the detector may enlarge an image to; any number when None.
         workers: see `images_in_order`.
 
     Returns:
@@ -119,7 +121,7 @@ def evaluate_detector(
         ArgumentError: the model is no detector, its numbers are not finite, it names its classes otherwise, or there is
             no such device.
         DataError: the data set has no objects.
-        LimitError: the detector enlarges an image beyond `max_pixels`.
+        LimitError: the detector enlarges an image beyond `max_input_pixels`.
         MissingExtraError: pycocotools is not installed.
     """
     share = own_share(model, device, share)
@@ -134,8 +136,8 @@ def evaluate_detector(
         throughput = Throughput()
         images = throughput.waiting_for(images_in_order(dataset, mine, workers))
         for index, image in zip(mine, images, strict=True):
-            if max_pixels is not None:
-                check_pixels(model, network.transform.reading_size_of(image), max_pixels)
+            if max_input_pixels is not None:
+                check_pixels(model, network.transform.reading_size_of(image), max_input_pixels)
             with fitting(image[None]):
                 (found,) = network([image.to(share.device)])
             findings += to_coco_results(found, dataset.image_id(index))

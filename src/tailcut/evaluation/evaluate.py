@@ -4,7 +4,6 @@ import copy
 import itertools
 import logging
 import math
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from tailcut.evaluation.pixel_inputs import reader_of
 from tailcut.execution import fuse
 from tailcut.export_c import IntegerNetwork
 from tailcut.export_c.export import ARITHMETICS
+from tailcut.inputs.detection.detectors import Detector
 from tailcut.printing import Report, figure_text, table
 from tailcut.runtime.progress import Throughput, live_progress
 from tailcut.runtime.share import Share
@@ -254,8 +254,7 @@ def with_arithmetic(model: nn.Module, arithmetic: str) -> nn.Module:
 
 def check_no_detector(model: nn.Module, what: str) -> None:
     """Raise `ArgumentError` for a detector, whose outputs are lists of objects."""
-    module = sys.modules.get("tailcut.inputs.detection.detectors")  # loaded with the first detector
-    if module is not None and isinstance(source_of(model), module.Detector):
+    if isinstance(source_of(model), Detector):
         raise ArgumentError(f"the network is a detector: {what} needs one of classes or masks")
 
 

@@ -8,11 +8,11 @@ cannot be compared.
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
 from tailcut.errors import ArgumentError
 from tailcut.format import load
 from tailcut.transform.exact import exact
+from tailcut.transform.resizing import resized
 from tailcut.weights import to_dense
 
 FEATURE_NETWORK = "zoo:lenet5-ref"
@@ -120,12 +120,5 @@ class FeatureNetwork(Features):
     def forward(self, x: Tensor) -> Tensor:
         """Features (batch, 500) of images, without gradients."""
         with torch.inference_mode():
-            features: Tensor = self.network(resized(x, (SIDE, SIDE)))
+            features: Tensor = self.network(resized(x, SIDE, SIDE))
         return features
-
-
-def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Images (batch, channels, height, width) in another size, by bilinear interpolation; kept where it is theirs."""
-    if tuple(images.shape[2:]) == size:
-        return images
-    return interpolate(images, size=size, mode="bilinear", antialias=True)

@@ -20,14 +20,13 @@ from tailcut.evaluation.generation import GENERATORS, evaluate_generator_file
 from tailcut.evaluation.stored_inputs import read_as
 from tailcut.format import load
 from tailcut.format.load import read_contents
+from tailcut.inputs.detection.detectors import Detector
 from tailcut.inputs.transform.input_transform import input_transform_of
 from tailcut.runtime.share import Share
-from tailcut.structure import MAX_PIXELS, check_pixels, family, model_names
+from tailcut.structure import MAX_INPUT_PIXELS, check_pixels, family, model_names
 
 if TYPE_CHECKING:  # it needs an extra, which one process does without
     from tailcut.runtime.devices import Devices
-
-DETECTORS = ("faster_rcnn", "mask_rcnn")
 
 Task = Literal["generation", "detection", "prediction"]
 
@@ -45,10 +44,12 @@ def task_of_file(file: str | Path, level: int | None = None) -> Task:
     base = read_contents(file, level).base
     if base is None or base.name not in model_names():
         return "prediction"
-    if base.name in DETECTORS:
-        return "detection"
     build = family(base.name).build
-    return "generation" if isinstance(build, type) and issubclass(build, GENERATORS) else "prediction"
+    if not isinstance(build, type):
+        return "prediction"
+    if issubclass(build, Detector):
+        return "detection"
+    return "generation" if issubclass(build, GENERATORS) else "prediction"
 
 
 def evaluate_file(
@@ -63,7 +64,7 @@ def evaluate_file(
     download: bool = False,
     dense: bool = False,
     progress: bool = False,
-    max_pixels: int = MAX_PIXELS,
+    max_input_pixels: int = MAX_INPUT_PIXELS,
     workers: int | None = None,
     source: Source = "pixels",
     arithmetic: str = "float32",
@@ -85,7 +86,7 @@ def evaluate_file(
         download: fetch the data set if it lies nowhere.
         dense: see `runnable`; detectors always run densely.
         progress: show on standard error how far it is.
-        max_pixels: the most pixels of the images, as the network enlarges them if it does.
+        max_input_pixels: the most pixels of the images, as the network enlarges them if it does.
         workers: processes that read images ahead; as the enclosing `tailcut.data.reading` says when None.
         source: "coefficients" reads those of JPEG files without decoding them, for networks on frequency channels; see
             `tailcut.evaluation.stored_inputs.StoredDataset`.
@@ -120,7 +121,7 @@ def evaluate_file(
         given = {"num_samples": num_samples, "seed": seed, "features": features}
         settings |= {name: value for name, value in given.items() if value is not None}
         return evaluate_generator_file(file, data, split, dense=dense, **settings)
-    settings |= {"max_pixels": max_pixels, "workers": workers}
+    settings |= {"max_input_pixels": max_input_pixels, "workers": workers}
     if task == "detection":
         return evaluate_detector_file(file, data, split, **settings)
     return _evaluate_predictions(file, data, split, dense=dense, source=source, arithmetic=arithmetic, **settings)
@@ -151,7 +152,7 @@ def _evaluate_predictions(
     download: bool,
     dense: bool,
     progress: bool,
-    max_pixels: int,
+    max_input_pixels: int,
     workers: int | None,
     source: Source,
     arithmetic: str,
@@ -165,7 +166,7 @@ def _evaluate_predictions(
         if dataset.task == "detection":
             raise no_detector(file, data)
         dataset = read_as(source, dataset, input_transform_of(model))
-        check_pixels(model, (0, 0), max_pixels)  # the data set's own images are the user's
+        check_pixels(model, (0, 0), max_input_pixels)  # the data set's own images are the user's
         model = with_arithmetic(model, arithmetic)
         if uses_batch_statistics(model) and share.rank == 0:
             logger.info("batch norm of this network uses the statistics of each batch: one image at a time")

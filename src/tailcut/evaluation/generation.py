@@ -23,7 +23,7 @@ from tailcut.evaluation.evaluate import (
     run_in_processes,
     runnable,
 )
-from tailcut.evaluation.fid import FeatureNetwork, Features, FeatureStatistics, frechet_distance, resized
+from tailcut.evaluation.fid import FeatureNetwork, Features, FeatureStatistics, frechet_distance
 from tailcut.evaluation.inception import InceptionFeatures
 from tailcut.evaluation.metrics import StreamingMean
 from tailcut.format import load
@@ -31,6 +31,7 @@ from tailcut.models import VAE, DCGANGenerator
 from tailcut.runtime.progress import live_progress
 from tailcut.runtime.share import Share
 from tailcut.structure import source_of
+from tailcut.transform.resizing import resized
 from tailcut.weights import to_dense
 
 if TYPE_CHECKING:  # it needs an extra, which one process does without
@@ -196,7 +197,7 @@ def evaluate_generator(
         positions = dataset.in_order(size)[share.rank :: share.num_processes]
         for place, (pixels, _) in zip(positions, dataset.batches(positions), strict=True):
             start, stop = place.start, place.stop
-            images = resized(pixels.to(share.device), shape)
+            images = resized(pixels.to(share.device), *shape)
             real.update(network(images))
             if sampler.vae is not None:
                 elbo.update(-_with_drawn_code(sampler.vae, images, noise[start:stop]))

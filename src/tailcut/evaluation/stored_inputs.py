@@ -13,10 +13,12 @@ from tailcut.data.framing import side_of
 from tailcut.data.kept import KeptTensors
 from tailcut.data.reading import current_reading, readable
 from tailcut.errors import ArgumentError, DataError
-from tailcut.inputs import BlockDCT, JpegCoefficients, read_jpeg
+from tailcut.inputs import BlockDCT, JpegCoefficients
 from tailcut.inputs.jpeg.parts import check_part_size, resized_part
+from tailcut.inputs.jpeg.reader import read_advising
 from tailcut.inputs.transform.compiled import CompiledTransform
 from tailcut.inputs.transform.input_transform import InputTransform
+from tailcut.jpeg.limits import OtherKindError
 
 SUFFIXES = (".jpg", ".jpeg")
 
@@ -88,8 +90,9 @@ class StoredDataset(DatasetView):
         """Return the channels of a file: of the middle, or with `noise` of a random part."""
         path = self.files[position]
         try:
-            image = self._shown(read_jpeg(path, max_pixels=self._reading.max_pixels), noise)
-        except DataError as error:
+            stored = read_advising(path, max_pixels=self._reading.max_pixels, advice=self._reading.advice[1])
+            image = self._shown(stored, noise)
+        except OtherKindError as error:
             raise DataError(f"{error} (reading stored coefficients; as pixels more kinds are read)") from error
         if image.size != self._size:
             raise DataError(

@@ -30,20 +30,18 @@ from tailcut.inputs.transform.compiled import CompiledTransform, is_installed
 from tailcut.jpeg.limits import check_max_pixels
 from tailcut.jpeg.markers import read_outline
 from tailcut.transform.block import BLOCK_SIZE
-from tailcut.transform.resizing import resized
+from tailcut.transform.resizing import Region, random_region, resized
 
 logger = logging.getLogger(__name__)
 
 Source = Literal["pixels", "coefficients"]
 Decoder = Literal["simplejpeg", "pillow"]
 OnError = Literal["raise", "skip"]
-Region = tuple[int, int, int, int]  # top, left, height, width
 
 SUFFIXES = (".jpg", ".jpeg")
 # The published evaluation resizes the short side to 512 and cuts 448 out of its middle.
 CENTRAL_RATIO = 448 / 512
 # Random parts of an image to train on: of its area, and their width over their height.
-AREA_RATIOS, ASPECT_RATIOS, MAX_TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10
 # Decoders make an image smaller by these in no more time; by numbers between them in more.
 DECODER_DIVISORS = (1, 2, 4, 8)
 
@@ -64,7 +62,8 @@ class JpegFolder(torch.utils.data.Dataset[tuple[Tensor, int]]):
     all of it is shown along its shorter side.
 
     To train, `augment` takes random parts instead, and flips every second one: from pixels parts of 8 % to 100 % of
-    the area with an aspect of 3/4 to 4/3, of whole pixels; from coefficients parts of `size`. Random numbers are
+    the area with an aspect of 3/4 to 4/3, of whole pixels (if none of ten fits, the middle); from coefficients parts of
+    `size`. Random numbers are
     torch's: they follow `torch.manual_seed`, or the generator of the `DataLoader` in its workers.
 
     Args:
@@ -192,7 +191,9 @@ class JpegFolder(torch.utils.data.Dataset[tuple[Tensor, int]]):
     def _from_pixels(self, data: bytes) -> Tensor:
         stored, orientation = read_outline(data, max_pixels=self.max_pixels)
         height, width = reversed(stored) if orientation in TRANSPOSED else stored
-        region = _random_region(height, width) if self.augment else _central_region(height, width, self.size)
+        region = (
+            random_region(height, width, _four_numbers) if self.augment else _central_region(height, width, self.size)
+        )
         # The smallest decoded image whose region is still as large as wanted.
         spare = min(side / wanted for side, wanted in zip(region[2:], self.size, strict=True))
         divisor = max(number for number in DECODER_DIVISORS if number <= max(spare, 1))
@@ -296,17 +297,6 @@ def _central_region(height: int, width: int, size: tuple[int, int]) -> Region:
     return (height - rows) // 2, (width - columns) // 2, rows, columns
 
 
-def _random_region(height: int, width: int) -> Region:
-    """Return a crop of random area and aspect, or the whole image if none of ten fits in."""
-    for _ in range(MAX_TRIES):
-        area = height * width * float(torch.empty((), device="cpu").uniform_(*AREA_RATIOS))
-        aspect = math.exp(float(torch.empty((), device="cpu").uniform_(*map(math.log, ASPECT_RATIOS))))
-        rows, columns = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
-        if 0 < rows <= height and 0 < columns <= width:
-            return _random_integer(height - rows + 1), _random_integer(width - columns + 1), rows, columns
-    return 0, 0, height, width
-
-
 def _whole_part(pixels: Tensor, region: Region, size: tuple[int, int]) -> Tensor:
     """Return a part of an image (3, height, width) of bytes at another size."""
     top, left, rows, columns = region
@@ -353,6 +343,11 @@ def _scaled(region: Region, vertical: float, horizontal: float) -> Region:
     first_row, first_column = int(top * vertical), int(left * horizontal)
     rows, columns = max(1, int(height * vertical)), max(1, int(width * horizontal))
     return first_row, first_column, rows, columns
+
+
+def _four_numbers() -> list[float]:
+    found: list[float] = torch.rand(4, dtype=torch.float64, device="cpu").tolist()
+    return found
 
 
 def _random_integer(stop: int) -> int:

@@ -7,7 +7,8 @@ from PIL import Image
 
 from tailcut.compiling import is_installed
 from tailcut.jpeg.entropy import decode
-from tailcut.jpeg.markers import MOST_PIXELS, OtherKindError, read_markers
+from tailcut.jpeg.limits import OtherKindError
+from tailcut.jpeg.markers import MOST_PIXELS, read_markers
 
 # What Pillow raises for damaged files: OSError and SyntaxError are its own, the others come from below it.
 DAMAGED = (

@@ -1,4 +1,4 @@
-"""Limit on the size of an image, checked in its header before memory is taken."""
+"""Which images are not read: too large ones, told by the header before memory is taken, and those of another kind."""
 
 from tailcut.errors import ArgumentError, DataError
 
@@ -8,6 +8,10 @@ MAX_PIXELS = 1 << 24
 PIXELS_PER_BYTE = 16
 # Pillow refuses images of more than twice its MAX_IMAGE_PIXELS; this is that number.
 HARD_MAX_PIXELS = 178_956_970
+
+
+class OtherKindError(DataError):
+    """The file is sound, but has no 8-bit Huffman-coded coefficients of YCbCr or grey: CMYK, lossless, 12 bits ..."""
 
 
 def check_size(height: int, width: int, num_bytes: int, max_pixels: int | None = None, advice: str = "") -> None:

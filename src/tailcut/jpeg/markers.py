@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tailcut.errors import DataError
-from tailcut.jpeg.limits import check_size
+from tailcut.jpeg.limits import OtherKindError, check_size
 from tailcut.jpeg.sampling import Sampling, check_factors, sampling_of
 from tailcut.transform.block import BLOCK_SIZE, zigzag_order
 
@@ -112,23 +112,25 @@ class JpegMarkers:
     orientation: int
 
 
-class OtherKindError(DataError):
-    """The file is of a kind without 8-bit Huffman-coded coefficients: lossless, arithmetic-coded, 12 bits."""
+ADVICE = "give max_pixels=N"
 
 
-def read_markers(data: bytes, *, any_colors: bool = False, max_pixels: int | None = None) -> JpegMarkers:
+def read_markers(
+    data: bytes, *, any_colors: bool = False, max_pixels: int | None = None, advice: str = ADVICE
+) -> JpegMarkers:
     """Walk all markers of a JPEG file, up to its end-of-image marker; what follows that is not looked at.
 
     Args:
         data: the file.
         any_colors: take 1 to 4 components of any colours and sampling.
         max_pixels: see `limits.check_size`.
+        advice: likewise.
 
     Raises:
         DataError: the file is no JPEG, is truncated or damaged, is too large, or is of a kind that has no 8-bit YCbCr
             or grey DCT coefficients (CMYK, RGB; `OtherKindError`: 12 bits, lossless, arithmetic coding).
     """
-    return _Walk(data, any_colors=any_colors, max_pixels=max_pixels).to_end()
+    return _Walk(data, any_colors=any_colors, max_pixels=max_pixels, advice=advice).to_end()
 
 
 def read_outline(data: bytes, *, max_pixels: int | None = None) -> tuple[tuple[int, int], int]:
@@ -145,10 +147,12 @@ def read_outline(data: bytes, *, max_pixels: int | None = None) -> tuple[tuple[i
 class _Walk:
     """The state of a reader between markers."""
 
-    def __init__(self, data: bytes, *, any_colors: bool = False, max_pixels: int | None = None) -> None:
+    def __init__(
+        self, data: bytes, *, any_colors: bool = False, max_pixels: int | None = None, advice: str = ADVICE
+    ) -> None:
         if not data.startswith(JPEG_START):
             raise DataError("it is no JPEG file: it does not begin with the bytes FF D8")
-        self.data, self.any_colors, self.max_pixels = data, any_colors, max_pixels
+        self.data, self.any_colors, self.max_pixels, self.advice = data, any_colors, max_pixels, advice
         self.position = 2
         self.kind = 0  # of the frame; 0 until it came
         self.size = (0, 0)
@@ -295,7 +299,8 @@ class _Walk:
         self._set_size(height, width)
         if num_components not in ((1, 2, 3, 4) if self.any_colors else (1, 3)):
             kind = "CMYK or YCCK" if num_components == 4 else f"an image of {num_components} components"
-            raise DataError(f"it is {kind}; only YCbCr and grayscale are supported (convert it first)")
+            error = DataError if self.any_colors else OtherKindError
+            raise error(f"it is {kind}; only YCbCr and grayscale are supported (convert it first)")
         self.components = tuple(
             Component(identifier, factors >> 4, factors & 15, table)
             for identifier, factors, table in zip(content[6::3], content[7::3], content[8::3], strict=True)
@@ -304,7 +309,7 @@ class _Walk:
             raise DataError("two of its components have the same number")
 
     def _set_size(self, height: int, width: int) -> None:
-        check_size(height, width, len(self.data), self.max_pixels, "give max_pixels=N")
+        check_size(height, width, len(self.data), self.max_pixels, self.advice)
         self.size = height, width
 
     def _factors(self) -> list[tuple[int, int]]:
@@ -360,7 +365,9 @@ class _Walk:
             return
         letters = bytes(component.identifier for component in self.components if component.identifier < 256)
         if self.adobe_transform == 0 or (self.adobe_transform is None and letters == b"RGB"):
-            raise DataError("its components are R, G and B; only YCbCr and grayscale are supported (convert it first)")
+            raise OtherKindError(
+                "its components are R, G and B; only YCbCr and grayscale are supported (convert it first)"
+            )
 
 
 def _exif_orientation(content: bytes) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from tailcut.errors import DataError
+from tailcut.jpeg.limits import OtherKindError
 from tailcut.transform.block import BLOCK_SIZE
 
 Sampling = Literal["4:4:4", "4:2:2", "4:2:0", "4:4:0", "grayscale"]
@@ -45,4 +46,6 @@ def sampling_of(factors: Sequence[tuple[int, int]]) -> Sampling:
             if name != "grayscale" and all((v * vertical, h * horizontal) == luma for v, h in chroma):
                 return name
     text = ", ".join(f"{horizontal} x {vertical}" for vertical, horizontal in factors)
-    raise DataError(f"its sampling factors are {text} (width x height); supported are 4:4:4, 4:2:2, 4:2:0 and 4:4:0")
+    raise OtherKindError(
+        f"its sampling factors are {text} (width x height); supported are 4:4:4, 4:2:2, 4:2:0 and 4:4:0"
+    )

@@ -108,7 +108,7 @@ def example_input(model: nn.Module, num: int = 1) -> Tensor | None:
         num: how many.
 
     Raises:
-        LimitError: its recorded size is beyond `tailcut.structure.MAX_PIXELS`.
+        LimitError: its recorded size is beyond `tailcut.structure.MAX_INPUT_PIXELS`.
 
     Returns:
         (num, ...): standard normal numbers for vectors (the codes of generators), else numbers of 0 to 1 (pixels).

@@ -20,7 +20,7 @@ from tailcut.structure.memory import repeats_itself as repeats_itself
 from tailcut.structure.memory import separate as separate
 from tailcut.structure.memory import sharing as sharing
 from tailcut.structure.memory import usable_device as usable_device
-from tailcut.structure.pixel_cap import MAX_PIXELS as MAX_PIXELS
+from tailcut.structure.pixel_cap import MAX_INPUT_PIXELS as MAX_INPUT_PIXELS
 from tailcut.structure.pixel_cap import check_pixels as check_pixels
 from tailcut.structure.record import Base as Base
 from tailcut.structure.record import CoefficientLayout as CoefficientLayout

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.arguments import check_positive
-from tailcut.compression import compress
+from tailcut.compression import CompressReport, compress
 from tailcut.compression.compress import check_goal, check_room, usual_gradients
 from tailcut.compression.fisher import GRADIENT_BATCH
 from tailcut.data import Dataset, Roots, open_dataset, split_off
@@ -133,7 +133,6 @@ def compress_file(
     check_no_detector(network, "compress")
     check_room(network, max_bytes, {"levels": levels})
     train, test = _datasets(data, test_split, roots, download=download)
-    metric = METRICS[train.task]
     train, judge = (train, None) if max_drop is None else split_off(train, held_out)
     count = usual_gradients(network) if num_gradients is None else num_gradients
     draws: dict[str, Any] = {"num_gradients": count, "seed": seed}
@@ -147,23 +146,21 @@ def compress_file(
         **goal,
         levels=levels,
         metadata=metadata_of(source),
-        evaluate=None if judge is None else _measure(judge, metric, share),
+        evaluate=None if judge is None else _measure(judge, share),
         **draws,
     )
     seconds = round(time.perf_counter() - start, 1)
     settings = {**goal, **draws, **({"levels": list(levels)} if len(levels) else {})}
     settings |= ({} if judge is None else {"held_out": held_out}) | _named(model, arguments)
-    sizes = report.file_bytes, report.dense_bytes, report.compression_ratio
-    judged = (data, None if test is None else test.split, metric)
-    tested = (None, None) if test is None else _tested(_measure(test, metric, share), network, out, share)
-    return CompressFileReport(str(source), str(out), *sizes, *judged, *tested, settings, seconds, *_place(share))
+    sizes, judged = _sizes(report), (data, None if test is None else test.split, METRICS[train.task])
+    measure = None if test is None else _measure(test, share)
+    before = None if measure is None else measure(network)
+    after = None if measure is None else measure(open_network(out, device=share.device))
+    return CompressFileReport(str(source), str(out), *sizes, *judged, before, after, settings, seconds, *_place(share))
 
 
-def _tested(
-    measure: Callable[[nn.Module], float], network: nn.Module, out: str | Path, share: Share
-) -> tuple[float, float]:
-    """Return the metric of the network, and of the file's."""
-    return measure(network), measure(open_network(out, device=share.device))
+def _sizes(report: CompressReport) -> tuple[int, int, float | None]:
+    return report.file_bytes, report.dense_bytes, report.compression_ratio
 
 
 def _place(share: Share) -> tuple[int, str]:
@@ -213,5 +210,6 @@ def _inputs(network: nn.Module, dataset: Dataset, test: Dataset | None, count: i
     return inputs
 
 
-def _measure(dataset: Dataset, metric: str, share: Share) -> Callable[[nn.Module], float]:
+def _measure(dataset: Dataset, share: Share) -> Callable[[nn.Module], float]:
+    metric = METRICS[dataset.task]
     return lambda network: evaluate(network, dataset, share=share)[metric]

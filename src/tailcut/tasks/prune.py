@@ -89,7 +89,8 @@ def prune_file(
     Args:
         source: see `open_network`.
         out: the .tailcut file to write.
-        data: name of the data set to score on; not needed with `scores`, nor for methods that use weights only.
+        data: name of the data set to score on; not needed with `scores`; for methods that use weights
+            only neither, but it shows which linear layers run over tokens.
         model: see `open_network`.
         arguments: likewise.
         scores: the JSON file of `tailcut score`, or a folder as `read_score_folder` reads it; the network is scored
@@ -119,22 +120,24 @@ def prune_file(
     metadata = metadata_of(source)
     is_detector = isinstance(network, Detector)
     looks = scores is None and needs_loader(method)
+    sees = scores is None and data is not None and not is_detector
     example = torch.zeros(_example_shape(network, source), device=place)
     _check_data(method, data, is_detector=is_detector, looks=looks, recalibrate=recalibrate)
-    dataset = open_dataset(data, split, roots=roots, download=download) if data and (looks or recalibrate) else None
+    dataset = open_dataset(data, split, roots=roots, download=download) if data and (sees or recalibrate) else None
 
-    def images(bar: Progress | None = None) -> Iterator[Tensor] | None:
-        return None if dataset is None else network_inputs(network, dataset, batch_size, num_batches, seed, bar)
+    def images(count: int, bar: Progress | None = None) -> Iterator[Tensor] | None:
+        return None if dataset is None else network_inputs(network, dataset, batch_size, count, seed, bar)
 
     if scores is not None:
         found = read_score_folder(scores, network) if Path(scores).is_dir() else Scores.load(scores)
     else:
-        with live_progress(True, "images", num_batches * batch_size, interval=PROGRESS_INTERVAL) as bar:
-            loader = images(bar) if looks else None
+        count = num_batches if looks else 1  # which shows the layers over tokens
+        with live_progress(True, "images", count * batch_size, interval=PROGRESS_INTERVAL) as bar:
+            loader = images(count, bar) if sees else None
             found = score(network, loader, method=method, num_batches=num_batches, seed=seed)  # type: ignore[arg-type]
     cut = partial(prune_part, network, BACKBONE) if is_detector else partial(prune, network)
     pruning = cut(example, found, **settings)
-    measured_on = _measure_again(network, images(), num_batches) if recalibrate else 0
+    measured_on = _measure_again(network, images(num_batches), num_batches) if recalibrate else 0
     written = save(network, out, dtype=dtype or "float32", other_dtype=dtype, metadata=metadata)
     return PruneFileReport(
         str(source), str(out), written.file_bytes, found.method, found.num_images, measured_on, pruning

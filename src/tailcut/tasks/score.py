@@ -73,7 +73,8 @@ def score_file(
     Args:
         source: see `open_network`.
         out: the JSON file to write; `Scores.load` reads it.
-        data: name of the data set to run the network on; not needed for methods that use weights only.
+        data: name of the data set to run the network on; for methods that use weights only it is not needed, but
+            shows which linear layers run over tokens.
         model: see `open_network`.
         arguments: likewise.
         plot: a PNG of the sorted scores.
@@ -97,11 +98,10 @@ def score_file(
     if needs_loader(method) and data is None:
         raise ArgumentError(f"the method {method} looks at feature maps: name a data set with --data")
     network = open_network(source, model=model, arguments=arguments, device=place)
-    dataset = None
-    if data is not None and needs_loader(method):
-        dataset = open_dataset(data, split, roots=roots, download=download)
-    with live_progress(True, "images", num_batches * batch_size, interval=PROGRESS_INTERVAL) as bar:
-        loader = None if dataset is None else network_inputs(network, dataset, batch_size, num_batches, seed, bar)
+    dataset = None if data is None else open_dataset(data, split, roots=roots, download=download)
+    count = num_batches if needs_loader(method) else 1  # which shows the layers over tokens
+    with live_progress(True, "images", count * batch_size, interval=PROGRESS_INTERVAL) as bar:
+        loader = None if dataset is None else network_inputs(network, dataset, batch_size, count, seed, bar)
         scores = score(network, loader, seed=seed, **settings)
     return _write(scores, source, dataset, out, plot)
 

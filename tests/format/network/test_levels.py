@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.format.networks import resnet20
+from torch import nn
 
 import tailcut
 from tailcut.channels import recalibrate
@@ -35,3 +36,15 @@ def test_each_level_has_statistics_of_its_own(dtypes: tuple[str, str | None], tm
 def test_without_calibration_batch_norm_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tailcut.save(resnet20(), tmp_path / "a.tailcut", levels=LEVELS)
     assert "give loader=" in caplog.text
+
+
+def test_statistics_that_are_kept_as_they_are_are_not_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`recalibrate` leaves them too: a loader would change nothing."""
+    model = resnet20()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.track_running_stats = False
+    tailcut.save(model, tmp_path / "a.tailcut", levels=LEVELS)
+    assert "give loader=" not in caplog.text

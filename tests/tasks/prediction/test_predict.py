@@ -169,8 +169,8 @@ def test_images_that_a_file_makes_too_large_are_refused_before_memory_is_taken(t
         predict_file(tmp_path / "a.tailcut", [tmp_path / "a.png"])
     set_image_size(network, (40, 40))
     with pytest.raises(LimitError, match="40 x 40 pixels"):
-        predict(network, [tmp_path / "a.png"], max_pixels=1599)
-    assert len(predict(network, [tmp_path / "a.png"], max_pixels=1600).predictions) == 1
+        predict(network, [tmp_path / "a.png"], max_input_pixels=1599)
+    assert len(predict(network, [tmp_path / "a.png"], max_input_pixels=1600).predictions) == 1
 
 
 def test_one_output_is_no_class(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import tailcut
 from tailcut.errors import ArgumentError, DataError, FormatError, LimitError
 from tailcut.evaluation.detection import evaluate_detector_file
 from tailcut.evaluation.files import task_of_file
-from tailcut.inputs.detection.detectors import Detector, faster_rcnn, mask_rcnn
+from tailcut.inputs.detection.detectors import Detector, FasterRCNN, faster_rcnn, mask_rcnn
+from tailcut.structure import registry as registry_module
 from tailcut.tasks.prediction.predict_detection import predict_objects, predict_objects_file
 
 
@@ -96,6 +97,18 @@ def test_files(model: Detector, images: list[Path], tmp_path: Path) -> None:
         predict_objects_file(tmp_path / "b.tailcut", images, device="cpu")
 
 
+def test_a_detector_of_ones_own(images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry_module, "_families", dict(registry_module._families))
+
+    @tailcut.register_model("own_rcnn", example_shape=(1, 3, 64, 64))
+    class OwnRCNN(FasterRCNN):
+        pass
+
+    tailcut.save(tailcut.create_model("own_rcnn", **TINY), tmp_path / "a.tailcut")
+    assert task_of_file(tmp_path / "a.tailcut") == "detection"
+    assert len(predict_objects_file(tmp_path / "a.tailcut", images, device="cpu").predictions) == len(images)
+
+
 @pytest.mark.parametrize("reads", ["rgb", "dct"])
 def test_a_file_does_not_enlarge_images_beyond_the_cap(reads: str, images: list[Path], tmp_path: Path) -> None:
     tailcut.save(faster_rcnn(**{**TINY, "reads": reads, "min_size": 128, "max_size": 128}), tmp_path / "a.tailcut")
@@ -103,9 +116,9 @@ def test_a_file_does_not_enlarge_images_beyond_the_cap(reads: str, images: list[
     with Image.open(images[0]) as image:
         size = [factor * (side * 128 // max(image.size)) for side in reversed(image.size)]
     for call in (
-        lambda cap: predict_objects_file(tmp_path / "a.tailcut", images, device="cpu", max_pixels=cap),
+        lambda cap: predict_objects_file(tmp_path / "a.tailcut", images, device="cpu", max_input_pixels=cap),
         lambda cap: evaluate_detector_file(
-            tmp_path / "a.tailcut", "coco", roots=tmp_path, device="cpu", max_pixels=cap
+            tmp_path / "a.tailcut", "coco", roots=tmp_path, device="cpu", max_input_pixels=cap
         ),
     ):
         with pytest.raises(LimitError, match=f"asks for images of {size[0]} x {size[1]} pixels, more than the cap of"):

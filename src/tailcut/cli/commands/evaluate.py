@@ -12,7 +12,7 @@ from tailcut.cli.parser import (
     add_device,
     add_device_arguments,
     add_level,
-    add_max_pixels,
+    add_max_input_pixels,
     add_reading,
     add_workers,
     devices_of,
@@ -59,7 +59,7 @@ def add_parser(commands: Commands) -> None:
         help="integer: as tailcut export --to c --arithmetic integer computes, bit for bit (default: float32)",
     )
     _add_samples(parser)
-    for add in (add_device, add_device_arguments, add_dense, add_max_pixels, add_level):
+    for add in (add_device, add_device_arguments, add_dense, add_max_input_pixels, add_level):
         add(parser)
 
 
@@ -97,7 +97,7 @@ def run(arguments: argparse.Namespace) -> Report | None:
         download=arguments.download,
         dense=arguments.dense,
         progress=True,
-        max_pixels=arguments.max_pixels,
+        max_input_pixels=arguments.max_input_pixels,
         source=arguments.source,
         arithmetic=arguments.arithmetic,
         level=arguments.level,

@@ -1,6 +1,6 @@
 """`tailcut explain`: the regions of an image that a class score depends on."""
 
-from tailcut.cli.parser import Commands, add_command, add_device, add_max_pixels, add_reading
+from tailcut.cli.parser import Commands, add_command, add_device, add_max_input_pixels, add_reading
 
 
 def add_parser(commands: Commands) -> None:
@@ -27,4 +27,4 @@ def add_parser(commands: Commands) -> None:
     )
     add_reading(parser, skips=False)
     add_device(parser)
-    add_max_pixels(parser)
+    add_max_input_pixels(parser)

@@ -8,7 +8,7 @@ from tailcut.cli.parser import (
     add_dense,
     add_device,
     add_level,
-    add_max_pixels,
+    add_max_input_pixels,
     add_reading,
     seed,
 )
@@ -52,7 +52,7 @@ def add_parser(commands: Commands) -> None:
     add_reading(parser)
     add_device(parser)
     add_dense(parser)
-    add_max_pixels(parser)
+    add_max_input_pixels(parser)
     add_level(parser)
 
 
@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> Report:
             arguments.out,
             least_score=LEAST_SCORE if arguments.least_score is None else arguments.least_score,
             device=arguments.device,
-            max_pixels=arguments.max_pixels,
+            max_input_pixels=arguments.max_input_pixels,
             level=arguments.level,
         )
     if arguments.least_score is not None:
@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> Report:
         device=arguments.device,
         invert=arguments.invert,
         dense=arguments.dense,
-        max_pixels=arguments.max_pixels,
+        max_input_pixels=arguments.max_input_pixels,
         level=arguments.level,
     )
 

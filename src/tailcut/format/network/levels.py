@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from tailcut.channels.scoring.recalibration import recalibrate
+from tailcut.channels.scoring.recalibration import norms_with_statistics, recalibrate
 from tailcut.errors import ArgumentError
 from tailcut.format.network.tensors import NetworkTensors, OtherTensor, network_tensors
 from tailcut.model_inputs import Loader, ModelInputs, first_inputs
@@ -57,7 +56,7 @@ def network_levels(
         return [NetworkLevel(tensors)]
     if not tensors.coefficients:
         raise ArgumentError("levels need a truncated network: regularize it first")
-    has_statistics = _has_statistics(model)
+    has_statistics = bool(norms_with_statistics(model))
     # Once for all levels: a loader may give its batches only once, or others each time.
     batches = None if loader is None or not has_statistics else first_inputs(loader, LEVEL_INPUTS)
     found = []
@@ -74,16 +73,11 @@ def network_levels(
 
 def warn_of_statistics(model: nn.Module) -> None:
     """Warn that levels were made without a loader, where batch norm needs it."""
-    if _has_statistics(model):
+    if norms_with_statistics(model):
         _log.warning(
             "batch norm's running statistics are those of the whole network in every level, which likely spoils the "
             "smaller ones: give loader=, batches of training inputs"
         )
-
-
-def _has_statistics(model: nn.Module) -> bool:
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    return any(norm.running_mean is not None for norm in norms)
 
 
 def _first(entry: Coefficients, count: int) -> Coefficients:

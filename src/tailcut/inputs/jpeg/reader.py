@@ -13,7 +13,7 @@ from tailcut.inputs.jpeg.augmentation import upright as turn_upright
 from tailcut.inputs.jpeg.coefficients import JpegCoefficients as JpegCoefficients
 from tailcut.inputs.jpeg.coefficients import Sampling as Sampling
 from tailcut.jpeg.entropy import decode
-from tailcut.jpeg.markers import read_markers
+from tailcut.jpeg.markers import ADVICE, read_markers
 
 
 def read_jpeg(
@@ -42,12 +42,23 @@ def read_jpeg(
             coding). Damage that leaves a valid file cannot be noticed: JPEG has no checksum.
         MissingExtraError: numba is not installed.
     """
+    return read_advising(source, upright=upright, max_pixels=max_pixels)
+
+
+def read_advising(
+    source: str | Path | bytes | bytearray | memoryview,
+    *,
+    upright: bool = True,
+    max_pixels: int | None = None,
+    advice: str = ADVICE,
+) -> JpegCoefficients:
+    """Return what `read_jpeg` does; `advice` says how more pixels can be allowed, for the error."""
     data, name = _content(source)
     try:
-        markers = read_markers(data, max_pixels=max_pixels)
+        markers = read_markers(data, max_pixels=max_pixels, advice=advice)
         blocks = decode(data, markers)
     except DataError as error:
-        raise DataError(f"cannot use {name}: {error}") from error
+        raise type(error)(f"cannot use {name}: {error}") from error
     luma, *chroma = (_dequantized(plane, table) for plane, table in zip(blocks, markers.quantization, strict=True))
     blue, red = chroma or (None, None)
     if markers.sampling is None:

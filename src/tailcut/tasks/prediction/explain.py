@@ -25,7 +25,7 @@ from tailcut.format import load
 from tailcut.plotting import new_figure, write_figure
 from tailcut.printing import Report, table
 from tailcut.reports.networks import check_named_once
-from tailcut.structure import MAX_PIXELS, check_pixels, name_of
+from tailcut.structure import MAX_INPUT_PIXELS, check_pixels, name_of
 from tailcut.structure.views import unwrapped
 from tailcut.tasks.prediction.predict import shown_class
 
@@ -165,7 +165,7 @@ def explain_files(
     layer: str | None = None,
     class_number: int | None = None,
     device: str = "auto",
-    max_pixels: int = MAX_PIXELS,
+    max_input_pixels: int = MAX_INPUT_PIXELS,
 ) -> ExplainReport:
     """Draw what the networks of .tailcut files (or `zoo:NAME`) see in an image, side by side.
 
@@ -176,7 +176,7 @@ def explain_files(
         layer: see `grad_cam`.
         class_number: the class to explain; that which the first network finds likeliest when None.
         device: see `choose_device`.
-        max_pixels: the most pixels of the images that a network may ask for.
+        max_input_pixels: the most pixels of the images that a network may ask for.
 
     Raises:
         LimitError: a network asks for larger images.
@@ -194,7 +194,7 @@ def explain_files(
     number, explained = class_number, None
     for file in files:
         model = load(file, device=place)
-        pixels = _pixels(image, model, max_pixels).to(place)
+        pixels = _pixels(image, model, max_input_pixels).to(place)
         x = reader_of(model)(pixels)
         network = runnable(model, place, dense=True)
         with fitting(x):
@@ -225,14 +225,14 @@ def _convolutions(network: nn.Module, layer: str | None) -> dict[str, nn.Module]
     return {layer: found[layer]}
 
 
-def _pixels(path: str | Path, model: nn.Module, max_pixels: int) -> Tensor:
+def _pixels(path: str | Path, model: nn.Module, max_input_pixels: int) -> Tensor:
     """Return the image (1, channels, height, width) at the example size of the network's family, or of its edits."""
     check_no_detector(model, "explain")
     shape = image_shape(model)
     if shape is None:
         raise ArgumentError("explain needs a network of a registered family that takes images")
     channels, height, width = shape
-    check_pixels(model, (height, width), max_pixels)
+    check_pixels(model, (height, width), max_input_pixels)
     return read_image(path, channels=channels, size=(height, width))
 
 

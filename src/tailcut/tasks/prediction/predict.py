@@ -30,7 +30,7 @@ from tailcut.files import make_folder, write_atomically
 from tailcut.format import load
 from tailcut.printing import Report, table
 from tailcut.runtime.progress import live_progress
-from tailcut.structure import MAX_PIXELS, check_pixels, name_of
+from tailcut.structure import MAX_INPUT_PIXELS, check_pixels, name_of
 
 NUM_BEST = 3
 TABLE_FILE = "predictions.json"
@@ -84,7 +84,7 @@ def predict(
     invert: bool = False,
     dense: bool = False,
     name: str = "",
-    max_pixels: int = MAX_PIXELS,
+    max_input_pixels: int = MAX_INPUT_PIXELS,
 ) -> PredictReport:
     """Run a network on image files. The model is not changed.
 
@@ -101,7 +101,7 @@ def predict(
         invert: take 1 - pixels: for dark digits on light paper, where the network learned light on dark.
         dense: run with dense weights instead of fused; see `evaluation.runnable`.
         name: what the report calls the model.
-        max_pixels: the most pixels of the images that the network may ask for.
+        max_input_pixels: the most pixels of the images that the network may ask for.
 
     Raises:
         LimitError: the network asks for larger images.
@@ -111,7 +111,7 @@ def predict(
     """
     start = time.perf_counter()
     shape = _image_shape(model)
-    check_pixels(model, shape[1:], max_pixels)
+    check_pixels(model, shape[1:], max_input_pixels)
     device = device_of(model) if device is None else device
     network = runnable(model, device, dense=dense)
     read = reader_of(network)
@@ -169,7 +169,7 @@ def predict_file(
     device: str = "auto",
     invert: bool = False,
     dense: bool = False,
-    max_pixels: int = MAX_PIXELS,
+    max_input_pixels: int = MAX_INPUT_PIXELS,
     level: int | None = None,
 ) -> PredictReport:
     """Load a .tailcut file (or `zoo:NAME`) of a registered model and `predict` with it."""
@@ -183,7 +183,7 @@ def predict_file(
         invert=invert,
         dense=dense,
         name=file_at_level(file, level),
-        max_pixels=max_pixels,
+        max_input_pixels=max_input_pixels,
     )
 
 

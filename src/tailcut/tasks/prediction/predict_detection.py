@@ -22,7 +22,7 @@ from tailcut.files import atomic_write, make_folder, write_atomically
 from tailcut.format import load
 from tailcut.inputs.detection.detectors import Detector
 from tailcut.printing import table
-from tailcut.structure import MAX_PIXELS, check_pixels
+from tailcut.structure import MAX_INPUT_PIXELS, check_pixels
 from tailcut.tasks.prediction.predict import TABLE_FILE, PredictReport, paths_of_output, read_each
 
 MASK_STRENGTH = 0.45  # part of the colour in a masked pixel
@@ -121,7 +121,7 @@ def predict_objects_file(
     *,
     least_score: float = LEAST_SCORE,
     device: str = "auto",
-    max_pixels: int = MAX_PIXELS,
+    max_input_pixels: int = MAX_INPUT_PIXELS,
     level: int | None = None,
 ) -> PredictObjectsReport:
     """Load the .tailcut file of a detector and `predict_objects` with it."""
@@ -133,7 +133,7 @@ def predict_objects_file(
         out,
         least_score=least_score,
         device=place,
-        max_pixels=max_pixels,
+        max_input_pixels=max_input_pixels,
         name=file_at_level(file, level),
     )
 
@@ -146,7 +146,7 @@ def predict_objects(
     least_score: float = LEAST_SCORE,
     class_names: Sequence[str] | None = None,
     device: torch.device | str | None = None,
-    max_pixels: int = MAX_PIXELS,
+    max_input_pixels: int = MAX_INPUT_PIXELS,
     name: str = "",
 ) -> PredictObjectsReport:
     """Find the objects in image files. The model is not changed.
@@ -159,14 +159,14 @@ def predict_objects(
         class_names: by label; when None those of the model (`tailcut.set_class_names`), else COCO's for a
             detector of 91 classes, else the numbers.
         device: where to run; where the model is when None.
-        max_pixels: the most pixels that the detector may enlarge an image to.
+        max_input_pixels: the most pixels that the detector may enlarge an image to.
         name: what the report calls the model.
 
     Raises:
         ArgumentError: the model is no detector or its numbers are not finite, the names are too few, or two drawings
             would have one name.
         DataError: an image cannot be read; within `tailcut.data.reading(on_error="skip")` it is left out instead.
-        LimitError: the detector enlarges an image beyond `max_pixels`.
+        LimitError: the detector enlarges an image beyond `max_input_pixels`.
     """
     start = time.perf_counter()
     device = device_of(model) if device is None else device
@@ -184,7 +184,7 @@ def predict_objects(
     predictions, skipped = [], list[dict[str, Any]]()
     with torch.inference_mode():
         for path, image in read_each(paths, lambda path: read_image(path, channels=3)[0], skipped):
-            check_pixels(model, network.transform.reading_size_of(image), max_pixels)
+            check_pixels(model, network.transform.reading_size_of(image), max_input_pixels)
             with fitting(image[None]):
                 (found,) = network([image.to(device)])
             kept = {key: value[found["scores"] >= least_score].cpu() for key, value in found.items()}

@@ -240,7 +240,7 @@ def _prune(model: nn.Module, section: PruningSection, dataset: Dataset, seed: in
         report = prune(
             model,
             example,
-            dict(scores),
+            scores,
             rates,
             macs_ratio=section.macs_ratio,
             params_ratio=section.params_ratio,

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from tailcut.channels import recalibrate
 from tailcut.data import Dataset
-from tailcut.evaluation.fid import resized
 from tailcut.evaluation.generation import evaluate_generator
 from tailcut.runtime.distributed import share_of
 from tailcut.structure import example_shape
@@ -27,6 +26,7 @@ from tailcut.training.setup.data import open_data
 from tailcut.training.setup.execution_mode import DENSE, Execution, choose_execution, example_batch, trained_as
 from tailcut.training.setup.job import Job
 from tailcut.training.trainer.base import Trainer
+from tailcut.transform.resizing import resized
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class GanTrainer(Trainer):
         """
         parts = cast(nn.ModuleDict, self.module)
         opponent = cast(nn.Module, parts["discriminator"].module)  # as the generator meets it: without Fabric's wrapper
-        real = 2 * resized(images, self.image_size) - 1  # the generator's pixels are -1..1
+        real = 2 * resized(images, *self.image_size) - 1  # the generator's pixels are -1..1
         made = parts["generator"](torch.randn(len(real), self.code_size).to(real.device))
 
         self.stepper.zero_grad()
