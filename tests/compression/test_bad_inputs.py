@@ -66,9 +66,9 @@ def test_a_place_where_no_file_can_lie_is_told_before_the_work(tmp_path: Path) -
     path = tmp_path / "nowhere" / "a.tailcut"
     with pytest.raises(ArgumentError, match="nowhere does not exist; create it first"):
         tailcut.compress(sound(), path, inputs(), max_bytes=700)
-    rate = tailcut.RateLoss(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)), target_bytes=300, num_steps=10)
+    rate_loss = tailcut.RateLoss(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)), target_bytes=300, num_steps=10)
     with pytest.raises(ArgumentError, match="nowhere does not exist; create it first"):
-        rate.save(path, inputs())
+        rate_loss.save(path, inputs())
 
 
 @pytest.mark.parametrize(

@@ -362,10 +362,10 @@ def test_weights_that_hooks_computed_with_gradients(tmp_path: Path) -> None:
     assert report.after == pytest.approx(metric(again))
     assert report.after is not None
     assert report.after > -0.05
-    rate = tailcut.RateLoss(model, target_bytes=500, num_steps=1)
-    with rate.rounded():
-        (model(inputs).square().mean() + rate()).backward()
-    assert rate.save(path, inputs, num_gradients=8).file_bytes <= 500
+    rate_loss = tailcut.RateLoss(model, target_bytes=500, num_steps=1)
+    with rate_loss.rounded():
+        (model(inputs).square().mean() + rate_loss()).backward()
+    assert rate_loss.save(path, inputs, num_gradients=8).file_bytes <= 500
 
 
 def test_weights_that_no_coarse_step_leaves_finite(tmp_path: Path) -> None:

@@ -57,15 +57,15 @@ def test_train_for_bytes_and_for_levels(images: Tensor, tmp_path: Path) -> None:
     nested = tailcut.NestedLevels(model, levels=(0.5,))
     with nested.drawn():
         cross_entropy(model(images), labels).backward()
-    rate = tailcut.RateLoss(model, target_bytes=600, num_steps=3)
-    optimizer = rate.optimizer(torch.optim.Adam, lr=0.05)
+    rate_loss = tailcut.RateLoss(model, target_bytes=600, num_steps=3)
+    optimizer = rate_loss.optimizer(torch.optim.Adam, lr=0.05)
     for _ in range(3):
         optimizer.zero_grad()
-        with rate.rounded():
-            (cross_entropy(model(images), labels) + rate()).backward()
+        with rate_loss.rounded():
+            (cross_entropy(model(images), labels) + rate_loss()).backward()
         optimizer.step()
-    rate.remeasure([images])
-    assert rate.save(tmp_path / "a.tailcut", [images]).file_bytes <= 600
+    rate_loss.remeasure([images])
+    assert rate_loss.save(tmp_path / "a.tailcut", [images]).file_bytes <= 600
 
 
 @pytest.mark.parametrize("method", ["spectral", "l1", "fpgm", "apoz", "bn_scale", "hrank", "random"])

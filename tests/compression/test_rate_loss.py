@@ -66,58 +66,58 @@ def trained() -> nn.Module:
     return model
 
 
-def gradients(rate: RateLoss, model: nn.Module) -> dict[str, Tensor]:
+def gradients(rate_loss: RateLoss, model: nn.Module) -> dict[str, Tensor]:
     model.zero_grad()
-    rate.zero_grad()
-    with rate.rounded():
-        (cross_entropy(model(IMAGES[:32]), LABELS[:32]) + rate()).backward()
+    rate_loss.zero_grad()
+    with rate_loss.rounded():
+        (cross_entropy(model(IMAGES[:32]), LABELS[:32]) + rate_loss()).backward()
     found = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
-    assert rate.log_steps.grad is not None
-    return found | {"log_steps": rate.log_steps.grad.clone()}
+    assert rate_loss.log_steps.grad is not None
+    return found | {"log_steps": rate_loss.log_steps.grad.clone()}
 
 
-def run(rate: RateLoss, optimizer: torch.optim.Optimizer, model: nn.Module, steps: range, lr: float) -> None:
+def run(rate_loss: RateLoss, optimizer: torch.optim.Optimizer, model: nn.Module, steps: range, lr: float) -> None:
     """Steps of a training whose rate falls to zero."""
     model.train()
     for step in steps:
         part = torch.randperm(len(IMAGES), generator=torch.Generator().manual_seed(step))[:64]
-        factor = min(1.0, 2.02 - 2 * step / rate.target.num_steps)
-        for group, full in zip(optimizer.param_groups, [lr] * len(rate.trained) + [0.02], strict=True):
+        factor = min(1.0, 2.02 - 2 * step / rate_loss.target.num_steps)
+        for group, full in zip(optimizer.param_groups, [lr] * len(rate_loss.trained) + [0.02], strict=True):
             group["lr"] = full * factor
         optimizer.zero_grad()
-        with rate.rounded():
-            (cross_entropy(model(IMAGES[part]), LABELS[part]) + rate()).backward()
+        with rate_loss.rounded():
+            (cross_entropy(model(IMAGES[part]), LABELS[part]) + rate_loss()).backward()
         optimizer.step()
 
 
 def test_the_estimate_is_the_size_of_the_file(trained: nn.Module, tmp_path: Path) -> None:
     """What the coder counts beside the estimate is the structure and the statistics: little, and about the same."""
     for target, share in ((900, 0.4), (2000, 0.15)):
-        rate = RateLoss(trained, target_bytes=target, num_steps=10, start_bytes=target)
-        rate.target.num_done = 100  # at the end the steps are those of the file
-        with rate.rounded(), torch.no_grad():
-            rate()
+        rate_loss = RateLoss(trained, target_bytes=target, num_steps=10, start_bytes=target)
+        rate_loss.target.num_done = 100  # at the end the steps are those of the file
+        with rate_loss.rounded(), torch.no_grad():
+            rate_loss()
         report = tailcut.save(
-            trained, tmp_path / "a.tailcut", dtype="quantized", step=1.0, sensitivity=rate.sensitivity()
+            trained, tmp_path / "a.tailcut", dtype="quantized", step=1.0, sensitivity=rate_loss.sensitivity()
         )
-        assert rate.target.num_bytes == report.file_bytes <= target
-        assert abs(rate.target.overhead) < share * target
+        assert rate_loss.target.num_bytes == report.file_bytes <= target
+        assert abs(rate_loss.target.overhead) < share * target
 
 
 def test_the_size_does_not_depend_on_the_scale_of_weights_before_batch_norm(trained: nn.Module) -> None:
     """Nothing holds that scale in a training: weights, steps and statistics can grow together."""
     model = copy.deepcopy(trained)
-    rate = RateLoss(model, target_bytes=1500, num_steps=10)
+    rate_loss = RateLoss(model, target_bytes=1500, num_steps=10)
 
     def num_bytes() -> int:
-        return len(pack(model, dtype="quantized", step=1.0, sensitivity=rate.sensitivity())[0])
+        return len(pack(model, dtype="quantized", step=1.0, sensitivity=rate_loss.sensitivity())[0])
 
-    before, places = num_bytes(), {tensor.name: place for place, tensor in enumerate(rate.trained)}
+    before, places = num_bytes(), {tensor.name: place for place, tensor in enumerate(rate_loss.trained)}
     with torch.no_grad():
         for convolution, norm in (("0", "1"), ("3", "4")):
             place = places[f"{convolution}.weight"]
-            rate.trained[place].parameter.mul_(2**14)
-            rate.log_steps[place] += 14
+            rate_loss.trained[place].parameter.mul_(2**14)
+            rate_loss.log_steps[place] += 14
             model.get_buffer(f"{norm}.running_mean").mul_(2**14)
             model.get_buffer(f"{norm}.running_var").mul_(2**28)
     assert abs(num_bytes() - before) <= 4
@@ -126,36 +126,36 @@ def test_the_size_does_not_depend_on_the_scale_of_weights_before_batch_norm(trai
 def test_what_is_not_trained_is_measured_again(trained: nn.Module) -> None:
     """The run then counts the bytes that its file will have, and so does a run that goes on from its state."""
     model = copy.deepcopy(trained)
-    rate = RateLoss(model, target_bytes=1500, num_steps=10)
-    rate.target.num_done = 7
+    rate_loss = RateLoss(model, target_bytes=1500, num_steps=10)
+    rate_loss.target.num_done = 7
 
     def num_bytes(sensitivity: Sensitivity) -> int:
         return len(pack(rounded, dtype="quantized", step=1.0, sensitivity=replace(sensitivity, blocks=()))[0])
 
-    with rate.rounded():
+    with rate_loss.rounded():
         rounded = copy.deepcopy(model).eval()
     inputs = IMAGES[:256].split(8)
-    at_the_end = num_bytes(rate.sensitivity(tailcut.measure_sensitivity(rounded, inputs, num_gradients=32)))
-    assert num_bytes(rate.sensitivity()) != at_the_end
-    rate.remeasure(inputs, num_gradients=32)
-    assert num_bytes(rate.sensitivity()) == at_the_end
+    at_the_end = num_bytes(rate_loss.sensitivity(tailcut.measure_sensitivity(rounded, inputs, num_gradients=32)))
+    assert num_bytes(rate_loss.sensitivity()) != at_the_end
+    rate_loss.remeasure(inputs, num_gradients=32)
+    assert num_bytes(rate_loss.sensitivity()) == at_the_end
     again = RateLoss(model, target_bytes=1500, num_steps=10)
-    again.load_state_dict(rate.state_dict())
-    assert again.sensitivity() == rate.sensitivity()
+    again.load_state_dict(rate_loss.state_dict())
+    assert again.sensitivity() == rate_loss.sensitivity()
 
 
 def test_steps_are_whole_eighths_at_the_end(trained: nn.Module) -> None:
     """They are learned in between, and stay in the last part, whatever the optimiser remembers."""
     model = copy.deepcopy(trained)
-    rate = RateLoss(model, target_bytes=1500, num_steps=10)
-    optimizer = rate.optimizer(torch.optim.Adam, lr=0.01, step_lr=0.03)
+    rate_loss = RateLoss(model, target_bytes=1500, num_steps=10)
+    optimizer = rate_loss.optimizer(torch.optim.Adam, lr=0.01, step_lr=0.03)
     seen = []
     for _ in range(10):
         optimizer.zero_grad(set_to_none=False)
-        with rate.rounded():
-            (cross_entropy(model(IMAGES[:32]), LABELS[:32]) + rate()).backward()
+        with rate_loss.rounded():
+            (cross_entropy(model(IMAGES[:32]), LABELS[:32]) + rate_loss()).backward()
         optimizer.step()
-        seen.append(8 * rate.step_sizes().detach().log2())
+        seen.append(8 * rate_loss.step_sizes().detach().log2())
     whole = [bool((eighths - eighths.round()).abs().max() < 1e-4) for eighths in seen]
     assert whole == [False] * 6 + [True] * 4
     assert all(torch.equal(eighths, seen[-1]) for eighths in seen[6:])
@@ -164,11 +164,11 @@ def test_steps_are_whole_eighths_at_the_end(trained: nn.Module) -> None:
 def test_at_the_end_the_network_within_the_block_is_that_of_its_file(trained: nn.Module, tmp_path: Path) -> None:
     model = copy.deepcopy(trained)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    rate = RateLoss(model, target_bytes=1500, num_steps=10)
-    rate.target.num_done = 7
-    tailcut.save(model, tmp_path / "a.tailcut", dtype="quantized", step=1.0, sensitivity=rate.sensitivity())
+    rate_loss = RateLoss(model, target_bytes=1500, num_steps=10)
+    rate_loss.target.num_done = 7
+    tailcut.save(model, tmp_path / "a.tailcut", dtype="quantized", step=1.0, sensitivity=rate_loss.sensitivity())
     loaded = dict(tailcut.load(tmp_path / "a.tailcut", into=plain()).named_parameters())
-    with rate.rounded():
+    with rate_loss.rounded():
         for name, value in model.named_parameters():
             torch.testing.assert_close(value, loaded[name], rtol=1e-6, atol=1e-7)
             assert not torch.equal(value, before[name])
@@ -178,14 +178,18 @@ def test_at_the_end_the_network_within_the_block_is_that_of_its_file(trained: nn
 def test_learned_steps_stay_where_numbers_are_rounded_with_feedback(trained: nn.Module, tmp_path: Path) -> None:
     """Errors that others make good would choose other steps, of coefficients and along the axes of plain weights."""
     model = copy.deepcopy(trained)
-    rate = RateLoss(model, target_bytes=1500, num_steps=10)
+    rate_loss = RateLoss(model, target_bytes=1500, num_steps=10)
     measured = tailcut.measure_sensitivity(model, IMAGES[:256].split(8), num_gradients=32)
     assert {name for block in measured.blocks for name in block.names} >= {"0.weight", "3.weight", "8.weight"}
-    tailcut.save(model, tmp_path / "a.tailcut", dtype="quantized", step=1.0, sensitivity=rate.sensitivity(measured))
+    tailcut.save(
+        model, tmp_path / "a.tailcut", dtype="quantized", step=1.0, sensitivity=rate_loss.sensitivity(measured)
+    )
     report = tailcut.inspect(tmp_path / "a.tailcut")
     errors = {entry.name: entry.worst_error for entry in report.tensors}
     errors |= {entry.name: entry.worst_error for entry in report.other_tensors}
-    for tensor, step in zip(rate.trained, torch.exp2(torch.round(8 * rate.log_steps.detach()) / 8), strict=True):
+    for tensor, step in zip(
+        rate_loss.trained, torch.exp2(torch.round(8 * rate_loss.log_steps.detach()) / 8), strict=True
+    ):
         assert errors[tensor.name] == pytest.approx(float(step) / 2)
 
 
@@ -193,38 +197,38 @@ def test_an_interrupt_while_numbers_are_rounded_leaves_them_and_their_gradients(
     trained: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = copy.deepcopy(trained)
-    rate = RateLoss(model, target_bytes=1500, num_steps=5)
+    rate_loss = RateLoss(model, target_bytes=1500, num_steps=5)
     cross_entropy(model(IMAGES[:64]), LABELS[:64]).backward()
     before = {name: (p.detach().clone(), p.grad) for name, p in model.named_parameters()}
     gradients = {name: None if grad is None else grad.clone() for name, (_, grad) in before.items()}
-    really = rate._round
+    really = rate_loss._round
 
     def interrupted(steps: Tensor) -> None:
         really(steps)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(rate, "_round", interrupted)
-    with pytest.raises(KeyboardInterrupt), rate.rounded():
+    monkeypatch.setattr(rate_loss, "_round", interrupted)
+    with pytest.raises(KeyboardInterrupt), rate_loss.rounded():
         raise AssertionError("it was interrupted before")
-    assert not rate.is_rounded
+    assert not rate_loss.is_rounded
     for name, p in model.named_parameters():
         assert torch.equal(p, before[name][0])
         assert (p.grad is None) if gradients[name] is None else torch.equal(p.grad, gradients[name])  # type: ignore[arg-type]
     monkeypatch.undo()
-    with rate.rounded():
-        assert rate.is_rounded
+    with rate_loss.rounded():
+        assert rate_loss.is_rounded
 
 
 def test_gradients_are_straight_through(trained: nn.Module) -> None:
     """The same by autograd: each parameter replaced by step * round(number / step), the rounding's gradient 1."""
     model = copy.deepcopy(trained).eval()
-    rate = RateLoss(model, target_bytes=1500, num_steps=10)
-    rate.target.weight = 0.0  # the loss of the network alone
-    found = gradients(rate, model)
-    log_steps = rate.log_steps.detach().clone().requires_grad_()
+    rate_loss = RateLoss(model, target_bytes=1500, num_steps=10)
+    rate_loss.target.weight = 0.0  # the loss of the network alone
+    found = gradients(rate_loss, model)
+    log_steps = rate_loss.log_steps.detach().clone().requires_grad_()
     replaced = {}
     names = {id(value): name for name, value in model.named_parameters()}
-    for place, tensor in enumerate(rate.trained):
+    for place, tensor in enumerate(rate_loss.trained):
         step = torch.exp2(log_steps[place])
         steps = tensor.numbers(tensor.parameter) / step
         steps = steps + (torch.round(steps) - steps).detach()
@@ -239,28 +243,30 @@ def test_gradients_are_straight_through(trained: nn.Module) -> None:
 
 def test_bytes_pull_numbers_to_zero_and_steps_up(trained: nn.Module) -> None:
     model = copy.deepcopy(trained)
-    rate = RateLoss(model, target_bytes=1500, num_steps=10)
-    rate.target.weight = 1.0  # the bytes alone count
-    found = gradients(rate, model)
+    rate_loss = RateLoss(model, target_bytes=1500, num_steps=10)
+    rate_loss.target.weight = 1.0  # the bytes alone count
+    found = gradients(rate_loss, model)
     assert bool(
         (found["log_steps"][:2] < 0).all()
     )  # weights; a handful of gains may just as well cost less in finer steps
     vector = model.get_parameter("3.parametrizations.weight.original")
-    far = vector.detach().abs() > 2 * float(rate.step_sizes()[0].detach())
+    far = vector.detach().abs() > 2 * float(rate_loss.step_sizes()[0].detach())
     agrees = (found["3.parametrizations.weight.original"] * vector.detach())[far] > 0
     assert float(agrees.float().mean()) > 0.9
 
 
 def test_gradients_gather_over_several_batches(trained: nn.Module) -> None:
     model = copy.deepcopy(trained).eval()
-    rate = RateLoss(model, target_bytes=1500, num_steps=10)
-    rate.target.weight = 0.0
+    rate_loss = RateLoss(model, target_bytes=1500, num_steps=10)
+    rate_loss.target.weight = 0.0
     parts = []
     for part in (slice(0, 16), slice(16, 32)):
-        with rate.rounded():
-            (cross_entropy(model(IMAGES[part]), LABELS[part]) / 2 + rate()).backward()
-        parts.append([value.grad.clone() for value in (*model.parameters(), rate.log_steps) if value.grad is not None])
-    whole = gradients(rate, model)
+        with rate_loss.rounded():
+            (cross_entropy(model(IMAGES[part]), LABELS[part]) / 2 + rate_loss()).backward()
+        parts.append(
+            [value.grad.clone() for value in (*model.parameters(), rate_loss.log_steps) if value.grad is not None]
+        )
+    whole = gradients(rate_loss, model)
     for found, wanted in zip(parts[-1], whole.values(), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
 
@@ -268,18 +274,18 @@ def test_gradients_gather_over_several_batches(trained: nn.Module) -> None:
 def test_learning_rates_are_in_steps(trained: nn.Module) -> None:
     """Adam's first step moves every number by its learning rate."""
     model = copy.deepcopy(trained)
-    rate = RateLoss(model, target_bytes=1500, num_steps=10)
-    optimizer = rate.optimizer(torch.optim.Adam, lr=0.01, step_lr=0.02)
-    before, sizes, steps = copy.deepcopy(model), rate.step_sizes().tolist(), rate.log_steps.detach().clone()
-    gradients(rate, model)
+    rate_loss = RateLoss(model, target_bytes=1500, num_steps=10)
+    optimizer = rate_loss.optimizer(torch.optim.Adam, lr=0.01, step_lr=0.02)
+    before, sizes, steps = copy.deepcopy(model), rate_loss.step_sizes().tolist(), rate_loss.log_steps.detach().clone()
+    gradients(rate_loss, model)
     optimizer.step()
     old = dict(before.named_parameters())
     names = {id(value): name for name, value in model.named_parameters()}
-    for tensor, size in zip(rate.trained, sizes, strict=True):
+    for tensor, size in zip(rate_loss.trained, sizes, strict=True):
         moved = (tensor.parameter - old[names[id(tensor.parameter)]]).detach().abs().max()
         assert float(moved) == pytest.approx(0.01 * size, rel=1e-2)
-    assert float((rate.log_steps.detach() - steps).abs().max()) == pytest.approx(0.02, rel=1e-3)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.01] * len(rate.trained) + [0.02]
+    assert float((rate_loss.log_steps.detach() - steps).abs().max()) == pytest.approx(0.02, rel=1e-3)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.01] * len(rate_loss.trained) + [0.02]
 
 
 @pytest.mark.parametrize("norm", [True, False])
@@ -289,9 +295,9 @@ def test_trained_for_bytes_it_is_better_than_compressed(norm: bool, tmp_path: Pa
     most = 650 if norm else 450
     compressed = tailcut.compress(model.eval(), path, IMAGES[:256].split(64), max_bytes=most, evaluate=accuracy)
     sensitivity = tailcut.measure_sensitivity(model, IMAGES[:256].split(8), num_gradients=32)
-    rate = RateLoss(model, target_bytes=most, num_steps=800, sensitivity=sensitivity)
-    run(rate, rate.optimizer(torch.optim.Adam, lr=0.1), model, range(800), 0.1)
-    report = rate.save(path, IMAGES[:256].split(8), num_gradients=32)
+    rate_loss = RateLoss(model, target_bytes=most, num_steps=800, sensitivity=sensitivity)
+    run(rate_loss, rate_loss.optimizer(torch.optim.Adam, lr=0.1), model, range(800), 0.1)
+    report = rate_loss.save(path, IMAGES[:256].split(8), num_gradients=32)
     assert 0.85 * most < report.file_bytes == path.stat().st_size <= most
     after = accuracy(tailcut.load(path, into=plain(norm=norm)).eval())
     assert compressed.after is not None
@@ -301,8 +307,8 @@ def test_trained_for_bytes_it_is_better_than_compressed(norm: bool, tmp_path: Pa
 
 def test_a_run_that_goes_on_from_its_state_gives_the_same(tmp_path: Path) -> None:
     whole = network()
-    rate = RateLoss(whole, target_bytes=1200, num_steps=120)
-    run(rate, rate.optimizer(torch.optim.Adam, lr=0.05), whole, range(120), 0.05)
+    rate_loss = RateLoss(whole, target_bytes=1200, num_steps=120)
+    run(rate_loss, rate_loss.optimizer(torch.optim.Adam, lr=0.05), whole, range(120), 0.05)
 
     first = network()
     rate_of_first = RateLoss(first, target_bytes=1200, num_steps=120)
@@ -320,29 +326,29 @@ def test_a_run_that_goes_on_from_its_state_gives_the_same(tmp_path: Path) -> Non
     run(rate_of_again, optimizer, again, range(70, 120), 0.05)
     for one, other in zip(whole.state_dict().values(), again.state_dict().values(), strict=True):
         assert torch.equal(one, other)
-    assert torch.equal(rate.log_steps, rate_of_again.log_steps)
-    assert rate.target == rate_of_again.target
+    assert torch.equal(rate_loss.log_steps, rate_of_again.log_steps)
+    assert rate_loss.target == rate_of_again.target
 
 
 def test_a_network_of_plain_weights_trains_from_scratch(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(IMAGES.shape[1:]), 24), nn.ReLU(), nn.Linear(24, 10))
-    rate = RateLoss(model, target_bytes=2500, num_steps=500)
-    run(rate, rate.optimizer(torch.optim.Adam, lr=0.1), model, range(500), 0.1)
-    report = rate.save(tmp_path / "a.tailcut")
+    rate_loss = RateLoss(model, target_bytes=2500, num_steps=500)
+    run(rate_loss, rate_loss.optimizer(torch.optim.Adam, lr=0.1), model, range(500), 0.1)
+    report = rate_loss.save(tmp_path / "a.tailcut")
     assert report.file_bytes <= 2500
     assert accuracy(tailcut.load(tmp_path / "a.tailcut", into=copy.deepcopy(model))) > 0.85
 
 
 def test_statistics_give_way_before_what_was_trained(trained: nn.Module, tmp_path: Path) -> None:
     model, path = copy.deepcopy(trained), tmp_path / "a.tailcut"
-    rate = RateLoss(model, target_bytes=1500, num_steps=10, start_bytes=1500)
-    rate.target.num_done = 7
-    whole = rate.save(path).file_bytes
-    rate.target.target_bytes = whole - 8
-    assert rate.save(path).file_bytes <= whole - 8
+    rate_loss = RateLoss(model, target_bytes=1500, num_steps=10, start_bytes=1500)
+    rate_loss.target.num_done = 7
+    whole = rate_loss.save(path).file_bytes
+    rate_loss.target.target_bytes = whole - 8
+    assert rate_loss.save(path).file_bytes <= whole - 8
     loaded = tailcut.load(path, into=plain())
-    with rate.rounded():
+    with rate_loss.rounded():
         for name, value in loaded.named_parameters():
             count = len(value) if value.ndim == 1 else None  # tails of zeros are cut
             torch.testing.assert_close(value, model.get_parameter(name)[:count], rtol=1e-6, atol=1e-7)
@@ -350,10 +356,10 @@ def test_statistics_give_way_before_what_was_trained(trained: nn.Module, tmp_pat
 
 def test_emptied_tails_are_cut_in_the_file(trained: nn.Module, tmp_path: Path) -> None:
     model = copy.deepcopy(trained)
-    rate = RateLoss(model, target_bytes=1500, num_steps=10)
+    rate_loss = RateLoss(model, target_bytes=1500, num_steps=10)
     with torch.no_grad():
-        model.get_parameter("3.parametrizations.weight.original")[40:] = 0.01 * rate.step_sizes()[0]
-    rate.save(tmp_path / "a.tailcut", IMAGES[:64].split(8), num_gradients=8)
+        model.get_parameter("3.parametrizations.weight.original")[40:] = 0.01 * rate_loss.step_sizes()[0]
+    rate_loss.save(tmp_path / "a.tailcut", IMAGES[:64].split(8), num_gradients=8)
     assert kept_counts(tailcut.load(tmp_path / "a.tailcut", into=plain()))["3.weight"] <= 40
     assert kept_counts(model)["3.weight"] == 150
 
@@ -366,14 +372,14 @@ def test_what_cannot_be_is_said(trained: nn.Module) -> None:
         RateLoss(model, target_bytes=1000, num_steps=0)
     with pytest.raises(ArgumentError, match=r"target_bytes must be a positive integer, got 10\.5"):
         RateLoss(model, target_bytes=10.5, num_steps=10)  # type: ignore[arg-type]
-    rate = RateLoss(model, target_bytes=1000, num_steps=10)
+    rate_loss = RateLoss(model, target_bytes=1000, num_steps=10)
     with pytest.raises(ArgumentError, match=r"expected the class of an optimiser, such as torch.optim.Adam, got Adam"):
-        rate.optimizer(torch.optim.Adam(model.parameters()))  # type: ignore[arg-type]
-    with pytest.raises(ArgumentError, match=r"within `with rate.rounded\(\):`"):
-        rate()
+        rate_loss.optimizer(torch.optim.Adam(model.parameters()))  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"within `with rate_loss.rounded\(\):`"):
+        rate_loss()
     with pytest.raises(ArgumentError, match=r"expected an optimiser with \d+ groups of parameters.*, got 1: RateLoss"):
-        rate.use(torch.optim.Adam(model.parameters()))
-    with rate.rounded(), pytest.raises(ArgumentError, match="cannot be nested"), rate.rounded():
+        rate_loss.use(torch.optim.Adam(model.parameters()))
+    with rate_loss.rounded(), pytest.raises(ArgumentError, match="cannot be nested"), rate_loss.rounded():
         pass
     with pytest.raises(ArgumentError, match="no parameter of the network wants a gradient"):
         RateLoss(copy.deepcopy(trained).requires_grad_(False), target_bytes=1000, num_steps=10)
@@ -383,13 +389,13 @@ def test_what_cannot_be_is_said(trained: nn.Module) -> None:
 def test_a_goal_beyond_what_numbers_are_worth(target_bytes: int, tmp_path: Path) -> None:
     """Steps become finer then, but not so fine that they cannot be coded."""
     model = network()
-    rate = RateLoss(model, target_bytes=target_bytes, num_steps=4)
+    rate_loss = RateLoss(model, target_bytes=target_bytes, num_steps=4)
     with torch.no_grad():
-        rate.log_steps.sub_(30)
+        rate_loss.log_steps.sub_(30)
     for _ in range(2):
-        with rate.rounded():
-            (cross_entropy(model(IMAGES[:32]), LABELS[:32]) + rate()).backward()
-    report = rate.save(tmp_path / "a.tailcut", IMAGES[:64], num_gradients=8)
+        with rate_loss.rounded():
+            (cross_entropy(model(IMAGES[:32]), LABELS[:32]) + rate_loss()).backward()
+    report = rate_loss.save(tmp_path / "a.tailcut", IMAGES[:64], num_gradients=8)
     assert report.file_bytes <= target_bytes
     model.eval()
     again = tailcut.load(tmp_path / "a.tailcut", into=plain()).eval()
@@ -399,10 +405,10 @@ def test_a_goal_beyond_what_numbers_are_worth(target_bytes: int, tmp_path: Path)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_types_of_numbers(dtype: torch.dtype) -> None:
     model = network().to(dtype)
-    rate = RateLoss(model, target_bytes=900, num_steps=4)
-    with rate.rounded():
-        (cross_entropy(model(IMAGES[:32].to(dtype)), LABELS[:32]) + rate()).backward()
-    gradient = rate.log_steps.grad
+    rate_loss = RateLoss(model, target_bytes=900, num_steps=4)
+    with rate_loss.rounded():
+        (cross_entropy(model(IMAGES[:32].to(dtype)), LABELS[:32]) + rate_loss()).backward()
+    gradient = rate_loss.log_steps.grad
     assert gradient is not None
     assert bool(gradient.isfinite().all())
     assert bool((gradient != 0).any())
@@ -413,11 +419,11 @@ def test_a_mask_of_infinities_is_no_obstacle(tmp_path: Path) -> None:
     mask = torch.triu(torch.full((10, 10), -math.inf), 1)
     model = network()
     model.register_buffer("mask", mask)
-    rate = RateLoss(model, target_bytes=1200, num_steps=4)
+    rate_loss = RateLoss(model, target_bytes=1200, num_steps=4)
     for _ in range(4):
-        with rate.rounded():
-            (cross_entropy(model(IMAGES[:32]), LABELS[:32]) + rate()).backward()
-    rate.save(tmp_path / "a.tailcut", IMAGES[:64], num_gradients=8)
+        with rate_loss.rounded():
+            (cross_entropy(model(IMAGES[:32]), LABELS[:32]) + rate_loss()).backward()
+    rate_loss.save(tmp_path / "a.tailcut", IMAGES[:64], num_gradients=8)
     into = plain()
     into.register_buffer("mask", torch.zeros(10, 10))
     tailcut.load(tmp_path / "a.tailcut", into=into)
@@ -434,21 +440,21 @@ def test_a_network_without_numbers_is_refused() -> None:
 def test_a_backward_behind_the_block_is_an_error() -> None:
     """Without biases nothing else would tell: the steps and the numbers just got no gradient of the bytes."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(784, 20, bias=False), nn.Tanh(), nn.Linear(20, 10, bias=False))
-    rate = RateLoss(model, target_bytes=900, num_steps=10)
+    rate_loss = RateLoss(model, target_bytes=900, num_steps=10)
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    with pytest.raises(ArgumentError, match=r"call loss.backward\(\) within it"), rate.rounded():
-        loss = cross_entropy(model(IMAGES[:32]), LABELS[:32]) + rate()
+    with pytest.raises(ArgumentError, match=r"call loss.backward\(\) within it"), rate_loss.rounded():
+        loss = cross_entropy(model(IMAGES[:32]), LABELS[:32]) + rate_loss()
     assert loss.requires_grad
-    assert not rate.is_rounded
+    assert not rate_loss.is_rounded
     assert all(torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
-    with rate.rounded(), torch.no_grad():
-        assert float(rate()) > 0
+    with rate_loss.rounded(), torch.no_grad():
+        assert float(rate_loss()) > 0
 
 
 def test_further_groups_of_an_optimiser_keep_their_rates() -> None:
     model, more = nn.Linear(64, 10), nn.Linear(3, 3)
-    rate = RateLoss(nn.Sequential(nn.Flatten(), model), target_bytes=900, num_steps=10)
-    optimizer = rate.optimizer(torch.optim.SGD, lr=0.05)
+    rate_loss = RateLoss(nn.Sequential(nn.Flatten(), model), target_bytes=900, num_steps=10)
+    optimizer = rate_loss.optimizer(torch.optim.SGD, lr=0.05)
     optimizer.add_param_group({"params": list(more.parameters()), "lr": 0.5})
     before = more.weight.detach().clone()
     for parameter in more.parameters():
@@ -462,13 +468,13 @@ def test_a_network_of_zeros_is_an_error() -> None:
     """A large network from scratch for few bytes: all rounds to 0, which lets no gradient pass."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(784, 40, bias=False), nn.ReLU(), nn.Linear(40, 10, bias=False))
-    rate = RateLoss(model, target_bytes=300, num_steps=10)
+    rate_loss = RateLoss(model, target_bytes=300, num_steps=10)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1e-3)
-    with pytest.raises(ArgumentError, match="round to 0, and no gradient brings one back"), rate.rounded():
-        (cross_entropy(model(IMAGES[:32]), LABELS[:32]) + rate()).backward()
-    with rate.rounded():  # to look at it is no error
+    with pytest.raises(ArgumentError, match="round to 0, and no gradient brings one back"), rate_loss.rounded():
+        (cross_entropy(model(IMAGES[:32]), LABELS[:32]) + rate_loss()).backward()
+    with rate_loss.rounded():  # to look at it is no error
         assert not bool(model(IMAGES[:32]).any())
 
 
@@ -479,15 +485,15 @@ def test_networks_of_several_types_train_where_a_layer_is_skipped() -> None:
         | {"norm": nn.LayerNorm(16)}
     )
     inputs = torch.randn(32, 16, dtype=torch.bfloat16)
-    rate = RateLoss(layers, target_bytes=1000, num_steps=4)
-    optimizer = rate.optimizer(torch.optim.Adam, lr=0.05)
+    rate_loss = RateLoss(layers, target_bytes=1000, num_steps=4)
+    optimizer = rate_loss.optimizer(torch.optim.Adam, lr=0.05)
     for step in range(4):
         optimizer.zero_grad()
-        with rate.rounded():
+        with rate_loss.rounded():
             y = layers["first"](inputs).relu()
             y = y if step % 2 else y + layers["skipped"](y)
             y = layers["last"](layers["norm"](y.float()).to(torch.bfloat16))
-            (y.float().square().mean() + rate()).backward()
+            (y.float().square().mean() + rate_loss()).backward()
         weight = layers["skipped"].weight
         assert weight.grad is not None
         assert weight.grad.dtype == torch.bfloat16

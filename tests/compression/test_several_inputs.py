@@ -248,11 +248,11 @@ def test_a_loss_of_several_outputs_is_given(tmp_path: Path) -> None:
     found = tailcut.measure_sensitivity(model, x, num_gradients=20, loss=tasks_loss)
     assert found.curvature["kind.bias"] > 0 < found.curvature["age.bias"]
     assert tailcut.compress(model, path, x, max_bytes=600, sensitivity=found).file_bytes <= 600
-    rate = tailcut.RateLoss(model, target_bytes=600, num_steps=4)
+    rate_loss = tailcut.RateLoss(model, target_bytes=600, num_steps=4)
     with pytest.raises(ArgumentError, match="Give loss="):
-        rate.remeasure(x, num_gradients=20)
-    rate.remeasure(x, num_gradients=20, loss=tasks_loss)
-    assert rate.save(path, x, num_gradients=20, loss=tasks_loss).file_bytes <= 600
+        rate_loss.remeasure(x, num_gradients=20)
+    rate_loss.remeasure(x, num_gradients=20, loss=tasks_loss)
+    assert rate_loss.save(path, x, num_gradients=20, loss=tasks_loss).file_bytes <= 600
 
 
 @pytest.mark.parametrize("name", ["questions", "sounds"])

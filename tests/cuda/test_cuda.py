@@ -314,13 +314,13 @@ def test_training_for_bytes() -> None:
     there = on_device(network)
 
     def losses(model: nn.Module, device: torch.device) -> list[float]:
-        rate = tailcut.RateLoss(model, target_bytes=600, num_steps=3)
-        optimizer = rate.optimizer(torch.optim.SGD, lr=1e-2)
+        rate_loss = tailcut.RateLoss(model, target_bytes=600, num_steps=3)
+        optimizer = rate_loss.optimizer(torch.optim.SGD, lr=1e-2)
         found = []
         for _ in range(3):
             optimizer.zero_grad()
-            with rate.rounded():
-                loss = cross_entropy(model(x.to(device)), target.to(device)) + rate()
+            with rate_loss.rounded():
+                loss = cross_entropy(model(x.to(device)), target.to(device)) + rate_loss()
                 loss.backward()
             optimizer.step()
             found.append(float(loss.detach()))

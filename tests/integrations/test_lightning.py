@@ -43,9 +43,9 @@ class Digits(lightning.LightningModule):
     def __init__(self, target_bytes: int | None = None) -> None:
         super().__init__()
         self.network = network()
-        self.rate = None
+        self.rate_loss = None
         if target_bytes is not None:
-            self.rate = tailcut.RateLoss(self.network, target_bytes=target_bytes, num_steps=8 * 16)
+            self.rate_loss = tailcut.RateLoss(self.network, target_bytes=target_bytes, num_steps=8 * 16)
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         return cross_entropy(self.network(batch[0]), batch[1])
@@ -54,8 +54,8 @@ class Digits(lightning.LightningModule):
         self.log("accuracy", (self.network(batch[0]).argmax(1) == batch[1]).float().mean())
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        if self.rate is not None:
-            return self.rate.optimizer(torch.optim.Adam, lr=0.1)
+        if self.rate_loss is not None:
+            return self.rate_loss.optimizer(torch.optim.Adam, lr=0.1)
         return torch.optim.Adam(self.parameters(), lr=0.02)
 
 
@@ -130,10 +130,10 @@ def test_a_checkpoint_behind_the_last_step_of_an_epoch_loses_no_cut(step: int, t
 
 def test_training_for_bytes_ends_at_the_size(tmp_path: Path) -> None:
     module = Digits(target_bytes=700)
-    assert module.rate is not None
-    callbacks = [RateLossCallback(module.rate), PackCallback(module.network, rate=module.rate)]
+    assert module.rate_loss is not None
+    callbacks = [RateLossCallback(module.rate_loss), PackCallback(module.network, rate_loss=module.rate_loss)]
     made = fit(tmp_path, callbacks, module, 8)
-    assert not module.rate.is_rounded
+    assert not module.rate_loss.is_rounded
     assert 600 < (tmp_path / COMPANION).stat().st_size <= 700
     report = tailcut.inspect(tmp_path / COMPANION)
     assert {tensor.dtype for tensor in report.tensors} == {QUANTIZED_DTYPE}
@@ -152,8 +152,8 @@ def test_the_gradients_of_the_bytes_are_scaled_like_those_of_the_loss(monkeypatc
     for scale in (1.0, 4.0):
         torch.manual_seed(0)
         module = Digits(target_bytes=700)
-        assert module.rate is not None
-        callback, scaler = RateLossCallback(module.rate), SimpleNamespace(scale=lambda loss, by=scale: by * loss)
+        assert module.rate_loss is not None
+        callback, scaler = RateLossCallback(module.rate_loss), SimpleNamespace(scale=lambda loss, by=scale: by * loss)
         trainer: Any = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler if scale > 1 else None))
         callback.on_train_batch_start(trainer, module, None, 0)
         loss = module.training_step((images, labels))
@@ -182,10 +182,12 @@ def test_batches_that_are_left_out_leave_no_rounded_network(way: str, tmp_path: 
             return None if way == "batch" and batch_idx == 3 else super().training_step(batch)
 
     module = Skipping(target_bytes=700)
-    assert module.rate is not None
-    made = trainer(tmp_path, [RateLossCallback(module.rate), PackCallback(module.network, rate=module.rate)], 1)
+    assert module.rate_loss is not None
+    made = trainer(
+        tmp_path, [RateLossCallback(module.rate_loss), PackCallback(module.network, rate_loss=module.rate_loss)], 1
+    )
     made.fit(module, loader(range(256)))
-    assert not module.rate.is_rounded
+    assert not module.rate_loss.is_rounded
     state = torch.load(tmp_path / "last.ckpt", weights_only=False)["state_dict"]
     numbers = state["network.conv1.parametrizations.weight.original"]
     assert len(numbers.unique()) > 0.9 * len(numbers)  # those behind the rounding
@@ -193,7 +195,12 @@ def test_batches_that_are_left_out_leave_no_rounded_network(way: str, tmp_path: 
 
 def test_cutting_and_bytes_exclude_each_other(tmp_path: Path) -> None:
     module = Digits(target_bytes=700)
-    assert module.rate is not None
+    assert module.rate_loss is not None
     cut = TruncationCallback(module.network, num_kept=100, num_steps=1)
     with pytest.raises(ArgumentError, match="coefficients must keep their number, so cut them before"):
-        fit(tmp_path, [cut, RateLossCallback(module.rate), PackCallback(module.network, rate=module.rate)], module, 1)
+        fit(
+            tmp_path,
+            [cut, RateLossCallback(module.rate_loss), PackCallback(module.network, rate_loss=module.rate_loss)],
+            module,
+            1,
+        )

@@ -107,10 +107,10 @@ def test_tails_are_cut_and_each_checkpoint_has_its_file(tmp_path: Path) -> None:
 
 def test_training_for_bytes_ends_at_the_size(tmp_path: Path) -> None:
     model = Digits()
-    rate = tailcut.RateLoss(model.network, target_bytes=700, num_steps=8 * 16)
-    callbacks = [RateLossCallback(rate), PackCallback(model.network, rate=rate)]
-    train(model, tmp_path, callbacks, 8, rate.optimizer(torch.optim.Adam, lr=0.1))
-    assert not rate.is_rounded
+    rate_loss = tailcut.RateLoss(model.network, target_bytes=700, num_steps=8 * 16)
+    callbacks = [RateLossCallback(rate_loss), PackCallback(model.network, rate_loss=rate_loss)]
+    train(model, tmp_path, callbacks, 8, rate_loss.optimizer(torch.optim.Adam, lr=0.1))
+    assert not rate_loss.is_rounded
     assert 600 < (tmp_path / COMPANION).stat().st_size <= 700
     assert accuracy(tmp_path / COMPANION) > 0.5
 
@@ -168,10 +168,10 @@ def test_a_checkpoint_behind_the_last_step_of_an_epoch_loses_no_cut(
 
 def trained_for_bytes(folder: Path, *callbacks: TrainerCallback, resume: bool = False) -> tailcut.RateLoss:
     model = Digits()
-    rate = tailcut.RateLoss(model.network, target_bytes=700, num_steps=3 * 16)
-    optimizer = rate.optimizer(torch.optim.Adam, lr=0.05)
-    train(model, folder, [RateLossCallback(rate), *callbacks], 3, optimizer, resume=resume)
-    return rate
+    rate_loss = tailcut.RateLoss(model.network, target_bytes=700, num_steps=3 * 16)
+    optimizer = rate_loss.optimizer(torch.optim.Adam, lr=0.05)
+    train(model, folder, [RateLossCallback(rate_loss), *callbacks], 3, optimizer, resume=resume)
+    return rate_loss
 
 
 def test_a_training_for_bytes_goes_on_where_a_checkpoint_was_written(tmp_path: Path) -> None:

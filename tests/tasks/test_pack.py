@@ -45,7 +45,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return trained(tmp_path_factory.mktemp("finished") / "run")
 
 
-@pytest.mark.parametrize("overrides", [(), ("optimizer.ema_decay=0.9", "schedule={ num_kept = 400, rate = 0.1 }")])
+@pytest.mark.parametrize("overrides", [(), ("optimizer.ema_decay=0.9", "schedule={ num_kept = 400, gamma = 0.1 }")])
 def test_the_checkpoint_of_a_finished_run_gives_the_run_s_file(
     overrides: tuple[str, ...], finished: Run, tmp_path: Path
 ) -> None:

@@ -64,17 +64,17 @@ def single(size: int) -> nn.Module:
 
 @settings(max_examples=30)
 @given(st.integers(1, 3000), st.integers(1, 400), st.sampled_from([0.01, 0.1, 0.37, 0.5, 0.9, 1.0]))
-def test_paper_spacing_is_the_papers_recurrence(start: int, target: int, rate: float) -> None:
+def test_paper_spacing_is_the_papers_recurrence(start: int, target: int, gamma: float) -> None:
     target = min(start, target)
     layer = single(start)
-    schedule = TailTruncation(layer, num_kept=target, rate=rate)
+    schedule = TailTruncation(layer, num_kept=target, gamma=gamma)
     beta = Fraction(start)
     for step in range(1, 41):
-        beta = beta - Fraction(rate) * (beta - target)
+        beta = beta - Fraction(gamma) * (beta - target)
         (count,) = schedule.step().values()
         assert abs(count - beta) <= Fraction(1, 2) + Fraction(1, 10**6)
         assert count == kept_counts(layer)["weight"]
-        assert (steps_to_reach(start, target, rate) <= step) == (count == target)
+        assert (steps_to_reach(start, target, gamma) <= step) == (count == target)
 
 
 def test_rate_is_the_papers_by_default() -> None:
@@ -122,17 +122,17 @@ def test_num_steps_are_exact_for_large_tensors_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "target", "rate", "expected"),
+    ("start", "target", "gamma", "expected"),
     [(100, 100, 0.01, 0), (5, 9, 0.1, 0), (100, 10, 1, 1), (3, 2, 0.4, 2), (2, 1, 0.5, 2)],
 )
-def test_steps_to_reach(start: int, target: int, rate: float, expected: int) -> None:
-    assert steps_to_reach(start, target, rate) == expected
+def test_steps_to_reach(start: int, target: int, gamma: float, expected: int) -> None:
+    assert steps_to_reach(start, target, gamma) == expected
 
 
 def test_targets_by_number_ratio_and_name() -> None:
     assert TailTruncation(network(), num_kept=60).targets == {"0.weight": 60, "2.weight": 50}
     assert TailTruncation(network(), keep_ratio=0.1).targets == {"0.weight": 12, "2.weight": 5}
-    schedule = TailTruncation(network(), num_kept={"2.weight": 7}, rate=0.5)
+    schedule = TailTruncation(network(), num_kept={"2.weight": 7}, gamma=0.5)
     assert schedule.targets == {"0.weight": 120, "2.weight": 7}
     assert schedule.starts == {"0.weight": 120, "2.weight": 50}
     assert schedule.step() == {"0.weight": 120, "2.weight": 29}
@@ -152,7 +152,7 @@ def test_a_ratio_leaves_a_minimum() -> None:
 def test_finish_is_exact(by_steps: int) -> None:
     model = network()
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
-    schedule = TailTruncation(model, num_kept=13, rate=0.3, optimizer=optimizer)
+    schedule = TailTruncation(model, num_kept=13, gamma=0.3, optimizer=optimizer)
     for _ in range(by_steps):
         train(model, optimizer)
         schedule.step()
@@ -169,7 +169,7 @@ def test_masked_coefficients_have_no_value_no_gradient_and_no_state(name: str) -
     model = network()
     optimizer = OPTIMIZERS[name](model.parameters())
     train(model, optimizer, 3)
-    schedule = TailTruncation(model, num_kept=9, rate=0.4, optimizer=optimizer)
+    schedule = TailTruncation(model, num_kept=9, gamma=0.4, optimizer=optimizer)
     for num_steps in (0, 2, 0, 2):  # right after the cut, and after training goes on
         schedule.step()
         train(model, optimizer, num_steps)
@@ -192,12 +192,12 @@ def test_compact_changes_no_output_now_or_later(name: str) -> None:
     model, inputs = network().double(), INPUTS.double()
     optimizer = OPTIMIZERS[name](model.parameters())
     train(model, optimizer, 3)
-    schedule = TailTruncation(model, num_kept=9, rate=0.4, optimizer=optimizer)
+    schedule = TailTruncation(model, num_kept=9, gamma=0.4, optimizer=optimizer)
     schedule.step()
     train(model, optimizer)
     before = model(inputs)
     other, other_optimizer = copied(model, optimizer, name)
-    other_schedule = TailTruncation(other, num_kept=9, rate=0.4, optimizer=other_optimizer)
+    other_schedule = TailTruncation(other, num_kept=9, gamma=0.4, optimizer=other_optimizer)
     schedule.compact()
     assert torch.allclose(model(inputs), before, rtol=0, atol=1e-12)
     assert {len(vector) for vector in vectors(model).values()} == set(schedule.num_kept.values())
@@ -291,7 +291,7 @@ def test_a_checkpoint_of_the_optimizer_holds_no_tail_and_stays_as_it_is() -> Non
     model = network()
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
     train(model, optimizer)
-    schedule = TailTruncation(model, num_kept=6, rate=0.5, optimizer=optimizer)
+    schedule = TailTruncation(model, num_kept=6, gamma=0.5, optimizer=optimizer)
     schedule.step()
     state = schedule.optimizer_state_dict()
     lengths = {len(entries["exp_avg"]) for entries in state["state"].values()}
@@ -313,7 +313,7 @@ def test_a_shorter_checkpoint_is_loaded_before_the_optimizer() -> None:
     train(short, optimizer, 2)
     train(long, long_optimizer, 2)
     assert torch.equal(long(INPUTS), short(INPUTS))
-    schedule = TailTruncation(long, num_kept=4, rate=1.0, optimizer=long_optimizer)
+    schedule = TailTruncation(long, num_kept=4, gamma=1.0, optimizer=long_optimizer)
     assert schedule.starts == {"0.weight": 8, "2.weight": 8}
     schedule.finish()
     train(long, long_optimizer)
@@ -323,7 +323,7 @@ def test_a_longer_checkpoint_undoes_a_cut() -> None:
     model = network()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     expected = model(INPUTS)
-    TailTruncation(model, num_kept=6, rate=1.0).finish()
+    TailTruncation(model, num_kept=6, gamma=1.0).finish()
     model.load_state_dict(before)
     assert kept_counts(model) == {"0.weight": 120, "2.weight": 50}
     assert torch.equal(model(INPUTS), expected)
@@ -358,7 +358,7 @@ def test_state_of_another_model_is_refused() -> None:
 
 
 def test_state_is_of_plain_values() -> None:
-    schedule = TailTruncation(network(), num_kept=3, rate=0.5)
+    schedule = TailTruncation(network(), num_kept=3, gamma=0.5)
     schedule.step()
     assert schedule.state_dict() == {
         "steps_done": 1,
@@ -402,10 +402,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"keep_ratio": 0}, "keep_ratio must be above 0 and at most 1, got 0"),
     ({"keep_ratio": 0.1, "min_kept": 0}, "min_kept must be a positive integer, got 0"),
     ({"num_kept": 3, "min_kept": 2}, "min_kept is for keep_ratio: num_kept sets the count itself"),
-    ({"num_kept": 3, "rate": 0}, "rate must be above 0 and at most 1, got 0"),
-    ({"num_kept": 3, "rate": 1.5}, "rate must be above 0 and at most 1, got 1.5"),
-    ({"num_kept": 3, "rate": float("nan")}, "rate must be above 0 and at most 1, got nan"),
-    ({"num_kept": 3, "rate": "fast"}, "rate must be above 0 and at most 1, got 'fast'"),
+    ({"num_kept": 3, "gamma": 0}, "gamma must be above 0 and at most 1, got 0"),
+    ({"num_kept": 3, "gamma": 1.5}, "gamma must be above 0 and at most 1, got 1.5"),
+    ({"num_kept": 3, "gamma": float("nan")}, "gamma must be above 0 and at most 1, got nan"),
+    ({"num_kept": 3, "gamma": "fast"}, "gamma must be above 0 and at most 1, got 'fast'"),
     ({"num_kept": 3, "num_steps": 0}, "num_steps must be a positive integer, got 0"),
     ({"num_kept": 3, "num_steps": 2.0}, "num_steps must be a positive integer, got 2.0"),
     ({"num_kept": 3, "spacing": "linear"}, "spacing must be one of paper, geometric, got 'linear'"),
@@ -443,7 +443,7 @@ def test_tied_weights_are_cut_once_for_both() -> None:
     model["b"].weight = model["a"].weight
     regularize(model)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-    schedule = TailTruncation(model, num_kept=5, rate=0.5, optimizer=optimizer)
+    schedule = TailTruncation(model, num_kept=5, gamma=0.5, optimizer=optimizer)
     assert schedule.step() == {"a.weight": 21}
     assert TailTruncation(model, num_kept={"b.weight": 4}).targets == {"a.weight": 4}
     x = torch.ones(2, 6)
@@ -472,7 +472,7 @@ def test_frozen_vectors_are_cut_too() -> None:
     model = network()
     model[0].requires_grad_(False)
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
-    schedule = TailTruncation(model, num_kept=7, rate=0.5, optimizer=optimizer)
+    schedule = TailTruncation(model, num_kept=7, gamma=0.5, optimizer=optimizer)
     train(model, optimizer)
     schedule.step()
     train(model, optimizer)
@@ -485,7 +485,7 @@ def test_an_optimizer_without_the_vectors_is_left_alone() -> None:
     model = network()
     biases = [model[0].bias]
     optimizer = torch.optim.Adam(biases, 0.01)  # type: ignore[arg-type]
-    schedule = TailTruncation(model, num_kept=10, rate=1.0, optimizer=optimizer)
+    schedule = TailTruncation(model, num_kept=10, gamma=1.0, optimizer=optimizer)
     train(model, optimizer)
     schedule.finish()
     # The bias has as many entries as the vectors, and keeps its state.
@@ -525,7 +525,7 @@ def test_stepping_in_inference_mode_leaves_a_trainable_network() -> None:
 def test_a_cut_removes_just_the_last_coefficients() -> None:
     model = network()
     expected = {name: vector.detach().clone() for name, vector in vectors(model).items()}
-    TailTruncation(model, num_kept=6, rate=0.5).step()
+    TailTruncation(model, num_kept=6, gamma=0.5).step()
     for tensor in truncated_tensors(model):
         assert torch.equal(tensor.vector[: tensor.num_kept], expected[tensor.name][: tensor.num_kept])
         assert torch.all(tensor.vector[tensor.num_kept :] == 0)
@@ -541,7 +541,7 @@ def test_nan_in_a_dropped_coefficient_does_not_survive() -> None:
     train(model, optimizer)
     with torch.no_grad():
         vectors(model)["0.weight"][-1] = torch.nan
-    schedule = TailTruncation(model, num_kept=6, rate=0.5, optimizer=optimizer)
+    schedule = TailTruncation(model, num_kept=6, gamma=0.5, optimizer=optimizer)
     schedule.step()
     train(model, optimizer)
     assert torch.isfinite(model(INPUTS)).all()
@@ -607,7 +607,7 @@ def test_numbers_of_numpy_are_as_good_as_plain_ones() -> None:
     plain = TailTruncation(network(), num_kept=40, num_steps=3)
     given = TailTruncation(network(), num_kept=np.int64(40), num_steps=np.int32(3))  # type: ignore[arg-type]
     assert (given.step(), given.step(), given.targets) == (plain.step(), plain.step(), plain.targets)
-    named = TailTruncation(network(), num_kept={"2.weight": np.int64(7)}, rate=np.float32(0.5))  # type: ignore[arg-type,dict-item]
+    named = TailTruncation(network(), num_kept={"2.weight": np.int64(7)}, gamma=np.float32(0.5))  # type: ignore[arg-type,dict-item]
     assert named.step() == {"0.weight": 120, "2.weight": 29}
     ratio = TailTruncation(network(), keep_ratio=np.float32(0.1))  # type: ignore[arg-type]
     assert ratio.targets == {"0.weight": 12, "2.weight": 5}

@@ -101,7 +101,7 @@ def test_deepcopy_through_cuts() -> None:
     schedule.step()
     schedule.finish()
     assert kept_counts(copied) == counts
-    TailTruncation(copied, num_kept=4, rate=1.0).finish()
+    TailTruncation(copied, num_kept=4, gamma=1.0).finish()
     assert set(kept_counts(model).values()) == {9}
     train(copied.train(), torch.optim.SGD(copied.parameters(), 0.1))
 
@@ -211,7 +211,7 @@ def test_compile_with_autograd_traced_ahead(backend: CountingBackend) -> None:
 def test_export(strict: bool, cut: bool) -> None:
     model = network(keep_ratio=0.5).eval()
     if cut:
-        TailTruncation(model, num_kept=9, rate=1.0).step()
+        TailTruncation(model, num_kept=9, gamma=1.0).step()
     with warnings.catch_warnings():
         # torch's own, about its tables of types for export
         warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
@@ -264,7 +264,7 @@ def test_ensembles_by_vmap() -> None:
     for seed, model in enumerate(models):
         torch.manual_seed(seed)
         nn.init.normal_(truncated_tensors(model)[0].vector)
-        TailTruncation(model, num_kept=9 + seed, rate=1.0).step()
+        TailTruncation(model, num_kept=9 + seed, gamma=1.0).step()
     x = torch.ones(2, 9)
     state = torch.func.stack_module_state(models)
     result = torch.func.vmap(lambda *values: torch.func.functional_call(models[0], values, (x,)))(*state)
@@ -340,7 +340,7 @@ def test_hooks_on_the_parameter_survive_a_change_of_length() -> None:
     vector = truncated_tensors(model)[0].vector
     vector.register_post_accumulate_grad_hook(lambda parameter: seen.append(parameter.shape))
     model(IMAGES).sum().backward()
-    TailTruncation(model, num_kept=7, rate=1.0).finish()
+    TailTruncation(model, num_kept=7, gamma=1.0).finish()
     model(IMAGES).sum().backward()
     assert seen == [torch.Size([30]), torch.Size([7])]
 
@@ -351,7 +351,7 @@ def test_hooks_on_the_parameter_survive_a_change_of_length() -> None:
 @pytest.mark.parametrize("assign", [False, True])
 def test_meta_device(assign: bool) -> None:
     source = network(num_kept=30).eval()
-    TailTruncation(source, num_kept=12, rate=1.0).step()
+    TailTruncation(source, num_kept=12, gamma=1.0).step()
     with torch.device("meta"):
         model = Net()
     regularize(model, keep_ratio=0.5)

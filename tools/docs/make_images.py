@@ -118,8 +118,8 @@ def schedule() -> Figure:
     """Kept coefficients over the cuts, by the library's own schedule."""
     num_steps, start, target = 200, 8000, 194
     curves: dict[str, tuple[dict[str, Any], str]] = {
-        "paper, rate=0.01": ({"rate": 0.01}, "tab:blue"),
-        "paper, rate=0.05": ({"rate": 0.05}, "tab:cyan"),
+        "paper, gamma=0.01": ({"gamma": 0.01}, "tab:blue"),
+        "paper, gamma=0.05": ({"gamma": 0.05}, "tab:cyan"),
         f"paper, num_steps={num_steps}": ({"num_steps": num_steps}, "tab:green"),
         f"geometric, num_steps={num_steps}": ({"num_steps": num_steps, "spacing": "geometric"}, "tab:orange"),
     }

@@ -64,15 +64,15 @@ class RateLoss(nn.Module):
     of each number, as the file's coder has it, times a weight that is controlled so that the run ends at
     `target_bytes`. The steps are learned, until they are fixed as those of the file after 70 % of the run.
 
-        rate = tailcut.RateLoss(model, target_bytes=1500, num_steps=epochs * len(loader))
-        optimizer = rate.optimizer(torch.optim.Adam, lr=0.01)
+        rate_loss = tailcut.RateLoss(model, target_bytes=1500, num_steps=epochs * len(loader))
+        optimizer = rate_loss.optimizer(torch.optim.Adam, lr=0.01)
         for images, labels in batches:
             optimizer.zero_grad()
-            with rate.rounded():
-                loss = cross_entropy(model(images), labels) + rate()
+            with rate_loss.rounded():
+                loss = cross_entropy(model(images), labels) + rate_loss()
                 loss.backward()
             optimizer.step()
-        rate.save("small.tailcut", images)
+        rate_loss.save("small.tailcut", images)
 
     Trained are all coefficients and all parameters that want a gradient: weights, biases, gains and shifts.
 
@@ -258,7 +258,7 @@ class RateLoss(nn.Module):
             ArgumentError: it is called outside.
         """
         if self._masters is None:
-            raise ArgumentError("call the RateLoss within `with rate.rounded():`, as the network")
+            raise ArgumentError("call the RateLoss within `with rate_loss.rounded():`, as the network")
         self._numbers = self._flat(self._masters).requires_grad_()
         steps = self._numbers / self.step_sizes()[self._lattices.owner]
         offsets = [t.offset(part) for t, part in zip(self.trained, self._parts(steps.detach()), strict=True)]

@@ -63,11 +63,11 @@ def warn_if_unfinished(schedule: TailTruncation) -> None:
 
 
 def write_companion(
-    model: nn.Module, folder: str | Path, rate: RateLoss | None, settings: dict[str, Any]
+    model: nn.Module, folder: str | Path, rate_loss: RateLoss | None, settings: dict[str, Any]
 ) -> SaveReport:
     """Write the network, which is not changed, to `model.tailcut` in the folder of a checkpoint, which is made.
 
     The settings are those of `tailcut.save`, or of `RateLoss.save` for the steps of a training for bytes.
     """
     path = make_folder(folder) / COMPANION
-    return save(model, path, **settings) if rate is None else rate.save(path, **settings)
+    return save(model, path, **settings) if rate_loss is None else rate_loss.save(path, **settings)

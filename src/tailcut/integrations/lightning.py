@@ -75,22 +75,23 @@ class TruncationCallback(Callback):
 class RateLossCallback(Callback):
     """Trains a network for the bytes of its file, see `tailcut.RateLoss`.
 
-    The `LightningModule` makes the `RateLoss` an attribute, and its optimiser with `rate.optimizer`; the rest is done
-    here: the network computes with the numbers of its file in training and evaluation, and the bytes are added to the
-    loss.
+    The `LightningModule` makes the `RateLoss` an attribute, and its optimiser with `rate_loss.optimizer`; the rest is
+    done here: the network computes with the numbers of its file in training and evaluation, and the bytes are added to
+    the loss.
 
-        self.rate = tailcut.RateLoss(self.network, target_bytes=2000, num_steps=epochs * batches)
+        self.rate_loss = tailcut.RateLoss(self.network, target_bytes=2000, num_steps=epochs * batches)
 
         def configure_optimizers(self):
-            return self.rate.optimizer(torch.optim.Adam, lr=0.01)
+            return self.rate_loss.optimizer(torch.optim.Adam, lr=0.01)
 
-        Trainer(callbacks=[RateLossCallback(module.rate), PackCallback(module.network, rate=module.rate)])
+        pack = PackCallback(module.network, rate_loss=module.rate_loss)
+        Trainer(callbacks=[RateLossCallback(module.rate_loss), pack])
 
     Needs automatic optimisation, and a gradient step for each batch.
     """
 
-    def __init__(self, rate: RateLoss) -> None:
-        self.rate = rate
+    def __init__(self, rate_loss: RateLoss) -> None:
+        self.rate_loss = rate_loss
         self._block = ExitStack()
 
     def on_train_batch_start(
@@ -101,11 +102,11 @@ class RateLossCallback(Callback):
 
     def on_before_backward(self, trainer: "Trainer", pl_module: "LightningModule", loss: Tensor) -> None:
         """Add the gradients of the bytes."""
-        cost = self.rate()
+        cost = self.rate_loss()
         scaler = getattr(trainer.precision_plugin, "scaler", None)  # of 16-mixed, whose optimiser divides again
         (cost if scaler is None else scaler.scale(cost)).backward()
         pl_module.log("rate_loss", cost.detach())
-        pl_module.log("file_bytes", float(self.rate.target.num_bytes))
+        pl_module.log("file_bytes", float(self.rate_loss.target.num_bytes))
 
     def on_after_backward(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Give the network the numbers behind the rounding again, for the optimiser."""
@@ -136,8 +137,8 @@ class RateLossCallback(Callback):
         self._block.close()
 
     def _open(self) -> None:
-        if not self.rate.is_rounded:
-            self._block.enter_context(self.rate.rounded())
+        if not self.rate_loss.is_rounded:
+            self._block.enter_context(self.rate_loss.rounded())
 
 
 class PackCallback(Callback):
@@ -146,15 +147,15 @@ class PackCallback(Callback):
     Args:
         model: the network, a part of the `LightningModule`.
         folder: where to; the folder of the trainer's checkpoints when None.
-        rate: of a training for bytes; its steps are those of the file.
-        settings: of `tailcut.save`, such as `dtype="float16"`; with `rate` those of `RateLoss.save`.
+        rate_loss: of a training for bytes; its steps are those of the file.
+        settings: of `tailcut.save`, such as `dtype="float16"`; with `rate_loss` those of `RateLoss.save`.
     """
 
     def __init__(
-        self, model: nn.Module, *, folder: str | Path | None = None, rate: RateLoss | None = None, **settings: Any
+        self, model: nn.Module, *, folder: str | Path | None = None, rate_loss: RateLoss | None = None, **settings: Any
     ) -> None:
         check_module("PackCallback", model)
-        self.model, self.folder, self.rate, self.settings = model, folder, rate, settings
+        self.model, self.folder, self.rate_loss, self.settings = model, folder, rate_loss, settings
 
     def on_save_checkpoint(self, trainer: "Trainer", pl_module: "LightningModule", checkpoint: dict[str, Any]) -> None:
         """Pack."""
@@ -169,4 +170,4 @@ class PackCallback(Callback):
             return
         saver = trainer.checkpoint_callback
         folder = self.folder or getattr(saver, "dirpath", None) or trainer.default_root_dir
-        write_companion(self.model, folder, self.rate, self.settings)
+        write_companion(self.model, folder, self.rate_loss, self.settings)

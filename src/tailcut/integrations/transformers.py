@@ -122,45 +122,45 @@ class TruncationCallback(_Resumable):
 class RateLossCallback(_Resumable):
     """Trains a network for the bytes of its file, see `tailcut.RateLoss`.
 
-        rate = tailcut.RateLoss(model, target_bytes=20_000, num_steps=steps)
-        Trainer(model, arguments, optimizers=(rate.optimizer(torch.optim.Adam, lr=0.01), None),
-                callbacks=[RateLossCallback(rate), PackCallback(model, rate=rate)], ...)
+        rate_loss = tailcut.RateLoss(model, target_bytes=20_000, num_steps=steps)
+        Trainer(model, arguments, optimizers=(rate_loss.optimizer(torch.optim.Adam, lr=0.01), None),
+                callbacks=[RateLossCallback(rate_loss), PackCallback(model, rate_loss=rate_loss)], ...)
 
     The network computes with the numbers of its file in each step. Gradients are clipped before those of the bytes are
     added. Evaluation sees the numbers behind the rounding; evaluate the packed file. A training that resumes from a
     checkpoint goes on with its steps.
     """
 
-    def __init__(self, rate: RateLoss) -> None:
-        self.rate = rate
+    def __init__(self, rate_loss: RateLoss) -> None:
+        self.rate_loss = rate_loss
         self._block = ExitStack()
 
     def on_step_begin(
         self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
     ) -> None:
         """Give the network the numbers of its file."""
-        if not self.rate.is_rounded:
-            self._block.enter_context(self.rate.rounded())
+        if not self.rate_loss.is_rounded:
+            self._block.enter_context(self.rate_loss.rounded())
 
     def on_pre_optimizer_step(
         self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
     ) -> None:
         """Add the gradients of the bytes, and give the network the numbers behind the rounding again."""
-        self.rate().backward()
+        self.rate_loss().backward()
         self._block.close()
 
     def on_step_end(
         self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
     ) -> None:
         """Note the steps learned so far, for a checkpoint."""
-        self.rate.zero_grad()  # the trainer empties only the gradients of its model
+        self.rate_loss.zero_grad()  # the trainer empties only the gradients of its model
         self._note(state)
 
     def _content(self) -> dict[str, Any]:
-        return self.rate.state_dict()
+        return self.rate_loss.state_dict()
 
     def _restore(self, content: dict[str, Any]) -> None:
-        self.rate.load_state_dict(content)
+        self.rate_loss.load_state_dict(content)
 
 
 class PackCallback(TrainerCallback):
@@ -168,13 +168,13 @@ class PackCallback(TrainerCallback):
 
     Args:
         model: the network.
-        rate: of a training for bytes; its steps are those of the file.
-        settings: of `tailcut.save`, such as `dtype="float16"`; with `rate` those of `RateLoss.save`.
+        rate_loss: of a training for bytes; its steps are those of the file.
+        settings: of `tailcut.save`, such as `dtype="float16"`; with `rate_loss` those of `RateLoss.save`.
     """
 
-    def __init__(self, model: nn.Module, *, rate: RateLoss | None = None, **settings: Any) -> None:
+    def __init__(self, model: nn.Module, *, rate_loss: RateLoss | None = None, **settings: Any) -> None:
         check_module("PackCallback", model)
-        self.model, self.rate, self.settings = model, rate, settings
+        self.model, self.rate_loss, self.settings = model, rate_loss, settings
 
     def on_save(
         self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
@@ -182,11 +182,11 @@ class PackCallback(TrainerCallback):
         """Pack beside the checkpoint."""
         if state.is_world_process_zero:
             folder = Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
-            write_companion(self.model, folder, self.rate, self.settings)
+            write_companion(self.model, folder, self.rate_loss, self.settings)
 
     def on_train_end(
         self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
     ) -> None:
         """Pack the network as it is in the end."""
         if state.is_world_process_zero:
-            write_companion(self.model, args.output_dir or ".", self.rate, self.settings)
+            write_companion(self.model, args.output_dir or ".", self.rate_loss, self.settings)

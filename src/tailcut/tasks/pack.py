@@ -153,8 +153,8 @@ def pack(
         dtype = found.dtype if (max_bytes, step) == (None, None) else QUANTIZED_DTYPE
     if other_dtype is None and (dtype != QUANTIZED_DTYPE or rounds_again):
         other_dtype = found.other_dtype
-    if found.rate is not None and is_as_it_was:
-        written = found.rate.save(out, metadata=found.metadata)
+    if found.rate_loss is not None and is_as_it_was:
+        written = found.rate_loss.save(out, metadata=found.metadata)
     else:
         settings: dict[str, Any] = {"max_bytes": max_bytes, "step": step, "levels": levels or found.levels}
         written = write(found.network, out, dtype=dtype, other_dtype=other_dtype, metadata=found.metadata, **settings)
@@ -194,7 +194,7 @@ class _Cut:
 class _Source:
     """A network to pack, the number types and levels to use where none are asked for, and the cut of plain weights.
 
-    Of a training for bytes `rate` has the steps that it has learned.
+    Of a training for bytes `rate_loss` has the steps that it has learned.
     """
 
     network: nn.Module
@@ -203,7 +203,7 @@ class _Source:
     cut: RegularizationReport | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     levels: tuple[float, ...] = ()
-    rate: RateLoss | None = None
+    rate_loss: RateLoss | None = None
 
 
 def _from_file(file: str | Path) -> _Source:
@@ -319,19 +319,23 @@ def _from_checkpoint(state: Mapping[str, Any], path: Path) -> _Source:
     set_image_size(network, state.get("image_size"))
     levels = tuple(recipe.pack.levels)
     return _Source(
-        network, recipe.pack.dtype, recipe.pack.other_dtype, levels=levels, rate=_rate_of(recipe, network, state)
+        network,
+        recipe.pack.dtype,
+        recipe.pack.other_dtype,
+        levels=levels,
+        rate_loss=_rate_loss_of(recipe, network, state),
     )
 
 
-def _rate_of(recipe: "Recipe", network: nn.Module, state: Mapping[str, Any]) -> RateLoss | None:
+def _rate_loss_of(recipe: "Recipe", network: nn.Module, state: Mapping[str, Any]) -> RateLoss | None:
     """Return the steps that a training for bytes had learned at its checkpoint; None of another training."""
     section = recipe.compression
     if section is None:
         return None
     # How far it is comes with its state.
-    rate = RateLoss(network, target_bytes=section.target_bytes, num_steps=1, start_bytes=section.start_bytes)
-    rate.load_state_dict(state["compression"])
-    return rate
+    rate_loss = RateLoss(network, target_bytes=section.target_bytes, num_steps=1, start_bytes=section.start_bytes)
+    rate_loss.load_state_dict(state["compression"])
+    return rate_loss
 
 
 def _from_weights(path: Path, content: Any, model: str | None, arguments: Mapping[str, Any], cut: _Cut) -> _Source:

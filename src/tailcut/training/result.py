@@ -110,7 +110,7 @@ def warn_of_late_cut(before: int, after: int) -> None:
     """Say that coefficients were cut after the last epoch, when no training could make up for them."""
     if after < before:
         logger.warning(
-            "the last cut, from %d to %d coefficients, came after the last epoch; a higher schedule.rate or "
+            "the last cut, from %d to %d coefficients, came after the last epoch; a higher schedule.gamma or "
             "schedule.fraction instead of it, a smaller schedule.every, or more epochs bring it earlier",
             before,
             after,

@@ -45,8 +45,8 @@ class TailTruncation:
     """Cuts the tails of a regularised network's tensors step by step, each from its count to its target.
 
     With spacing "paper" the kept part beta follows the paper's equation, per tensor:
-    beta_n = beta_(n-1) - rate (beta_(n-1) - epsilon), where epsilon is the target; it comes close to the target
-    and `finish` cuts the rest. With `num_steps` the rate is chosen so that the last step reaches
+    beta_n = beta_(n-1) - gamma (beta_(n-1) - epsilon), where epsilon is the target; it comes close to the target
+    and `finish` cuts the rest. With `num_steps` gamma is chosen so that the last step reaches
     the target. With spacing "geometric" the count is divided by the same factor in each of `num_steps` steps.
 
     `step` masks: vectors keep their length, so optimisers, DDP, compiled graphs and moving averages go on;
@@ -59,7 +59,8 @@ class TailTruncation:
         keep_ratio: the target as a ratio per tensor, instead.
         min_kept: the fewest coefficients that a ratio leaves of a tensor (the paper's code protects 31 to 255); a
             tensor that keeps fewer already stays as it is.
-        rate: the paper's gamma, above 0 and at most 1; not used when `num_steps` is given.
+        gamma: the paper's: the part of what is left above the target that each cut takes, above 0 and at most 1; not
+            used when `num_steps` is given.
         num_steps: after how many steps the target is reached.
         spacing: "paper" or "geometric" (needs `num_steps`).
         optimizer: the optimiser that trains the vectors, whose state is cut along (not LBFGS).
@@ -77,7 +78,7 @@ class TailTruncation:
         num_kept: int | Mapping[str, int] | None = None,
         keep_ratio: float | None = None,
         min_kept: int = 1,
-        rate: float = 0.01,
+        gamma: float = 0.01,
         num_steps: int | None = None,
         spacing: str = "paper",
         optimizer: torch.optim.Optimizer | None = None,
@@ -87,10 +88,10 @@ class TailTruncation:
         self._spacing = spacing
         self._num_steps = None if num_steps is None else check_positive("num_steps", num_steps)
         self._check(model)
-        rate = check_part("rate", rate)
+        gamma = check_part("gamma", gamma)
         self.starts = self.num_kept
         self.targets = self._resolve_targets(num_kept, keep_ratio, check_positive("min_kept", min_kept))
-        self._rate = rate if self._num_steps is None else self._rate_for(self._num_steps)
+        self._gamma = gamma if self._num_steps is None else self._gamma_for(self._num_steps)
         self._steps_done = 0
 
     @property
@@ -161,7 +162,7 @@ class TailTruncation:
         self._steps_done = int(state["steps_done"])
         self.starts = {name: int(count) for name, count in state["starts"].items()}
         if self._num_steps is not None:
-            self._rate = self._rate_for(self._num_steps)
+            self._gamma = self._gamma_for(self._num_steps)
         for tensor in self._tensors:
             self._set_length(tensor, int(state["lengths"][tensor.name]))
             if state["num_kept"][tensor.name] < tensor.truncation.length:
@@ -248,8 +249,8 @@ class TailTruncation:
             raise ArgumentError(f"num_kept {num_kept} cuts nothing: no tensor keeps more than {most}; start higher")
         return targets
 
-    def _rate_for(self, num_steps: int) -> float:
-        """Return the rate that leaves every tensor less than half a coefficient above its target after all steps."""
+    def _gamma_for(self, num_steps: int) -> float:
+        """Return the gamma that leaves every tensor less than half a coefficient above its target after all steps."""
         farthest = max(self.starts[name] - target for name, target in self.targets.items())
         if farthest == 0:
             return 1.0
@@ -262,7 +263,7 @@ class TailTruncation:
             part = min(1.0, steps / self._num_steps)
             count = round_half_up(target * (start / target) ** (1 - part))
         else:
-            count = _paper_count(start, target, self._rate, steps)
+            count = _paper_count(start, target, self._gamma, steps)
         return max(target, min(start, count))
 
     def _cut_to(self, counts: Mapping[str, int]) -> None:
@@ -319,18 +320,18 @@ def _belongs_to_vector(value: object, length: int) -> bool:
     return isinstance(value, torch.Tensor) and value.ndim == 1 and value.shape[0] == length
 
 
-def steps_to_reach(start: int, target: int, rate: float) -> int:
+def steps_to_reach(start: int, target: int, gamma: float) -> int:
     """Return the number of steps of the paper's schedule after which `start` coefficients round to `target`."""
     if start <= target:
         return 0
-    if rate >= 1:
+    if gamma >= 1:
         return 1
-    steps = max(0, math.floor(math.log(0.5 / (start - target)) / math.log1p(-rate)) - 1)
-    while _paper_count(start, target, rate, steps) > target:
+    steps = max(0, math.floor(math.log(0.5 / (start - target)) / math.log1p(-gamma)) - 1)
+    while _paper_count(start, target, gamma, steps) > target:
         steps += 1
     return steps
 
 
-def _paper_count(start: int, target: int, rate: float, steps: int) -> int:
-    """Return the paper's recurrence, solved: the distance to the target shrinks by 1 - rate in each step."""
-    return round_half_up(target + (start - target) * (1 - rate) ** steps)
+def _paper_count(start: int, target: int, gamma: float, steps: int) -> int:
+    """Return the paper's recurrence, solved: the distance to the target shrinks by 1 - gamma in each step."""
+    return round_half_up(target + (start - target) * (1 - gamma) ** steps)

@@ -29,18 +29,18 @@ def test_a_recipe_cannot_be_changed() -> None:
 
 
 def test_unquoted_tensor_names_become_dotted() -> None:
-    section = ScheduleSection.model_validate({"num_kept": {"conv1": {"weight": 5}, "fc1.weight": 7}, "rate": 0.1})
+    section = ScheduleSection.model_validate({"num_kept": {"conv1": {"weight": 5}, "fc1.weight": 7}, "gamma": 0.1})
     assert section.num_kept == {"conv1.weight": 5, "fc1.weight": 7}
 
 
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"num_kept": 5, "keep_ratio": 0.5, "rate": 0.1}, "exactly one target"),
-        ({"rate": 0.1}, "exactly one target"),
-        ({"num_kept": 5}, "exactly one of rate"),
-        ({"num_kept": 5, "rate": 0.1, "fraction": 0.5}, "exactly one of rate"),
-        ({"num_kept": 5, "rate": 0.1, "spacing": "geometric"}, "needs fraction"),
+        ({"num_kept": 5, "keep_ratio": 0.5, "gamma": 0.1}, "exactly one target"),
+        ({"gamma": 0.1}, "exactly one target"),
+        ({"num_kept": 5}, "exactly one of gamma"),
+        ({"num_kept": 5, "gamma": 0.1, "fraction": 0.5}, "exactly one of gamma"),
+        ({"num_kept": 5, "gamma": 0.1, "spacing": "geometric"}, "needs fraction"),
     ],
 )
 def test_a_schedule_has_one_target_and_one_speed(section: dict[str, Any], message: str) -> None:
@@ -82,7 +82,7 @@ def test_a_regularization_has_one_start() -> None:
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ({"schedule": {"num_kept": 5, "rate": 0.1}}, "needs a \\[regularization\\] section"),
+        ({"schedule": {"num_kept": 5, "gamma": 0.1}}, "needs a \\[regularization\\] section"),
         ({"training": {"epochs": 1, "round_from": 0.5}}, "needs a \\[regularization\\] section"),
         ({"regularization": {}, "training": {"epochs": 1, "round_from": 0.5}}, "choose float16"),
     ],

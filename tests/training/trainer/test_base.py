@@ -45,7 +45,7 @@ VARIANTS = {
     "average": ("optimizer.ema_decay=0.9", "optimizer.clip_norm=1.0"),
     "rounded": ("training.round_from=0.5", "data.augmentation={ shift = 2, flip = true }"),
     "sgd": ("optimizer.name=sgd", "optimizer.lr_schedule.name=cosine"),
-    "rate": ("schedule={ num_kept = 400, rate = 0.3 }",),
+    "gamma": ("schedule={ num_kept = 400, gamma = 0.3 }",),
     "workers": ("data.workers=1",),
     "drawn": ("pruning.rates=0.2", "regularization.num_drawn=300", "schedule="),
 }
@@ -547,7 +547,7 @@ def test_a_teacher_changes_what_is_learned(make_recipe: MakeRecipe, tmp_path: Pa
 
 
 def test_a_late_cut_is_said(make_recipe: MakeRecipe, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    train(make_recipe("training.epochs=1", "schedule={ num_kept = 400, rate = 0.01 }"), tmp_path / "run")
+    train(make_recipe("training.epochs=1", "schedule={ num_kept = 400, gamma = 0.01 }"), tmp_path / "run")
     assert "came after the last epoch" in caplog.text
 
 
@@ -558,7 +558,7 @@ def test_a_file_that_is_worse_than_the_trained_network_is_said(
     overrides = ("training.epochs=2", f"data.holdout={held_out}")
     train(make_recipe(*overrides), tmp_path / "good")
     assert "the packed network has" not in caplog.text
-    train(make_recipe(*overrides, "schedule={ num_kept = 50, rate = 0.01 }"), tmp_path / "cut")
+    train(make_recipe(*overrides, "schedule={ num_kept = 50, gamma = 0.01 }"), tmp_path / "cut")
     lines = Run(tmp_path / "cut").read_metrics()
     packed = Run(tmp_path / "cut").read_result()
     figure = (packed.validation if held_out else packed.metrics)["accuracy"]

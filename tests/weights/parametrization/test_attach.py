@@ -65,7 +65,7 @@ def test_state_dict_holds_vectors_of_what_counts() -> None:
     assert set(full) == {KEY, "0.bias", "2.parametrizations.weight.original", "2.bias"}
     assert full[KEY].shape == (40,)
     assert full[KEY].data_ptr() == truncation_of(model, "0.weight").vector.data_ptr()
-    TailTruncation(model, num_kept=7, rate=1.0).step()
+    TailTruncation(model, num_kept=7, gamma=1.0).step()
     trimmed = model.state_dict()
     assert trimmed[KEY].shape == (7,)
     assert torch.equal(trimmed[KEY], full[KEY][:7])
@@ -75,7 +75,7 @@ def test_state_dict_holds_vectors_of_what_counts() -> None:
 def test_a_saved_state_dict_does_not_hold_the_tail() -> None:
     layer = nn.Linear(200, 200, bias=False)
     regularize(layer)
-    TailTruncation(layer, num_kept=7, rate=1.0).step()
+    TailTruncation(layer, num_kept=7, gamma=1.0).step()
     file = io.BytesIO()
     torch.save(layer.state_dict(), file)
     assert file.tell() < 4000
@@ -84,7 +84,7 @@ def test_a_saved_state_dict_does_not_hold_the_tail() -> None:
 
 def test_state_dict_with_a_prefix_and_kept_variables() -> None:
     model = regularised()
-    TailTruncation(model, num_kept=7, rate=1.0).step()
+    TailTruncation(model, num_kept=7, gamma=1.0).step()
     prefixed = model.state_dict(prefix="net.", keep_vars=True)
     assert prefixed[f"net.{KEY}"].shape == (7,)
 
@@ -95,7 +95,7 @@ def test_loading_adopts_the_length(length: int, assign: bool) -> None:
     source = network()
     regularize(source, num_kept={"0.weight": length, "2.weight": 9})
     model = regularised()
-    TailTruncation(model, num_kept=20, rate=1.0).step()
+    TailTruncation(model, num_kept=20, gamma=1.0).step()
     vector = truncation_of(model, "0.weight").vector
     model.load_state_dict(source.state_dict(), assign=assign)
     assert kept_counts(model) == kept_counts(source) == {"0.weight": length, "2.weight": 9}
@@ -108,7 +108,7 @@ def test_loading_adopts_the_length(length: int, assign: bool) -> None:
 
 def test_loading_from_a_file_goes_on_training() -> None:
     source = regularised()
-    TailTruncation(source, num_kept=7, rate=1.0).step()
+    TailTruncation(source, num_kept=7, gamma=1.0).step()
     file = io.BytesIO()
     torch.save(source.state_dict(), file)
     file.seek(0)
@@ -209,7 +209,7 @@ def test_hooks_of_a_copy_serve_the_copy() -> None:
     copied.load_state_dict(source.state_dict())
     assert kept_counts(model) == {"0.weight": 40, "2.weight": 40}
     assert kept_counts(copied) == {"0.weight": 5, "2.weight": 5}
-    TailTruncation(model, num_kept=3, rate=1.0).step()
+    TailTruncation(model, num_kept=3, gamma=1.0).step()
     assert copied.state_dict()[KEY].shape == (5,)
     assert model.state_dict()[KEY].shape == (3,)
 

@@ -48,7 +48,7 @@ def test_looking_changes_nothing(model: nn.Module) -> None:
 @pytest.mark.parametrize("name", ["0.weight", "1.0.weight"])
 def test_corner_and_bases_give_the_weight(model: nn.Module, name: str, cut: bool) -> None:
     if cut:
-        TailTruncation(model, num_kept=9, rate=1.0).step()
+        TailTruncation(model, num_kept=9, gamma=1.0).step()
     tensor = truncation_of(model, name)
     letters = "abcd"[: len(tensor.shape)]
     weight = tensor.corner()
@@ -67,7 +67,7 @@ def test_corner_and_bases_give_the_weight(model: nn.Module, name: str, cut: bool
 
 
 def test_coefficients_are_those_that_count(model: nn.Module) -> None:
-    TailTruncation(model, num_kept=9, rate=1.0).step()
+    TailTruncation(model, num_kept=9, gamma=1.0).step()
     tensor = truncation_of(model, "0.weight")
     assert len(tensor.vector) == 30
     assert tensor.num_kept == 9

@@ -136,7 +136,7 @@ def test_regularize_records_it() -> None:
     assert isinstance(edit, RegularizeEdit)
     assert edit.tensors[0] == CoefficientLayout("z.weight", (3, 2, 3, 3), (0, 1, 2, 3), (1, 2, 3, 4), 7)
     assert edit.tensors[-1] == CoefficientLayout("a.weight", (5, 6), (1,), (1,), 7)
-    TailTruncation(model, num_kept=3, rate=1.0).step()
+    TailTruncation(model, num_kept=3, gamma=1.0).step()
     (recorded,) = record_of(model).edits
     assert recorded == edit
     assert {tensor.num_kept for tensor in edit.current(model).tensors} == {3}
@@ -163,7 +163,7 @@ def test_apply_and_coefficients_rebuild_a_network() -> None:
 def test_coefficients_are_trimmed_and_rounded() -> None:
     model = Net()
     regularize(model, num_kept=11, precision="bfloat16")
-    TailTruncation(model, num_kept=4, rate=1.0).step()
+    TailTruncation(model, num_kept=4, gamma=1.0).step()
     for each in RegularizeEdit.of(model).coefficients(model):
         assert each.values.shape == (4,)
         assert len(each.parameter) == 11

@@ -188,8 +188,9 @@ class ScheduleSection(RecipeSection):
         num_kept: coefficients kept at the end: one number for each tensor, or a table by tensor name.
         keep_ratio: the same as a part of each tensor.
         min_kept: the fewest that `keep_ratio` leaves of a tensor.
-        spacing: `paper` (beta_n = beta_(n-1) - rate (beta_(n-1) - epsilon)) or `geometric`.
-        rate: the paper's gamma per cut; the rest is cut at the end of the run.
+        spacing: `paper` (beta_n = beta_(n-1) - gamma (beta_(n-1) - epsilon)) or `geometric`.
+        gamma: the paper's: the part of what is left above the target that each cut takes; the rest is cut at the end of
+            the run.
         fraction: reach the target after this fraction of the run instead.
         every: cut once per `epoch`, or once per so many iterations.
     """
@@ -198,7 +199,7 @@ class ScheduleSection(RecipeSection):
     keep_ratio: KeepRatio | None = None
     min_kept: Positive = 1
     spacing: Literal["paper", "geometric"] = "paper"
-    rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    gamma: Annotated[float, Field(gt=0, le=1)] | None = None
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     every: Literal["epoch"] | Positive = "epoch"
 
@@ -206,8 +207,8 @@ class ScheduleSection(RecipeSection):
     def _one_target_one_speed(self) -> Self:
         if (self.num_kept is None) == (self.keep_ratio is None):
             raise ValueError("give exactly one target: num_kept or keep_ratio")
-        if (self.rate is None) == (self.fraction is None):
-            raise ValueError("give exactly one of rate (the paper's gamma per cut) and fraction (of the run)")
+        if (self.gamma is None) == (self.fraction is None):
+            raise ValueError("give exactly one of gamma (of the paper, per cut) and fraction (of the run)")
         if self.spacing == "geometric" and self.fraction is None:
             raise ValueError("spacing 'geometric' needs fraction (of the run after which the target is reached)")
         return self

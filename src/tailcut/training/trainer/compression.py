@@ -63,7 +63,7 @@ def check_compression(recipe: Recipe) -> CompressionSection:
 
 @final
 class CompressionTrainer(Trainer):
-    """One process of a training. `rate` has the steps, and what the bytes cost.
+    """One process of a training. `rate_loss` has the steps, and what the bytes cost.
 
     Each line of `metrics.jsonl` has the bytes of the file, as it would be then.
     """
@@ -71,9 +71,9 @@ class CompressionTrainer(Trainer):
     def __init__(self, job: Job) -> None:
         self.section = check_compression(job.recipe)
         self.network = ImageNetwork(job)
-        self.rate = make_rate(job.recipe, self.section, self.network)
-        optimizer = make_optimizer(job.recipe, self.section, self.rate)
-        super().__init__(job, self.network.data, self.network.model, optimizer, {"compression": self.rate})
+        self.rate_loss = make_rate_loss(job.recipe, self.section, self.network)
+        optimizer = make_optimizer(job.recipe, self.section, self.rate_loss)
+        super().__init__(job, self.network.data, self.network.model, optimizer, {"compression": self.rate_loss})
 
     def _choose_execution(self) -> Execution:
         return self.network.choose_execution()
@@ -87,7 +87,7 @@ class CompressionTrainer(Trainer):
     def _step(self, images: Tensor, targets: Tensor, places: Tensor) -> Tensor:
         self.stepper.zero_grad()
         with self._rounded():
-            cost: Tensor = self.rate()
+            cost: Tensor = self.rate_loss()
             loss = self.network.loss(self.module, images, targets, places, self._coarse_factor()) + cost
             self.fabric.backward(loss)
         self._update()
@@ -103,29 +103,29 @@ class CompressionTrainer(Trainer):
 
     def _epoch_figures(self) -> dict[str, Any]:
         self._remeasure_if_due()
-        target = self.rate.target
+        target = self.rate_loss.target
         logger.info("%d bytes, goal %d; a byte is worth %.1e", target.num_bytes, target.goal, target.price)
         return {"num_bytes": round(target.num_bytes)}
 
     def _remeasure_if_due(self) -> None:
-        """Measure the numbers that are not trained again (changes `rate`) after some of the epochs."""
+        """Measure the numbers that are not trained again (changes `rate_loss`) after some of the epochs."""
         epochs = self.recipe.training.epochs
         if (
             self.epoch < epochs
             and self.epoch in {math.ceil(part * epochs) for part in REMEASURED}
-            and self.rate.has_untrained
+            and self.rate_loss.has_untrained
         ):
             share_buffers(self.fabric, self.model)
             count, seed = self.section.num_gradients, self.recipe.training.seed
             inputs = gradient_inputs(self.network, count)
             with self._explaining_lost_numbers("not trained on"):
-                self.rate.remeasure(inputs, num_gradients=count, seed=seed)
+                self.rate_loss.remeasure(inputs, num_gradients=count, seed=seed)
 
     def _pack(self) -> None:
         count = self.section.num_gradients
         inputs = gradient_inputs(self.network, count)
         with self._explaining_lost_numbers("not packed"):
-            self.rate.save(self.run.model, inputs, num_gradients=count)
+            self.rate_loss.save(self.run.model, inputs, num_gradients=count)
 
     @contextmanager
     def _rounded(self) -> Iterator[None]:
@@ -136,7 +136,7 @@ class CompressionTrainer(Trainer):
         """
         with ExitStack() as block:
             with self._explaining_lost_numbers("not trained on"):
-                block.enter_context(self.rate.rounded())
+                block.enter_context(self.rate_loss.rounded())
             yield
             with self._explaining_lost_numbers("not trained on"):
                 block.close()
@@ -158,7 +158,7 @@ class CompressionTrainer(Trainer):
             ) from error
 
 
-def make_rate(recipe: Recipe, section: CompressionSection, network: ImageNetwork) -> RateLoss:
+def make_rate_loss(recipe: Recipe, section: CompressionSection, network: ImageNetwork) -> RateLoss:
     """Return the cost of the network's bytes, with its first steps.
 
     Raises:
@@ -182,10 +182,10 @@ def make_rate(recipe: Recipe, section: CompressionSection, network: ImageNetwork
         raise RecipeError(f"compression: {error}") from error
 
 
-def make_optimizer(recipe: Recipe, section: CompressionSection, rate: RateLoss) -> torch.optim.Optimizer:
+def make_optimizer(recipe: Recipe, section: CompressionSection, rate_loss: RateLoss) -> torch.optim.Optimizer:
     """Return the optimiser of the network and of the steps, which have a learning rate of their own."""
     optimizer = recipe.optimizer
-    built = rate.optimizer(
+    built = rate_loss.optimizer(
         torch.optim.AdamW if optimizer.name == "adamw" else torch.optim.Adam,
         lr=optimizer.lr,
         step_lr=section.step_lr,
