@@ -25,7 +25,7 @@ from tailcut.compiling import is_installed
 from tailcut.errors import ArgumentError
 from tailcut.format import load
 from tailcut.format.quantized import Coded, Layout, decode, encode
-from tailcut.format.save import pack
+from tailcut.format.save import encode_network
 from tailcut.structure import create_model
 
 NETWORKS = ("lenet5-ref", "lenet300-ref")
@@ -183,7 +183,7 @@ def _own_bytes(
 def _bytes_and_error(model: nn.Module, state: dict[str, Tensor], step: int) -> tuple[int, float]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.tailcut"
-        path.write_bytes(pack(model, dtype="quantized", step=2.0 ** (step / 8))[0])
+        path.write_bytes(encode_network(model, dtype="quantized", step=2.0 ** (step / 8))[0])
         return path.stat().st_size, _error(state, dict(load(path).state_dict()))
 
 

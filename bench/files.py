@@ -18,7 +18,7 @@ from bench.timing import Timing, compare
 from tailcut.data.roots import data_roots
 from tailcut.format import load, save, zoo_names
 from tailcut.format.conversion.frereg import convert
-from tailcut.format.save import pack
+from tailcut.format.save import encode_network
 from tailcut.structure import base_of, create_model
 from tailcut.weights import regularize, to_dense, truncated_tensors
 
@@ -93,7 +93,7 @@ def _size_rows(case: Case) -> list[Row]:
     dense = to_dense(case.model).state_dict()
     coefficients = [tensor.coefficients().detach().to(torch.float16) for tensor in truncated_tensors(case.model)]
     num_kept = sum(entry.numel() for entry in coefficients)
-    own = len(pack(case.model, dtype=CODEC)[0])
+    own = len(encode_network(case.model, dtype=CODEC)[0])
     sizes = {
         "tailcut, float16": own,
         "coefficients, xz, float16": len(_xz(coefficients)),
@@ -152,7 +152,7 @@ def _time_case(case: Case, folder: Path, scale: Scale) -> dict[str, dict[str, Ti
     torch.save(dense, theirs)
     safetensors.torch.save_file(dense, tensors)
     packers: dict[str, Callable[[], object]] = {
-        "tailcut": lambda: pack(case.model, dtype=CODEC),
+        "tailcut": lambda: encode_network(case.model, dtype=CODEC),
         "torch.save": lambda: _torch_bytes(dense),
         "safetensors": lambda: safetensors.torch.save(dense),
     }

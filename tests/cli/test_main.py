@@ -163,7 +163,7 @@ def heeded_interruption() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("place", "words"),
     [
-        ("tailcut.tasks.packets.write_atomically", ["split", "zoo:lenet5-776", "--packet", "100"]),
+        ("tailcut.tasks.packets.write_atomically", ["split", "zoo:lenet5-776", "--packet-bytes", "100"]),
         ("tailcut.export_c.export.write_atomically", ["export", "zoo:lenet5-776", "--to", "c"]),
         ("tailcut.inputs.plots.draw_frequency_map", ["dct", "photo.png"]),
     ],

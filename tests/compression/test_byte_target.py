@@ -56,3 +56,17 @@ def test_state_and_back() -> None:
     other = ByteTarget(start_bytes=1, target_bytes=1, num_steps=1)
     other.load_state_dict(target.state_dict())
     assert other == target
+
+
+def test_far_from_the_goal_the_price_of_a_byte_moves_at_a_bounded_pace() -> None:
+    target = ByteTarget(1000.0, 500, 100)
+    for num_bytes, distance in ((1e6, 1.0), (0.0, -0.5), (1100.0, 0.1)):
+        target.num_bytes = num_bytes
+        assert target.distance == pytest.approx(distance)
+
+
+def test_a_step_is_compared_with_the_goal_of_its_own_time() -> None:
+    target = ByteTarget(1000.0, 500, 10)
+    before = target.weight
+    target.follow(1000.0, lambda: 1000)
+    assert target.weight == before

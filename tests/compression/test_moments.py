@@ -10,6 +10,7 @@ from torch import nn
 from tailcut.compression import moments
 from tailcut.compression.moments import input_blocks
 from tailcut.model_inputs import loader_inputs
+from tailcut.transform import dct
 
 
 def generator() -> torch.Generator:
@@ -74,3 +75,19 @@ def test_layers_without_a_block() -> None:
     ]
     assert names == [("1.weight",)]  # not the one with groups, nor one that is not stored whole
     assert not model[1]._forward_pre_hooks
+
+
+@pytest.mark.parametrize("padding", [(0, 2), (3, 0), "same", "valid"])
+@pytest.mark.parametrize("mode", ["zeros", "reflect"])
+def test_rows_are_what_the_weights_are_multiplied_with(
+    padding: Any, mode: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moments, "POSITIONS", 10_000)
+    torch.manual_seed(0)
+    layer = nn.Conv2d(2, 5, (3, 5), padding=padding, padding_mode=mode, bias=False)
+    x = torch.randn(2, 2, 6, 8)
+    rows = moments.input_rows(layer, x, 10_000, torch.Generator())
+    assert rows is not None
+    y = layer(x)
+    found = (rows @ dct(layer.weight, (2, 3)).flatten(1).T).reshape(2, *y.shape[2:], 5).permute(0, 3, 1, 2)
+    torch.testing.assert_close(found, y, rtol=1e-4, atol=1e-5)

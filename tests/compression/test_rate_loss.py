@@ -14,7 +14,7 @@ import tailcut
 from tailcut import RateLoss
 from tailcut.data import open_dataset
 from tailcut.errors import ArgumentError
-from tailcut.format.save import pack
+from tailcut.format.save import encode_network
 from tailcut.format.sensitivity import Sensitivity
 from tailcut.weights import kept_counts
 
@@ -110,7 +110,7 @@ def test_the_size_does_not_depend_on_the_scale_of_weights_before_batch_norm(trai
     rate_loss = RateLoss(model, target_bytes=1500, num_steps=10)
 
     def num_bytes() -> int:
-        return len(pack(model, dtype="quantized", step=1.0, sensitivity=rate_loss.sensitivity())[0])
+        return len(encode_network(model, dtype="quantized", step=1.0, sensitivity=rate_loss.sensitivity())[0])
 
     before, places = num_bytes(), {tensor.name: place for place, tensor in enumerate(rate_loss.trained)}
     with torch.no_grad():
@@ -130,7 +130,7 @@ def test_what_is_not_trained_is_measured_again(trained: nn.Module) -> None:
     rate_loss.target.num_done = 7
 
     def num_bytes(sensitivity: Sensitivity) -> int:
-        return len(pack(rounded, dtype="quantized", step=1.0, sensitivity=replace(sensitivity, blocks=()))[0])
+        return len(encode_network(rounded, dtype="quantized", step=1.0, sensitivity=replace(sensitivity, blocks=()))[0])
 
     with rate_loss.rounded():
         rounded = copy.deepcopy(model).eval()

@@ -116,16 +116,19 @@ def test_whole_numbers_are_those_of_the_network_in_every_level(tmp_path: Path) -
         assert torch.equal(found.get_buffer("norm.last"), model.get_buffer("norm.last"))
 
 
+class Wide(nn.Module):
+    """Many numbers that are not truncated, and statistics, for which all of these are in the file level by level."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.truncated, self.plain = nn.Linear(4, 4), nn.Linear(600, 600)
+        self.norm = nn.BatchNorm1d(4)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.truncated(inputs))  # type: ignore[no-any-return]
+
+
 def test_levels_that_load_refuses_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    class Wide(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.truncated, self.plain = nn.Linear(4, 4), nn.Linear(600, 600)
-            self.norm = nn.BatchNorm1d(4)
-
-        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-            return self.norm(self.truncated(inputs))  # type: ignore[no-any-return]
-
     model, path = Wide(), tmp_path / "a.tailcut"
     tailcut.regularize(model, include="truncated.*", num_kept=8)
     # Four levels have 360,604 numbers anew, which counts as 4 x 4 x 360,604 > 2^22.
@@ -188,3 +191,13 @@ def test_bad_levels(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="no levels, asked for was level 2"):
         tailcut.load("zoo:lenet5-776", level=2)
     assert kept_counts(tailcut.load("zoo:lenet5-776", level=1))
+
+
+def test_levels_just_above_the_cap_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model, path = Wide(), tmp_path / "a.tailcut"
+    tailcut.regularize(model, include="truncated.*", num_kept=8)
+    with command_line_limit(1_000_000):  # other tensors of three levels are 3 x 4 x 360,604 > 2^22, those of two not
+        tailcut.save(model, path, levels=(0.2, 0.5, 0.8), loader=[torch.randn(8, 4)])
+        assert "load refuses this file" in caplog.text
+        with pytest.raises(LimitError):
+            tailcut.load(path, into=Wide())

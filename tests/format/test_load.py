@@ -14,7 +14,7 @@ from torch import nn
 import tailcut
 from tailcut.errors import ArgumentError, CorruptFileError, LimitError, ModelMismatchError, NotTailcutFileError
 from tailcut.execution import fuse
-from tailcut.format import pack
+from tailcut.format import encode_network
 from tailcut.structure import base_of, record_of
 from tailcut.weights import truncated_tensors
 
@@ -209,7 +209,7 @@ def test_into_of_a_registered_network_stays_registered(tmp_path: Path) -> None:
     base = base_of(again)
     assert base is not None
     assert base.name == "lenet300"
-    assert pack(again, dtype="float32")[0] == (tmp_path / "a.tailcut").read_bytes()
+    assert encode_network(again, dtype="float32")[0] == (tmp_path / "a.tailcut").read_bytes()
 
 
 class Wider(OwnNet):

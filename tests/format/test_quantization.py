@@ -11,8 +11,11 @@ from torch import nn
 
 import tailcut
 from tailcut.errors import ArgumentError
+from tailcut.format.container.streams import layout_of_other
 from tailcut.format.network.tensors import NetworkTensors, network_tensors
-from tailcut.format.quantization import completed, default_sensitivity
+from tailcut.format.quantization import _cheapest, completed, default_sensitivity
+from tailcut.format.quantized import dequantize
+from tailcut.format.quantized.values import LOG2, NONE
 from tailcut.format.row_steps import rounded_with_feedback
 from tailcut.format.sensitivity import Block, Sensitivity, block_of
 from tailcut.structure import record_of
@@ -273,3 +276,10 @@ def test_the_exact_file_of_coefficients_of_16_bits_has_these(dtype: torch.dtype,
     exact = tailcut.save(model, tmp_path / "exact.tailcut", dtype=dtype)
     tailcut.save(model, tmp_path / "a.tailcut", max_bytes=exact.file_bytes)
     assert (tmp_path / "a.tailcut").read_bytes() == (tmp_path / "exact.tailcut").read_bytes()
+
+
+def test_running_variances_stay_above_zero() -> None:
+    values = torch.tensor([1e-3] * 30 + [4.0, 9.0])
+    layout = layout_of_other("n.running_var", (32,), is_integer=False)
+    made = _cheapest(values, layout, [(LOG2, 0.5), (NONE, 1.0)], None)
+    assert bool((dequantize(made, layout) > 0).all())

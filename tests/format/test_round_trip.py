@@ -15,7 +15,7 @@ from tests.format.networks import BARE_UNET, Buffers, known, plain_state, random
 from torch import nn
 
 import tailcut
-from tailcut.format import pack
+from tailcut.format import encode_network
 from tailcut.format.container.contents import decode
 from tailcut.format.container.numbers import FLOAT_DTYPES
 from tailcut.weights import truncated_tensors
@@ -123,7 +123,7 @@ def test_any_network_of_ones_own_comes_back(data: st.DataObject, plan: Plan, see
         (own,) = {key for key in holders[0] if "weight" in key}
         assert holders[0][own] is holders[1][own]
     _compare_with_reference(content, before, state, report)
-    assert pack(again, dtype=dtype, metadata={"seed": seed})[0] == content
+    assert encode_network(again, dtype=dtype, metadata={"seed": seed})[0] == content
 
 
 def _compare_with_reference(
@@ -182,8 +182,8 @@ def test_registered_networks_come_back(
     ]
     for other in read.others:
         assert other.values == plain_state(again)[other.name].flatten().tolist()
-    assert pack(again, dtype=dtype, other_dtype="float16")[0] == path.read_bytes()
-    assert pack(model, dtype=dtype, other_dtype="float16")[0] == path.read_bytes()
+    assert encode_network(again, dtype=dtype, other_dtype="float16")[0] == path.read_bytes()
+    assert encode_network(model, dtype=dtype, other_dtype="float16")[0] == path.read_bytes()
 
 
 def test_outputs_agree_to_the_bit(tmp_path: Path) -> None:
@@ -220,5 +220,5 @@ def test_each_lossless_codec_is_chosen_where_it_wins(codec_number: int) -> None:
     values = {0: torch.randint(-(2**62), 2**62, (64,)).view(torch.float64), 1: torch.zeros(3000), 2: torch.randn(300)}
     model = nn.Module()
     model.register_buffer("kept", values[codec_number])
-    content, _ = pack(model, dtype="float32")
+    content, _ = encode_network(model, dtype="float32")
     assert [stream.codec_number for stream in decode(content).other_streams] == [codec_number]

@@ -113,3 +113,18 @@ def test_costs_of_no_blocks_and_of_other_sizes() -> None:
     assert relative_costs([], {"a": 3}) == {}
     with pytest.raises(ArgumentError, match="measured for 4 numbers of weight"):
         relative_costs([independent(torch.ones(4))], {"weight": 5})
+
+
+def test_an_error_is_made_good_by_all_numbers_behind_it() -> None:
+    """Also by those of later parts, into which long blocks are cut."""
+    torch.manual_seed(0)
+    root = torch.randn(300, 100, dtype=torch.float64) + torch.randn(300, 1, dtype=torch.float64)
+    block = block_of(("a",), root.T @ root / 300)
+    values, step = torch.randn(100, dtype=torch.float64), 0.5
+    found = rounded_with_feedback(block, {"a": values}, {"a": torch.full((100,), step, dtype=torch.float64)})["a"]
+    rest, upper, wanted = values.clone(), block.upper.double(), []
+    for place in range(100):
+        wanted.append((rest[place] / step).round())
+        error = rest[place] - step * wanted[-1]
+        rest[place + 1 :] -= upper[place, place + 1 :] / upper[place, place] * error
+    assert torch.equal(found, torch.stack(wanted))

@@ -19,7 +19,7 @@ import tailcut
 from tailcut import limits
 from tailcut.channels import score
 from tailcut.errors import ArgumentError, CorruptFileError, StructureError, TailcutError
-from tailcut.format import codecs, pack
+from tailcut.format import codecs, encode_network
 from tailcut.format.container.contents import decode
 from tailcut.inputs import YCbCrPixels, use_ycbcr
 from tailcut.weights import TailTruncation, budget, truncated_tensors
@@ -35,7 +35,7 @@ TOTALS = {"lenet300": (4238, 2816), "lenet5": (7668, 776), "unet": (310_964, 31_
 
 def overhead(model: nn.Module, dtype: str = "float16") -> tuple[int, int]:
     """Bytes of the file that are not payload, and what they may be at most."""
-    content, tensors = pack(model, dtype=dtype)
+    content, tensors = encode_network(model, dtype=dtype)
     streams = decode(content)
     assert streams.other_streams == ()
     assert streams.coefficients is not None
@@ -78,7 +78,7 @@ def test_order_weights_of_kernels_cost_few_bytes() -> None:
 
 def test_names_of_ones_own_class_are_packed() -> None:
     model = nn.Sequential(*(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)) for _ in range(100)))
-    content, tensors = pack(model, dtype="float32")
+    content, tensors = encode_network(model, dtype="float32")
     names = sum(len(other.name) for other in tensors.others)
     payloads = sum(len(stream.payload) for stream in decode(content).other_streams)
     assert len(content) - payloads < names / 3
@@ -266,7 +266,7 @@ def test_layers_of_the_same_shapes_are_compared(change: Any, message: str) -> No
     tailcut.regularize(model, num_kept=2)
     change(model)
     with pytest.raises(StructureError, match=message):
-        pack(model, dtype="float32")
+        encode_network(model, dtype="float32")
 
 
 def test_settings_of_training_may_change() -> None:
@@ -275,7 +275,7 @@ def test_settings_of_training_may_change() -> None:
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.01
     model.requires_grad_(False)
-    assert pack(model, dtype="float32")[0]
+    assert encode_network(model, dtype="float32")[0]
 
 
 def test_a_regularised_part_or_wrapper_is_refused(tmp_path: Path) -> None:
@@ -486,22 +486,22 @@ def test_numbers_that_do_not_fit_are_refused() -> None:
     vector = truncated_tensors(model)[1].vector
     vector.data[2] = 70_000
     with pytest.raises(ArgumentError, match=r"fc2\.weight: 7e\+04 does not fit into float16; use bfloat16 or float32"):
-        pack(model, dtype="float16")
-    assert pack(model, dtype="bfloat16")[0]
-    assert pack(model, dtype="float32")[0]
+        encode_network(model, dtype="float16")
+    assert encode_network(model, dtype="bfloat16")[0]
+    assert encode_network(model, dtype="float32")[0]
     for value in (float("nan"), float("inf"), float("-inf")):
         vector.data[2] = value
         with pytest.raises(ArgumentError, match=r"fc2\.weight has coefficients that are not finite"):
-            pack(model, dtype="float32")
+            encode_network(model, dtype="float32")
 
 
 def test_other_tensors_may_be_infinite_but_must_fit() -> None:
     model = nn.Linear(2, 2)
     model.bias.data[0] = float("inf")
-    assert pack(model, dtype="float32", other_dtype="float16", allow_non_finite=True)[0]
+    assert encode_network(model, dtype="float32", other_dtype="float16", allow_non_finite=True)[0]
     model.bias.data[1] = -1e6
     with pytest.raises(ArgumentError, match=r"bias: 1e\+06 does not fit into float16"):
-        pack(model, dtype="float32", other_dtype="float16", allow_non_finite=True)
+        encode_network(model, dtype="float32", other_dtype="float16", allow_non_finite=True)
 
 
 class Extra(nn.Linear):
@@ -545,7 +545,7 @@ def _holding(value: torch.Tensor) -> nn.Module:
 @pytest.mark.parametrize("dtype", ["float32", "quantized"])
 def test_what_cannot_be_stored_is_named(make: Any, message: str, dtype: str) -> None:
     with pytest.raises(ArgumentError, match=message):
-        pack(make(), dtype=dtype)
+        encode_network(make(), dtype=dtype)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -553,7 +553,7 @@ def test_quantised_tensors_are_refused() -> None:
     model = nn.Module()
     model.register_buffer("kept", torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8))
     with pytest.raises(ArgumentError, match=r"kept: tensors of type torch\.qint8 cannot be stored"):
-        pack(model, dtype="float32")
+        encode_network(model, dtype="float32")
 
 
 def test_meta_coefficients_are_refused() -> None:
@@ -561,7 +561,7 @@ def test_meta_coefficients_are_refused() -> None:
         model = tailcut.create_model("lenet300")
         tailcut.regularize(model, num_kept=3)
     with pytest.raises(ArgumentError, match="meta device"):
-        pack(model, dtype="float32")
+        encode_network(model, dtype="float32")
 
 
 @pytest.mark.parametrize(
@@ -577,7 +577,7 @@ def test_meta_coefficients_are_refused() -> None:
 )
 def test_metadata_that_json_cannot_hold_is_refused(metadata: Any, message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
-        pack(nn.Linear(2, 2), dtype="float32", metadata=metadata)
+        encode_network(nn.Linear(2, 2), dtype="float32", metadata=metadata)
 
 
 def test_deep_metadata_is_refused() -> None:
@@ -585,7 +585,7 @@ def test_deep_metadata_is_refused() -> None:
     for _ in range(20_000):
         deep = {"a": deep}
     with pytest.raises(ArgumentError, match="metadata"):
-        pack(nn.Linear(2, 2), dtype="float32", metadata=deep)
+        encode_network(nn.Linear(2, 2), dtype="float32", metadata=deep)
 
 
 def test_metadata_comes_back(tmp_path: Path) -> None:
@@ -596,13 +596,13 @@ def test_metadata_comes_back(tmp_path: Path) -> None:
 
 def test_what_passes_a_cap_is_refused_when_written() -> None:
     with pytest.raises(ArgumentError, match=r"does not fit into a \.tailcut file: .* more than 16384"):
-        pack(nn.ParameterList([nn.Parameter(torch.zeros(())) for _ in range(16_385)]), dtype="float32")
+        encode_network(nn.ParameterList([nn.Parameter(torch.zeros(())) for _ in range(16_385)]), dtype="float32")
     with pytest.raises(ArgumentError, match=r"header has \d+ bytes, at most 1048576"):
-        pack(nn.ParameterDict({f"{n:04}" + "x" * 4000: torch.zeros(()) for n in range(270)}), dtype="float32")
+        encode_network(nn.ParameterDict({f"{n:04}" + "x" * 4000: torch.zeros(()) for n in range(270)}), dtype="float32")
     with pytest.raises(ArgumentError, match="at most 4096 bytes, got 5000"):
-        pack(nn.ParameterDict({"x" * 5000: torch.zeros(())}), dtype="float32")
+        encode_network(nn.ParameterDict({"x" * 5000: torch.zeros(())}), dtype="float32")
     with pytest.raises(ArgumentError, match="without control characters"):
-        pack(nn.ParameterDict({"a\nb": torch.zeros(())}), dtype="float32")
+        encode_network(nn.ParameterDict({"a\nb": torch.zeros(())}), dtype="float32")
 
 
 class ManyArguments(nn.Linear):
@@ -630,11 +630,11 @@ def test_a_network_above_the_cap_is_warned_of(tmp_path: Path, caplog: pytest.Log
 
 def test_arguments_that_no_file_can_hold_are_refused() -> None:
     with registered("many-arguments", ManyArguments):
-        assert pack(tailcut.create_model("many-arguments", shape=(1,) * 256), dtype="float32")[0]
+        assert encode_network(tailcut.create_model("many-arguments", shape=(1,) * 256), dtype="float32")[0]
         with pytest.raises(ArgumentError):
-            pack(tailcut.create_model("many-arguments", shape=(1,) * 257), dtype="float32")
+            encode_network(tailcut.create_model("many-arguments", shape=(1,) * 257), dtype="float32")
         with pytest.raises(ArgumentError):
-            pack(tailcut.create_model("many-arguments", label="\x1b[2J"), dtype="float32")
+            encode_network(tailcut.create_model("many-arguments", label="\x1b[2J"), dtype="float32")
 
 
 def test_unknown_dtypes_are_refused_by_name() -> None:
@@ -642,7 +642,7 @@ def test_unknown_dtypes_are_refused_by_name() -> None:
         with pytest.raises(
             ArgumentError, match="dtype must be one of float32, float16, bfloat16, float64, quantized, got"
         ):
-            pack(nn.Linear(2, 2), **arguments)  # type: ignore[arg-type]
+            encode_network(nn.Linear(2, 2), **arguments)  # type: ignore[arg-type]
 
 
 def test_other_codec_rounds_floating_point_tensors_only(tmp_path: Path) -> None:
@@ -655,7 +655,7 @@ def test_other_codec_rounds_floating_point_tensors_only(tmp_path: Path) -> None:
 
 
 def test_streams_take_the_shortest_codec() -> None:
-    content, tensors = pack(regularized("lenet300", num_kept=500), dtype="float16")
+    content, tensors = encode_network(regularized("lenet300", num_kept=500), dtype="float16")
     stream = decode(content).coefficients
     assert stream is not None
     raw = b"".join(entry.values.half().numpy().tobytes() for entry in tensors.coefficients)

@@ -13,7 +13,6 @@ import tailcut
 from tailcut.data import open_dataset
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.format.container.numbers import QUANTIZED_DTYPE
-from tailcut.integrations.companion import COMPANION
 from tailcut.weights import kept_counts
 
 pytest.importorskip("pytorch_lightning", reason="needs the extra lightning")
@@ -89,7 +88,7 @@ def test_tails_are_cut_epoch_by_epoch_and_the_file_lies_beside_the_checkpoint(tm
     made = fit(tmp_path, [cut, PackCallback(module.network, dtype="float16")], module, 8)
     assert set(kept_counts(module.network).values()) == {100}
     assert all(len(parameter) == 100 for parameter in module.network.parameters())
-    packed = tailcut.load(tmp_path / COMPANION)
+    packed = tailcut.load(tmp_path / "model.tailcut")
     images, _ = open_dataset("digits", "train").batch(range(64))
     torch.testing.assert_close(packed(images), module.network.eval()(images), rtol=0.02, atol=0.02)
     assert float(made.callback_metrics["accuracy"]) > 0.4
@@ -134,12 +133,12 @@ def test_training_for_bytes_ends_at_the_size(tmp_path: Path) -> None:
     callbacks = [RateLossCallback(module.rate_loss), PackCallback(module.network, rate_loss=module.rate_loss)]
     made = fit(tmp_path, callbacks, module, 8)
     assert not module.rate_loss.is_rounded
-    assert 600 < (tmp_path / COMPANION).stat().st_size <= 700
-    report = tailcut.inspect(tmp_path / COMPANION)
+    assert 600 < (tmp_path / "model.tailcut").stat().st_size <= 700
+    report = tailcut.inspect(tmp_path / "model.tailcut")
     assert {tensor.dtype for tensor in report.tensors} == {QUANTIZED_DTYPE}
     images, labels = open_dataset("digits", "train").batch(range(1024, 1280))
     with torch.no_grad():
-        accuracy = float((tailcut.load(tmp_path / COMPANION)(images).argmax(1) == labels).float().mean())
+        accuracy = float((tailcut.load(tmp_path / "model.tailcut")(images).argmax(1) == labels).float().mean())
     assert accuracy > 0.5
     assert abs(float(made.callback_metrics["accuracy"]) - accuracy) < 0.05, "validation sees the network of the file"
 

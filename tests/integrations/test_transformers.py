@@ -10,7 +10,6 @@ from torch.utils.data import Dataset
 
 import tailcut
 from tailcut.data import open_dataset
-from tailcut.integrations.companion import COMPANION
 from tailcut.weights import kept_counts
 
 pytest.importorskip("transformers", reason="needs the extra transformers")
@@ -100,9 +99,9 @@ def test_tails_are_cut_and_each_checkpoint_has_its_file(tmp_path: Path) -> None:
     train(model, tmp_path, callbacks, 8, torch.optim.Adam(model.parameters(), lr=0.02))
     assert set(kept_counts(model.network).values()) == {100}
     (checkpoint,) = tmp_path.glob("checkpoint-*")
-    assert tailcut.inspect(checkpoint / COMPANION).num_kept == 400
-    assert (tmp_path / COMPANION).read_bytes() == (checkpoint / COMPANION).read_bytes()
-    assert accuracy(tmp_path / COMPANION) > 0.5
+    assert tailcut.inspect(checkpoint / "model.tailcut").num_kept == 400
+    assert (tmp_path / "model.tailcut").read_bytes() == (checkpoint / "model.tailcut").read_bytes()
+    assert accuracy(tmp_path / "model.tailcut") > 0.5
 
 
 def test_training_for_bytes_ends_at_the_size(tmp_path: Path) -> None:
@@ -111,8 +110,8 @@ def test_training_for_bytes_ends_at_the_size(tmp_path: Path) -> None:
     callbacks = [RateLossCallback(rate_loss), PackCallback(model.network, rate_loss=rate_loss)]
     train(model, tmp_path, callbacks, 8, rate_loss.optimizer(torch.optim.Adam, lr=0.1))
     assert not rate_loss.is_rounded
-    assert 600 < (tmp_path / COMPANION).stat().st_size <= 700
-    assert accuracy(tmp_path / COMPANION) > 0.5
+    assert 600 < (tmp_path / "model.tailcut").stat().st_size <= 700
+    assert accuracy(tmp_path / "model.tailcut") > 0.5
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:

@@ -38,8 +38,8 @@ def test_what_is_reported_is_what_the_file_does(file: Path, tmp_path: Path) -> N
 
 
 def test_as_good_on_images_held_out(file: Path, tmp_path: Path) -> None:
-    report = compress_file(file, tmp_path / "b.tailcut", "digits", max_drop=0.5, num_gradients=10, held_out=100)
-    assert report.settings["held_out"] == 100
+    report = compress_file(file, tmp_path / "b.tailcut", "digits", max_drop=0.5, num_gradients=10, num_held_out=100)
+    assert report.settings["num_held_out"] == 100
     assert report.file_bytes < file.stat().st_size / 2
 
 
@@ -53,7 +53,7 @@ def test_mistakes(file: Path, tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="give one of max_bytes"):
         compress_file(file, tmp_path / "b", "digits", num_gradients=1)
     with pytest.raises(ArgumentError, match=r"the number of images to hold out must be 1 to"):
-        compress_file(file, tmp_path / "b", "digits", max_drop=0.1, held_out=10**6)
+        compress_file(file, tmp_path / "b", "digits", max_drop=0.1, num_held_out=10**6)
     with pytest.raises(DataNotFoundError):
         compress_file(file, tmp_path / "b", "folder:nowhere", step=1.0)
     assert not (tmp_path / "b").exists()

@@ -12,7 +12,7 @@ from scipy import ndimage
 from tailcut.data import Dataset, InMemoryDataset, open_dataset, split_off
 from tailcut.data.workers import Workers
 from tailcut.errors import ArgumentError
-from tailcut.training.batches import augment, batches, coarsen, cutout, generator, shift
+from tailcut.training.batches import TrainingBatches, augment, batches, coarsen, cutout, generator, shift
 from tailcut.training.recipe.sections import AugmentationSection
 
 NOTHING = AugmentationSection()
@@ -202,3 +202,20 @@ def test_random_parts_need_photos_in_folders() -> None:
     section = AugmentationSection(crop=True)
     with pytest.raises(ArgumentError, match=r"random parts \(data\.augmentation\.crop\) are of photos of classes"):
         next(batches(dataset, batch_size=4, seed=0, epoch=0, augmentation=section))
+
+
+def test_random_parts_differ_from_epoch_to_epoch() -> None:
+    class Drawn:
+        stored_channels = None
+
+        def __len__(self) -> int:
+            return 8
+
+        def random_parts(self, places: Any, noises: list[torch.Generator]) -> tuple[torch.Tensor, Any]:
+            drawn = torch.stack([torch.rand((), generator=noise) for noise in noises])
+            return drawn.reshape(-1, 1, 1, 1), places
+
+    drawn: Any = Drawn()
+    made = TrainingBatches(drawn, 4, 0, AugmentationSection(crop=True), 1, 0, 1)
+    found = {made[epoch, step][0].flatten().tolist()[0] for epoch in range(3) for step in range(2)}
+    assert len(found) == 6

@@ -1,9 +1,13 @@
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+import tailcut
 from tailcut.errors import DivergedError
 from tailcut.format import load, save
 from tailcut.runs import Run
@@ -11,6 +15,7 @@ from tailcut.structure import create_model
 from tailcut.training.recipe.schema import PackSection, Recipe
 from tailcut.training.result import make_result, num_kept, save_trained, trained_on
 from tailcut.training.setup.build import build_model
+from tailcut.weights import truncate_norms
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -68,3 +73,14 @@ def test_the_record_names_each_device_of_the_training() -> None:
     assert trained_on([{"epoch": 1}, {"epoch": 2}], "cpu") == "cpu"  # as older versions wrote them
     lines = [{"device": "NVIDIA H200"}, {"device": "NVIDIA H200"}, {"device": "cpu"}]
     assert trained_on(lines, "cpu") == "NVIDIA H200 and cpu"
+
+
+def test_coefficients_of_norms_count_beside_those_of_weights(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(20, 16, bias=False), nn.BatchNorm1d(16))
+    tailcut.regularize(model, num_kept=30, warn=False)
+    truncate_norms(model, 3)
+    tailcut.save(model, tmp_path / "a.tailcut")
+    run: Any = SimpleNamespace(model=tmp_path / "a.tailcut", start=tmp_path / "none")
+    told: dict[str, Any] = {"command": "", "device": "cpu", "num_devices": 1, "epochs": 1, "seconds": 1.0}
+    result = make_result(make_recipe(), run, model, **told, split_sizes={}, metrics={}, validation={})
+    assert (result.num_kept, result.num_other) == (30, 6)

@@ -7,7 +7,14 @@ from torch import Tensor, nn
 
 import tailcut
 from tailcut.errors import ArgumentError, StructureError
-from tailcut.weights import initialize_norms, lsuv_init, regularize, truncate_norms, truncated_tensors
+from tailcut.weights import (
+    initialize_coefficients,
+    initialize_norms,
+    lsuv_init,
+    regularize,
+    truncate_norms,
+    truncated_tensors,
+)
 
 
 def network() -> nn.Sequential:
@@ -279,3 +286,11 @@ def test_fused_views_and_norms_without_a_size() -> None:
     assert lsuv_init(tailcut.fuse(model), images) == lsuv_init(twin, images)
     lazy = nn.Sequential(nn.BatchNorm2d(3), nn.LazyBatchNorm2d())
     assert initialize_norms(lazy) == ["0"]
+
+
+def test_convolutions_are_drawn_by_all_their_inputs() -> None:
+    torch.manual_seed(0)
+    model = nn.Conv2d(32, 64, 3)
+    tailcut.regularize(model, num_kept=4000, warn=False)
+    initialize_coefficients(model, "he")
+    assert float(model.weight.detach().var()) == pytest.approx(2 / (32 * 9), rel=0.1)

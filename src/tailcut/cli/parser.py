@@ -22,7 +22,6 @@ Result = TypeVar("Result")
 
 DTYPES = ("float32", "float16", "bfloat16")
 QUANTIZED = "quantized"
-METHODS = ("spectral", "l1", "l2", "fpgm", "apoz", "bn_scale", "hrank", "random")  # of scores of channels
 # What each command has, and what `reading_of` reads: no arguments of the functions that do the work.
 COMMON = {"command", "parser", "run", "print_completion", "json", "imports", "max_parameters", "allow_non_finite"}
 READING = {"on_error", "lenient", "max_image_pixels", "workers"}

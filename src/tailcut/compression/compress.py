@@ -26,7 +26,7 @@ from tailcut.format.network.verification import check_not_wrapped, warn_of_wrapp
 from tailcut.format.quantization import Rounding, coarsest_eighth, completed, finest_eighth, types_of_others
 from tailcut.format.quantized import Coded
 from tailcut.format.quantized.values import FineStepError, step_size
-from tailcut.format.save import checked_step, exact_within, pack, warn_of_nothing_left
+from tailcut.format.save import checked_step, encode_network, exact_within, warn_of_nothing_left
 from tailcut.format.save_report import SaveReport, save_report
 from tailcut.format.sensitivity import Sensitivity
 from tailcut.format.step_search import FINEST, REFINEMENT, checked_max_bytes, coarsest_fitting, finest_step, too_few
@@ -188,12 +188,14 @@ def check_room(model: nn.Module, max_bytes: int | None, settings: Mapping[str, A
     Args:
         model: the network.
         max_bytes: the most bytes; None for any number.
-        settings: of `pack`: what else lies in the file.
+        settings: of `encode_network`: what else lies in the file.
     """
     if max_bytes is None:
         return
     with suppress(FineStepError):  # numbers beyond the coarsest step: what they do is told where the network is run
-        coarsest_fitting(lambda coarse: len(pack(model, dtype="quantized", step=coarse, **settings)[0]), max_bytes)
+        coarsest_fitting(
+            lambda coarse: len(encode_network(model, dtype="quantized", step=coarse, **settings)[0]), max_bytes
+        )
 
 
 def _check_tensors(tensors: NetworkTensors, *, is_measured: bool) -> None:
@@ -381,7 +383,7 @@ class _Work:
         return self.inputs if len(self.settings["levels"]) else None
 
     def _pack(self, model: nn.Module, step: float, known: Mapping[str, Coded] | None = None) -> bytes:
-        return pack(
+        return encode_network(
             model,
             dtype="quantized",
             step=step,

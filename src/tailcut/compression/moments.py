@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any
 
 import numpy as np
 import torch
@@ -65,7 +64,7 @@ def has_norms(model: nn.Module) -> bool:
 
 def _is_plain(layer: Layer) -> bool:
     """Return whether all rows of its weight meet the same inputs, at places that its settings tell."""
-    if not isinstance(layer, nn.Linear) and (layer.groups > 1 or not isinstance(layer.padding, tuple)):
+    if not isinstance(layer, nn.Linear) and layer.groups > 1:
         return False
     return layer.weight.numel() > 0 and layer.weight[0].numel() <= MAX_ROW
 
@@ -119,10 +118,8 @@ def input_rows(layer: Layer, x: Tensor, most: int, generator: torch.Generator) -
         return flat[_chosen(len(flat), most, flat.device, generator)]
     kernel: tuple[int, ...] = layer.kernel_size
     x = x[None] if x.ndim == 1 + len(kernel) else x
-    sides: tuple[Any, ...] = tuple(reversed(layer.padding))
-    pads = [int(side) for side in sides for _ in range(2)]
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    windows = functional.pad(x, pads, mode=mode)
+    windows = functional.pad(x, _pads(layer), mode=mode)
     for axis, (size, step, reach) in enumerate(zip(kernel, layer.stride, layer.dilation, strict=True), 2):
         windows = windows.unfold(axis, reach * (size - 1) + 1, step)[..., ::reach]
     spatial = windows.shape[2 : 2 + len(kernel)]
@@ -131,6 +128,14 @@ def input_rows(layer: Layer, x: Tensor, most: int, generator: torch.Generator) -
     places = tuple(map(torch.from_numpy, np.unravel_index(chosen.cpu().numpy(), (windows.shape[0], *spatial))))
     patches = windows.movedim(1, 1 + len(kernel))[places]
     return dct(patches.float(), tuple(range(2, 2 + len(kernel)))).flatten(1)
+
+
+def _pads(layer: Convolution) -> list[int]:
+    """Return how far a convolution pads both ends of its axes, the last axis first."""
+    padding: str | tuple[int, ...] = layer.padding
+    if isinstance(padding, tuple):
+        return [int(side) for side in reversed(padding) for _ in range(2)]
+    return list(layer._reversed_padding_repeated_twice)  # of "same" and "valid" torch counts them
 
 
 def _chosen(count: int, most: int, device: torch.device, generator: torch.Generator) -> Tensor:

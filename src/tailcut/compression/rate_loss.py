@@ -28,7 +28,7 @@ from tailcut.format.quantization import (
     finest_eighth,
     types_of_others,
 )
-from tailcut.format.save import pack, save
+from tailcut.format.save import encode_network, save
 from tailcut.format.save_report import SaveReport
 from tailcut.format.sensitivity import Sensitivity
 from tailcut.format.step_search import coarsest_fitting, finest_step
@@ -228,8 +228,7 @@ class RateLoss(nn.Module):
 
         Raises:
             ArgumentError: the block is within another; or the cost of the bytes was taken in it and `backward` was not
-                called; or
-                the numbers of the network have become 0, and no gradient brings one back.
+                called; or the numbers of the network have become 0, and no gradient brings one back.
         """
         if self._masters is not None:
             raise ArgumentError("rounded() is open already: it cannot be nested")
@@ -237,7 +236,7 @@ class RateLoss(nn.Module):
         before = [parameter.grad for parameter in parameters]
         self._masters = [parameter.detach().clone() for parameter in parameters]
         try:  # from here on: an interrupt while the numbers are rounded must not leave them so
-            self._keepcodable(self._masters)
+            self._keep_codable(self._masters)
             errors, is_used = self._round(self.step_sizes().detach())
             for parameter in parameters:
                 parameter.grad = None
@@ -383,7 +382,7 @@ class RateLoss(nn.Module):
         # Coarser steps for what was not trained come first, then for the trained numbers.
         for eighths in range(8 * MAX_COARSER + 1) if has_untrained else range(1):
             sensitivity = self._with_coarser_others(learned, 2.0 ** (-eighths / 8))
-            content, _ = pack(network, dtype=QUANTIZED_DTYPE, step=1.0, sensitivity=sensitivity, **settings)
+            content, _ = encode_network(network, dtype=QUANTIZED_DTYPE, step=1.0, sensitivity=sensitivity, **settings)
             if len(content) <= self.target.target_bytes:
                 return save(network, path, dtype=QUANTIZED_DTYPE, step=1.0, sensitivity=sensitivity, **settings)
         most = self.target.target_bytes
@@ -404,7 +403,7 @@ class RateLoss(nn.Module):
             self._round(self._file_steps())
             return in_evaluation(deepcopied(self._model))
 
-    def _keepcodable(self, values: list[Tensor]) -> None:
+    def _keep_codable(self, values: list[Tensor]) -> None:
         """Keep the steps coarse enough for the coder."""
         with torch.no_grad():
             largest = [part.abs().max() for part in self._parts(self._flat(values))]
@@ -476,7 +475,7 @@ class RateLoss(nn.Module):
         return replace(scaled, curvature={**scaled.curvature, **learned})
 
     def _packed_bytes(self, step: float, sensitivity: Sensitivity) -> int:
-        return len(pack(self._model, dtype=QUANTIZED_DTYPE, step=step, sensitivity=sensitivity)[0])
+        return len(encode_network(self._model, dtype=QUANTIZED_DTYPE, step=step, sensitivity=sensitivity)[0])
 
 
 def _check_alive(gradients: Sequence[Tensor], is_used: Tensor) -> None:

@@ -12,17 +12,6 @@ READER = (
     "tailcut_quantized.c",
     "tailcut_reader.c",
 )
-READER_HEADERS = (
-    "tailcut.h",
-    "tailcut_internal.h",
-    "tailcut_coder.h",
-    "tailcut_codecs.h",
-    "tailcut_reading.h",
-    "tailcut_reader_kept.h",
-    "tailcut_reader_edits.h",
-    "tailcut_reader_tensors.h",
-    "tailcut_reader_numbers.h",
-)
 BOTH_RUNNERS = ("tailcut_order.c", "tailcut_coder.c")
 BOTH_RUNNERS_HEADERS = ("tailcut.h", "tailcut_run.h", "tailcut_walk.h", "tailcut_coder.h")
 RUNNER = ("tailcut_run.c", *BOTH_RUNNERS)

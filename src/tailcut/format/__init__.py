@@ -4,9 +4,9 @@ from tailcut.format.inspect import InspectReport as InspectReport
 from tailcut.format.inspect import inspect as inspect
 from tailcut.format.load import load as load
 from tailcut.format.network.tensors import fingerprint as fingerprint
-from tailcut.format.save import pack as pack
+from tailcut.format.save import encode_network as encode_network
 from tailcut.format.save import save as save
-from tailcut.format.save import write as write
+from tailcut.format.save import write_network as write_network
 from tailcut.format.save_report import SaveReport as SaveReport
 from tailcut.format.zoo import resolve as resolve
 from tailcut.format.zoo import zoo_folder as zoo_folder

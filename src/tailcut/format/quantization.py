@@ -247,7 +247,7 @@ class Rounding:
             sizes = {name: torch.full_like(values[name], step_size(steps[name])) for name in block.names}
             is_dependent = not nearest & set(block.names)
             numbers |= rounded_with_feedback(block, values, sizes, is_dependent=is_dependent)
-        alone = {name: values[name] / step_size(step) for name, step in steps.items() if name not in numbers}
+        alone = {name: values[name] / step_size(eighth) for name, eighth in steps.items() if name not in numbers}
         along = [name for name in alone if name not in nearest]
         numbers |= alone | dict(
             zip(along, map(torch.ravel, rounded_rows([alone[name][None] for name in along])), strict=True)
@@ -415,13 +415,13 @@ def _excess(tensor: Coded, values: Tensor, layout: Layout, spread: Tensor | None
     return moved if moved > 1 else 0.0
 
 
-def _cost(coded: Coded, layout: Layout) -> float:
+def _cost(made: Coded, layout: Layout) -> float:
     """About the bits of a tensor."""
-    magnitudes = np.abs(coded.numbers)
+    magnitudes = np.abs(made.numbers)
     if len(layout.shape) > 1 and layout.size >= MANY:
         return _entropy(magnitudes, layout.shape) + np.count_nonzero(magnitudes)  # and their signs
     bits = np.where(magnitudes, 2 * np.log2(np.maximum(magnitudes, 1)) + 3, 0.4).sum()
-    return float(bits) + 2 * math.log2(abs(coded.offset) + 1)
+    return float(bits) + 2 * math.log2(abs(made.offset) + 1)
 
 
 def _entropy(magnitudes: np.ndarray, shape: Sequence[int]) -> float:

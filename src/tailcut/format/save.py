@@ -119,7 +119,7 @@ def save(
     if dtype is None:
         is_quantized = (step, max_bytes, sensitivity) != (None, None, None)
         dtype = QUANTIZED_DTYPE if is_quantized else _type_of_coefficients(model, torch.float32)
-    report = write(
+    report = write_network(
         model,
         path,
         dtype=dtype,
@@ -144,10 +144,10 @@ def _type_of_coefficients(model: object, *others: torch.dtype) -> torch.dtype:
     return reduce(torch.promote_types, types) if types else torch.float32
 
 
-def write(model: nn.Module, path: str | Path, **settings: Any) -> SaveReport:
+def write_network(model: nn.Module, path: str | Path, **settings: Any) -> SaveReport:
     """`save` without a word in the log, for callers that say themselves what was written."""
     _check_arguments(model, path)
-    content, tensors = pack(model, **settings)
+    content, tensors = encode_network(model, **settings)
     warn_of_wrapper(without_views(model), registered=settings.get("registered", True))
     if len(settings.get("levels", ())) and settings.get("loader") is None:
         warn_of_statistics(model)
@@ -187,7 +187,7 @@ def _check_arguments(model: object, path: object) -> None:
         raise ArgumentError(f"expected the name of the file to write, got {type(path).__name__}")
 
 
-def pack(
+def encode_network(
     model: nn.Module,
     *,
     dtype: str | torch.dtype,
@@ -249,8 +249,8 @@ def _checked_metadata(metadata: Mapping[str, Any] | None) -> Mapping[str, Any]:
 
 
 def exact_within(model: nn.Module, max_bytes: int, **settings: Any) -> bytes | None:
-    """Return the file with all numbers of a network as they are; None where it has more bytes. See `pack`."""
-    exact, _ = pack(model, dtype=_type_of_coefficients(model), **settings)
+    """Return the file with all numbers of a network as they are; None where it has more bytes. See `encode_network`."""
+    exact, _ = encode_network(model, dtype=_type_of_coefficients(model), **settings)
     return exact if len(exact) <= max_bytes else None
 
 

@@ -5,6 +5,7 @@ from os import PathLike
 from pathlib import Path
 
 from tailcut.errors import ArgumentError
+from tailcut.runs import Run
 
 PREFIX = "zoo:"
 SUFFIX = ".tailcut"
@@ -37,7 +38,7 @@ def resolve(path: str | Path) -> Path:
         return zoo_folder() / f"{name}{SUFFIX}"
     found = Path(path)
     if found.is_dir():
-        network = found / f"model{SUFFIX}"
+        network = Run(found).model
         hint = f"; the network of this run is {network}" if network.is_file() else ""
         raise FileNotFoundError(f"{path} is a folder, not a file{hint}")
     if not found.exists():

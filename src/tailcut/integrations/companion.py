@@ -10,9 +10,9 @@ from torch import nn
 from tailcut.compression import RateLoss
 from tailcut.files import make_folder
 from tailcut.format import SaveReport, save
+from tailcut.runs import Run
 from tailcut.weights import TailTruncation
 
-COMPANION = "model.tailcut"
 NUM_EPOCHS = "num_epochs"
 
 _log = logging.getLogger(__name__)
@@ -69,5 +69,5 @@ def write_companion(
 
     The settings are those of `tailcut.save`, or of `RateLoss.save` for the steps of a training for bytes.
     """
-    path = make_folder(folder) / COMPANION
+    path = Run(make_folder(folder)).model
     return save(model, path, **settings) if rate_loss is None else rate_loss.save(path, **settings)

@@ -20,6 +20,7 @@ from tailcut.data import Dataset, Roots, open_dataset
 from tailcut.errors import ArgumentError
 from tailcut.evaluation.class_check import check_class_names
 from tailcut.evaluation.evaluate import (
+    PROGRESS_INTERVAL,
     check_no_detector,
     check_outputs,
     choose_device,
@@ -45,7 +46,6 @@ EPSILONS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)  # those of the paper's Table 
 NUM_STEPS = 10
 REACH = 2.5  # all steps of PGD together reach this many epsilon, as in Madry et al.
 BATCH_SIZE = 250
-PROGRESS_INTERVAL = 10.0  # seconds
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def compress_file(
     roots: Roots = None,
     download: bool = False,
     num_gradients: int | None = None,
-    held_out: int = 1000,
+    num_held_out: int = 1000,
     test_split: str | None = "",
     seed: int = 0,
     device: str = "auto",
@@ -117,7 +117,7 @@ def compress_file(
         roots: see `tailcut.data.open_dataset`.
         download: likewise.
         num_gradients: gradients of 8 images each; by the network's size when None.
-        held_out: how many of the training images are kept for `max_drop`, and nothing else.
+        num_held_out: how many of the training images are kept for `max_drop`, and nothing else.
         test_split: what is evaluated at the end; "" the data set's test images, None nothing.
         seed: chooses the images, and what is drawn.
         device: see `choose_device`.
@@ -133,7 +133,7 @@ def compress_file(
     check_no_detector(network, "compress")
     check_room(network, max_bytes, {"levels": levels})
     train, test = _datasets(data, test_split, roots, download=download)
-    train, judge = (train, None) if max_drop is None else split_off(train, held_out)
+    train, judge = (train, None) if max_drop is None else split_off(train, num_held_out)
     count = usual_gradients(network) if num_gradients is None else num_gradients
     draws: dict[str, Any] = {"num_gradients": count, "seed": seed}
     goal: dict[str, Any] = {"max_bytes": max_bytes, "max_drop": max_drop, "step": step}
@@ -151,7 +151,7 @@ def compress_file(
     )
     seconds = round(time.perf_counter() - start, 1)
     settings = {**goal, **draws, **({"levels": list(levels)} if len(levels) else {})}
-    settings |= ({} if judge is None else {"held_out": held_out}) | _named(model, arguments)
+    settings |= ({} if judge is None else {"num_held_out": num_held_out}) | _named(model, arguments)
     sizes, judged = _sizes(report), (data, None if test is None else test.split, METRICS[train.task])
     measure = None if test is None else _measure(test, share)
     before = None if measure is None else measure(network)

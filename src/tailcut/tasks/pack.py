@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tailcut.compression import RateLoss
 from tailcut.errors import ArgumentError, DataError
 from tailcut.files import check_output_path, write_atomically
-from tailcut.format import SaveReport, inspect, load, write
+from tailcut.format import SaveReport, inspect, load, write_network
 from tailcut.format.container.numbers import QUANTIZED_DTYPE
 from tailcut.format.conversion.checkpoints import check_numbers, named_tensors, read_state, with_tied
 from tailcut.format.open_network import is_tailcut_file
@@ -157,8 +157,10 @@ def pack(
         written = found.rate_loss.save(out, metadata=found.metadata)
     else:
         settings: dict[str, Any] = {"max_bytes": max_bytes, "step": step, "levels": levels or found.levels}
-        written = write(found.network, out, dtype=dtype, other_dtype=other_dtype, metadata=found.metadata, **settings)
-    warn_of_unused_dtype(written, asked_for)
+        written = write_network(
+            found.network, out, dtype=dtype, other_dtype=other_dtype, metadata=found.metadata, **settings
+        )
+    warn_of_unused_option(written, asked_for)
     if found.cut is not None:
         _warn_of_loss(found.cut)
     if rounds_again:
@@ -166,7 +168,7 @@ def pack(
     return PackReport(**vars(written), regularization=found.cut)
 
 
-def warn_of_unused_dtype(report: SaveReport, dtype: str | None) -> None:
+def warn_of_unused_option(report: SaveReport, dtype: str | None) -> None:
     """Say that a type was asked for coefficients, and that the network has none."""
     if dtype not in (None, "float32", QUANTIZED_DTYPE) and report.num_truncated == 0:
         logger.warning(

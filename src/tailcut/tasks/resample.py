@@ -11,13 +11,9 @@ from tailcut.errors import ArgumentError, StructureError
 from tailcut.format import inspect, load, save
 from tailcut.printing import Report
 from tailcut.structure import (
-    class_names,
     create_model,
     family,
-    image_size,
     record_of,
-    set_class_names,
-    set_image_size,
 )
 from tailcut.structure.outputs import output_tensors
 from tailcut.weights.regularization.edit import RegularizeEdit
@@ -87,8 +83,6 @@ def resample_file(
     report = resample(network, other)
     if all(tensor.before == tensor.after for tensor in report.tensors):
         raise ArgumentError(f"no weight of {name} changes its shape with {', '.join(arguments)}; see tailcut models")
-    set_class_names(other, class_names(network))
-    set_image_size(other, image_size(network))
     old = inspect(source)
     written = save(other, out, dtype=dtype, other_dtype=other_dtype, metadata=old.metadata)
     sizes = (written.file_bytes, old.num_parameters, written.num_parameters)

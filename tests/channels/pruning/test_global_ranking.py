@@ -1,9 +1,12 @@
 import copy
+import re
 
 import pytest
 import torch
 from tests.channels.slim_networks import EXACT, Gated, Plain, macs, random_scores
+from torch import nn
 
+from tailcut.channels import prune
 from tailcut.channels.graph.groups import find_groups
 from tailcut.channels.pruning.global_ranking import CostModel, select_by_budget
 from tailcut.channels.pruning.selection import Limits, candidates
@@ -111,3 +114,19 @@ def test_limits_hold_for_budgets_too() -> None:
         kept = len(set(graph.groups[name].units) - chosen)
         assert kept >= 3
         assert kept % 2 == 0
+
+
+def test_a_ratio_just_out_of_reach_is_told() -> None:
+    def fresh() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+
+    x, scores = torch.rand(1, 3, 8, 8), {"0": torch.arange(8.0)}
+    with pytest.raises(ArgumentError, match="is left") as found:
+        prune(fresh(), x, scores, macs_ratio=0.001)
+    told = re.search(r"removed, (0\.\d+) is left", str(found.value))
+    assert told is not None
+    least = float(told[1])
+    with pytest.raises(ArgumentError, match="cannot be reached"):
+        prune(fresh(), x, scores, macs_ratio=least - 0.01)
+    assert prune(fresh(), x, scores, macs_ratio=least + 0.001).macs_ratio <= least + 0.001

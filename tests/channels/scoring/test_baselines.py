@@ -143,3 +143,11 @@ def test_scales_of_the_batch_norm_that_follows() -> None:
     assert found["second"].tolist() == model.joined.weight[4:].abs().tolist()
     assert left == {"third": "no batch norm with a scale follows it"}
     assert len(model.norm._forward_pre_hooks) == 0
+
+
+def test_of_two_batch_norms_the_first_behind_the_layer_counts() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.BatchNorm2d(4))
+    for norm in (model[1], model[2]):
+        nn.init.normal_(norm.get_parameter("weight"))
+    found, _ = norm_scales(model, {"0": model[0]}, ModelInputs((torch.rand(2, 3, 4, 4),)))
+    assert found["0"].tolist() == model[1].get_parameter("weight").abs().tolist()

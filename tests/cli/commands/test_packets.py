@@ -10,7 +10,7 @@ Tailcut = Callable[..., Any]
 
 
 def test_split_and_join(tailcut: Tailcut, packed: Path, tmp_path: Path) -> None:
-    outcome = tailcut("split", packed, "--packet", "64", "-o", tmp_path / "packets", "--json")
+    outcome = tailcut("split", packed, "--packet-bytes", "64", "-o", tmp_path / "packets", "--json")
     assert outcome.code == 0
     assert outcome.json["packet_bytes"] <= 64
     assert outcome.json["file_bytes"] == packed.stat().st_size
@@ -21,14 +21,14 @@ def test_split_and_join(tailcut: Tailcut, packed: Path, tmp_path: Path) -> None:
 
 def test_sizes_are_those_of_other_commands(tailcut: Tailcut, packed: Path, tmp_path: Path) -> None:
     sizes = [
-        tailcut("split", packed, "--packet", size, "-o", tmp_path / size, "--json").json["packet_bytes"]
+        tailcut("split", packed, "--packet-bytes", size, "-o", tmp_path / size, "--json").json["packet_bytes"]
         for size in ("100", "0.1KB", "1KiB")
     ]
     assert sizes[0] == sizes[1] <= 100 < sizes[2] <= 1024
 
 
 def test_a_missing_packet_is_one_error(tailcut: Tailcut, packed: Path, tmp_path: Path) -> None:
-    tailcut("split", packed, "--packet", "64", "-o", tmp_path)
+    tailcut("split", packed, "--packet-bytes", "64", "-o", tmp_path)
     sorted(tmp_path.glob("*.packet"))[1].unlink()
     outcome = tailcut("join", tmp_path, "-o", tmp_path / "joined.tailcut")
     assert outcome.code == 1

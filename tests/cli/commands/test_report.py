@@ -16,7 +16,7 @@ Tailcut = Callable[..., Any]
 
 def test_a_page_is_written_with_samples(tailcut: Tailcut, tmp_path: Path) -> None:
     out = tmp_path / "report.html"
-    words = ["report", "zoo:lenet300-2816", "-o", out, "--data", "digits", "--samples", "4", "--json"]
+    words = ["report", "zoo:lenet300-2816", "-o", out, "--data", "digits", "--num-samples", "4", "--json"]
     shown = tailcut(*words)
     assert shown.code == 0, shown.err
     assert shown.json["out"] == str(out)
@@ -47,7 +47,7 @@ def test_generators_draw_from_the_same_codes(tailcut: Tailcut, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--samples", "0"], "none were asked for"),
+        (["--num-samples", "0"], "none were asked for"),
         (["--data", "coco"], "the data set was not found"),
         ([], "its data set is unknown: name one with --data"),
     ],
@@ -119,7 +119,7 @@ def test_a_network_that_overflows_has_a_page(tailcut: Tailcut, tmp_path: Path) -
         for parameter in model.parameters():
             parameter.fill_(1e30)
     save(model, tmp_path / "big.tailcut")
-    shown = tailcut("report", tmp_path / "big.tailcut", "-o", tmp_path / "a.html", "--samples", "0", "--json")
+    shown = tailcut("report", tmp_path / "big.tailcut", "-o", tmp_path / "a.html", "--num-samples", "0", "--json")
     assert shown.code == 0, shown.err
     assert shown.json["speeds"][0]["largest_difference"] is None
 
@@ -129,7 +129,7 @@ def test_a_page_replaces_no_file_of_a_run(tailcut: Tailcut, packed: Path, tmp_pa
     run.mkdir()
     packed.rename(run / "model.tailcut")
     (run / "recipe.toml").write_text("")
-    shown = tailcut("report", run, "--samples", "0", "-o", run / "result.json")
+    shown = tailcut("report", run, "--num-samples", "0", "-o", run / "result.json")
     assert shown.code == 2
     assert f"it is a file of the run {run}; choose another file" in shown.err
     assert not (run / "result.json").exists()
@@ -155,7 +155,7 @@ def test_an_own_class_has_the_sections_of_its_file(tailcut: Tailcut, tmp_path: P
     [
         (["zoo:nothing", "-o", "a.html"], 2, "the zoo has no"),
         (["zoo:lenet5-776", "-o", "nowhere/a.html"], 2, "cannot write"),
-        (["zoo:lenet5-776", "-o", "a.html", "--samples", "-1"], 2, "--samples must be at least 0"),
+        (["zoo:lenet5-776", "-o", "a.html", "--num-samples", "-1"], 2, "--num-samples must be at least 0"),
         (["zoo:lenet5-776", "-o", "a.html", "--data", "stars"], 2, "unknown data set"),
         (["nowhere", "-o", "a.html"], 1, "no such file"),
         ([".", "-o", "a.html"], 1, "holds no run"),

@@ -6,10 +6,6 @@ import pytest
 import torch
 
 from tailcut.channels import Scores
-from tailcut.channels.scoring.formulas import COMPONENTS
-from tailcut.channels.scoring.score import METHODS
-from tailcut.cli import parser
-from tailcut.cli.commands import score
 from tailcut.format import save
 from tailcut.structure import create_model
 
@@ -20,11 +16,6 @@ Tailcut = Callable[..., Any]
 def file(tmp_path: Path) -> Path:
     save(create_model("lenet5", conv_relu=True), tmp_path / "a.tailcut")
     return tmp_path / "a.tailcut"
-
-
-def test_the_words_are_those_of_the_library() -> None:
-    assert sorted(parser.METHODS) == sorted(METHODS)
-    assert score.COMPONENTS == COMPONENTS
 
 
 def test_json_has_exactly_the_promised_keys(tailcut: Tailcut, file: Path, tmp_path: Path) -> None:

@@ -277,3 +277,20 @@ def test_an_index_that_an_embedding_lacks_is_refused_as_by_torch(index: int) -> 
         assert strategies_of(fused)["0"] == "fused"
         with pytest.raises(IndexError, match="index out of range"):
             fused(torch.tensor([[0, index]]))
+
+
+def test_embeddings_whose_gradients_are_scaled_by_counts() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(50, 64, scale_grad_by_freq=True), nn.Linear(64, 64))
+    tailcut.regularize(model, num_kept=40, warn=False)
+    fused = tailcut.fuse(model, engine="torch")
+    fused.strategy = "low_rank"
+    index = torch.tensor([[1, 1, 1, 2], [1, 2, 3, 4]])
+    gradients = []
+    for network in (model, fused):
+        model.zero_grad()
+        network(index).square().sum().backward()
+        gradient = model.get_parameter("0.parametrizations.weight.original").grad
+        assert gradient is not None
+        gradients.append(gradient.clone())
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-4)

@@ -8,6 +8,7 @@ from tests.execution.networks import full_of, lazy_map
 from torch import Tensor, nn
 from torch.nn import functional
 
+import tailcut
 from tailcut.execution.ir.expression import Affine, Function, Given, Pointwise, Resampled
 from tailcut.execution.lazy.context import Context
 from tailcut.execution.lazy.lazy_map import LazyMap
@@ -256,3 +257,23 @@ def test_sums_of_maps_of_different_types() -> None:
     assert isinstance(part, Affine)
     y = y.like([Affine(6, part.source.float(), part.matrix.float(), None)])
     torch.testing.assert_close(x + y, full_of(x) + full_of(y))
+
+
+def test_padding_with_a_number_is_not_padding_with_zeros() -> None:
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Conv2d(8, 32, 3), nn.Conv2d(32, 32, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.two(functional.pad(self.one(x), (1, 1, 1, 1), value=2.0))
+            return y
+
+    torch.manual_seed(0)
+    model = Padded().eval()
+    tailcut.regularize(model, num_kept=60, warn=False)
+    fused = tailcut.fuse(model, engine="torch")
+    fused.strategy = "low_rank"
+    x = torch.randn(2, 8, 10, 10)
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x), model(x), rtol=1e-4, atol=1e-4)

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from tailcut.errors import ArgumentError, MissingExtraError, StructureError
 from tailcut.execution import fuse
-from tailcut.execution.onnx.export import ExportReport, export_onnx
+from tailcut.execution.onnx.export import OnnxExportReport, export_onnx
 from tailcut.format.conversion.frereg import convert
 from tailcut.structure import create_model, set_class_names
 from tailcut.weights import regularize, to_dense
@@ -261,7 +261,7 @@ def test_the_report_tells_size_shapes_and_ways(tmp_path: Path) -> None:
     model = create_model("lenet300", bias=False)
     regularize(model, num_kept=200)
     report = export_onnx(fuse(model), tmp_path / "a.onnx", dynamic=False)
-    assert isinstance(report, ExportReport)
+    assert isinstance(report, OnnxExportReport)
     assert report.file_bytes == (tmp_path / "a.onnx").stat().st_size < 10_000
     assert report.dense_bytes == 4 * 266_200
     assert report.inputs == {"x": (1, 1, 28, 28)}

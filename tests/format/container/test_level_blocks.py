@@ -2,12 +2,12 @@ import pytest
 from tests.format.networks import resnet20
 
 from tailcut.errors import CorruptFileError, LimitError, TruncatedFileError
-from tailcut.format import pack
+from tailcut.format import encode_network
 from tailcut.format.container.level_blocks import split_blocks
 
 
 def test_rules_of_the_head() -> None:
-    content, _ = pack(resnet20(), dtype="float32", levels=(0.25, 0.5))
+    content, _ = encode_network(resnet20(), dtype="float32", levels=(0.25, 0.5))
     for changed, error, message in (
         (content[:5] + b"\x01" + content[6:], LimitError, "1 levels, 2 to 8"),
         (content[:5] + b"\x09" + content[6:], LimitError, "9 levels, 2 to 8"),

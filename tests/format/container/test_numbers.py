@@ -9,9 +9,9 @@ from tailcut.format.container.numbers import (
     FLOAT_DTYPES,
     LARGEST_NUMBER_BYTES,
     NUMBER_TYPES,
+    dtype_of,
     float_type,
     from_bytes,
-    number_type,
     overflowing,
     to_bytes,
     type_name,
@@ -61,7 +61,7 @@ def test_big_endian_machines_swap_bytes(dtype: torch.dtype, monkeypatch: pytest.
 def test_types_have_their_numbers_for_ever() -> None:
     names = ["float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool"]
     assert {number: type_name(dtype) for number, dtype in NUMBER_TYPES.items()} == dict(enumerate(names))
-    assert [type_number(number_type(number), name="x") for number in range(10)] == list(range(10))
+    assert [type_number(dtype_of(number), name="x") for number in range(10)] == list(range(10))
     assert max(dtype.itemsize for dtype in NUMBER_TYPES.values()) == LARGEST_NUMBER_BYTES
     assert all(float_type(dtype) == float_type(name) for name, dtype in FLOAT_DTYPES.items())
     assert {float_type(dtype) for dtype in FLOAT_DTYPES} == {d for d in NUMBER_TYPES.values() if d.is_floating_point}
@@ -70,7 +70,7 @@ def test_types_have_their_numbers_for_ever() -> None:
 def test_unknown_types_are_named() -> None:
     for number in (12, 15, 255):
         with pytest.raises(UnsupportedVersionError, match=f"unknown number type {number}; .* newer version"):
-            number_type(number)
+            dtype_of(number)
     with pytest.raises(ArgumentError, match=r"fc\.weight: tensors of type torch\.complex64 .* float32, .*, bool"):
         type_number(torch.complex64, name="fc.weight")
     with pytest.raises(

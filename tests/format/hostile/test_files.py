@@ -34,7 +34,7 @@ from tailcut.errors import (
     TruncatedFileError,
     UnsupportedVersionError,
 )
-from tailcut.format import codecs, load, pack
+from tailcut.format import codecs, encode_network, load
 from tailcut.format.container.contents import (
     Contents,
     StoredBase,
@@ -146,13 +146,13 @@ def small(**arguments: Any) -> nn.Module:
 
 
 def own_contents() -> Contents:
-    return decode(pack(OWN, dtype="float16", registered=False)[0])
+    return decode(encode_network(OWN, dtype="float16", registered=False)[0])
 
 
 def small_contents(**arguments: Any) -> Contents:
     model = small(**arguments)
     tailcut.regularize(model, num_kept=4)
-    return decode(pack(model, dtype="float16")[0])
+    return decode(encode_network(model, dtype="float16")[0])
 
 
 def true_digest(contents: Contents) -> bytes:
@@ -225,7 +225,7 @@ def test_other_files(content: bytes, trial: Trial) -> None:
 
 @pytest.mark.parametrize("version", [0, 4, 5, 255])
 def test_other_versions(version: int, trial: Trial) -> None:
-    content = pack(small(), dtype="float16")[0]
+    content = encode_network(small(), dtype="float16")[0]
     changed = with_checksum(content[:4] + bytes([version]) + content[5:])
     for damaged in (changed, changed[:5], changed[:-1]):
         trial.refuse(
@@ -721,7 +721,7 @@ def test_max_parameters_holds_before_memory_is_taken(kept: dict[str, int], trial
     """A UNet of 31 million parameters in a file of a hundred bytes: 124 MB if it were built."""
     if kept:
         model = regularized("unet", arguments={"bias": False, "affine": False, "running_stats": False}, **kept)
-        content = pack(model, dtype="float16")[0]
+        content = encode_network(model, dtype="float16")[0]
     else:
         content = base_file("unet")
     with pytest.raises(LimitError, match="at most 1000000 are allowed"):
@@ -779,13 +779,13 @@ def originals() -> list[tuple[bytes, Callable[[], nn.Module] | None]]:
         model = small(**arguments)
         if kept is not None:
             tailcut.regularize(model, num_kept=kept)
-        files.append((pack(model, dtype="float16", metadata={"a": [1, {}]})[0], None))
-        files.append((pack(model, dtype="bfloat16", registered=False)[0], _fresh(arguments)))
+        files.append((encode_network(model, dtype="float16", metadata={"a": [1, {}]})[0], None))
+        files.append((encode_network(model, dtype="bfloat16", registered=False)[0], _fresh(arguments)))
     ratio = regularized("lenet300", arguments={"bias": False}, keep_ratio=3e-5)
-    files.append((pack(ratio, dtype="float16")[0], None))
+    files.append((encode_network(ratio, dtype="float16")[0], None))
     unet = regularized("unet", arguments={"widths": (1, 2), "num_classes": 1}, num_kept=2, order_weights=(1, 1, 2, 2))
-    files.append((pack(unet, dtype="float32")[0], None))
-    files.append((pack(OWN, dtype="float16", registered=False)[0], OwnNet))
+    files.append((encode_network(unet, dtype="float32")[0], None))
+    files.append((encode_network(OWN, dtype="float16", registered=False)[0], OwnNet))
     return files
 
 
@@ -810,7 +810,7 @@ class Target:
             return False
         self.fresh = None if self.make is None else self.make()
         assert not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
-        assert len(pack(model, dtype="float64")[0]) < 100_000
+        assert len(encode_network(model, dtype="float64")[0]) < 100_000
         return True
 
 
@@ -857,7 +857,7 @@ def test_random_bytes_behind_a_true_checksum(trial: Trial) -> None:
 
 def test_the_tests_can_tell(trial: Trial) -> None:
     """What is repaired here is what the reader checks."""
-    content = pack(small(), dtype="float16")[0]
+    content = encode_network(small(), dtype="float16")[0]
     assert with_checksum(content) == content
     assert with_digest(content) == content
     assert with_digest(with_checksum(content[:9] + b"1234" + content[13:])) == content

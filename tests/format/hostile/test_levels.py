@@ -22,7 +22,7 @@ from tailcut.errors import (
     NotTailcutFileError,
     TruncatedFileError,
 )
-from tailcut.format import pack
+from tailcut.format import encode_network
 from tailcut.format.container.contents import Contents, Level, Stream, decode, encode
 from tailcut.format.container.level_blocks import join_blocks, split_blocks
 from tailcut.weights import truncated_tensors
@@ -38,7 +38,7 @@ def small_file(dtype: str = "float16", levels: Sequence[float] = (0.3, 0.6)) -> 
     """A file of three levels, the second of which has other tensors of its own."""
     model = randomize(tailcut.create_model("small", widths=(5, 4, 3)), 1)
     tailcut.regularize(model, num_kept=9)
-    content = pack(model, dtype=dtype, levels=levels)[0]
+    content = encode_network(model, dtype=dtype, levels=levels)[0]
     contents = decode(content)
     if dtype == "quantized" or len(contents.added) < 2:
         return content

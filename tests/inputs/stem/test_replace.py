@@ -21,7 +21,7 @@ from tailcut.inputs.selection.selection import triangle
 from tailcut.inputs.stem.edit import ReplaceStemEdit, transform_of
 from tailcut.inputs.stem.replace import describe_stem, example_of, replace_stem
 from tailcut.inputs.transform.block_dct import BlockDCT
-from tailcut.structure import create_model, record_of
+from tailcut.structure import create_model, example_shape, record_of
 from tailcut.weights import regularize
 
 operators = torchvision_operators.supplied  # torchvision imports with them
@@ -493,3 +493,11 @@ def test_wrappers_are_refused(wrap: Any) -> None:
     ):
         with pytest.raises(ArgumentError, match="is a wrapper: change the input of the network itself"):
             change()
+
+
+def test_the_example_is_that_of_the_network_as_it_is_now() -> None:
+    model = create_model("resnet18")
+    replace_stem(model, BlockDCT(24))
+    shape = example_shape(model)
+    assert shape is not None
+    assert shape[1] == 24

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from tailcut.data import open_dataset, split_off
 from tailcut.errors import DataNotFoundError, RecipeError
@@ -22,6 +23,7 @@ from tailcut.training.setup.build import (
     load_teacher,
     lr_factor,
     note_image_size,
+    set_lr,
     set_precision,
     warn_of_other_optimizers,
 )
@@ -400,3 +402,11 @@ def test_cuts_after_the_last_step_are_told(
     build_schedule(recipe, model, build_optimizer(recipe.optimizer, model), steps_per_epoch=20)
     assert f"the cuts end after the last of {20 * epochs} steps" in caplog.text
     assert "a smaller schedule.every" in caplog.text
+
+
+def test_groups_keep_their_relative_learning_rate() -> None:
+    one, two = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+    groups: list[dict[str, Any]] = [{"params": [one]}, {"params": [two], "relative_lr": 0.25}]
+    optimizer = torch.optim.Adam(groups)
+    set_lr(optimizer, OptimizerSection(name="adam", lr=0.4), 0.5)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.4, 0.1])

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from tailcut.tasks.prediction.predict import predict_file
 from tailcut.training.recipe.schema import Recipe
 from tailcut.training.recipe.toml_files import parse_recipe, to_toml
 from tailcut.training.setup import data as setup_data
+from tailcut.training.setup import initial_network
 from tailcut.training.setup.build import load_teacher
 from tailcut.training.setup.initial_network import (
     check_data_files,
@@ -357,3 +359,24 @@ def test_files_that_lie_nowhere_are_told_before_the_training(tmp_path: Path) -> 
     check_data_files(recipe_of('[start]\nfile = "data:nowhere.th"'), tmp_path)
     check_data_files(recipe_of('[start]\nfile = "run:before"'), tmp_path)
     check_data_files(recipe_of(""), tmp_path)
+
+
+def test_ignored_layers_keep_their_channels(run: Run, colours: InMemoryDataset) -> None:
+    slim = started(recipe_of('[pruning]\nrates = 0.5\nmethod = "l1"\nignore = ["layer1.0.conv1"]'), run, colours)
+    assert slim.get_parameter("layer1.0.conv1.weight").shape[0] == 8
+    assert slim.get_parameter("layer1.1.conv1.weight").shape[0] == 4
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_statistics_are_measured_again_where_the_recipe_says_so(
+    wanted: bool, run: Run, colours: InMemoryDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def noting(model: nn.Module, loader: Any, num_batches: int) -> None:
+        calls.append(num_batches)
+
+    monkeypatch.setattr(initial_network, "recalibrate", noting)
+    text = f'[pruning]\nrates = 0.5\nmethod = "l1"\nnum_batches = 2\nrecalibrate = {str(wanted).lower()}'
+    started(recipe_of(text), run, colours)
+    assert calls == ([2] if wanted else [])

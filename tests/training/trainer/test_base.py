@@ -8,12 +8,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from tailcut.data import open_dataset, split_off
 from tailcut.errors import ArgumentError, RecipeError, TailcutError, TrainingError
@@ -588,3 +590,34 @@ def test_a_trainer_is_final_and_overrides_abstract_methods_only(kind: type[Train
 
 def test_no_other_trainer_exists() -> None:
     assert set(Trainer.__subclasses__()) == set(TRAINERS)
+
+
+def test_epochs_are_validated_with_the_averaged_numbers(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make_recipe(
+        "optimizer.ema_decay=0.999",
+        "training.epochs=1",
+        "schedule=",
+        "optimizer.lr_schedule={ name = 'constant' }",
+        "pack={ dtype = 'float32', other_dtype = 'float32' }",
+    )
+    result = train(recipe, tmp_path / "run")
+    last = Run(tmp_path / "run").read_metrics()[-1]
+    assert last["metrics"] == (result.metrics if last["split"] == "test" else result.validation)
+
+
+def test_the_state_of_the_precision_comes_back() -> None:
+    """Of fp16 alone it holds something, which runs on a GPU alone."""
+
+    class Precision:
+        def load_state_dict(self, state: dict[str, float]) -> None:
+            self.state = state
+
+    precision, model = Precision(), nn.Linear(2, 2)
+    fabric = SimpleNamespace(strategy=SimpleNamespace(precision=precision), global_rank=0)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    part: Any = SimpleNamespace(
+        model=model, schedule=None, average=None, stateful={}, optimizer=optimizer, fabric=fabric
+    )
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "scaler": {"scale": 7.0}}
+    Trainer._apply(part, {**state, "epoch": 1, "lines": [], "random": {"torch": []}})
+    assert precision.state == {"scale": 7.0}

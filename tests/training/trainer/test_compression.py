@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 from tests.training.trainer.test_base import assert_same_numbers, train_and_stop
+from torch import nn
 
+import tailcut
 from tailcut.compression import RateLoss
 from tailcut.data import open_dataset
 from tailcut.errors import ArgumentError, DivergedError, RecipeError
@@ -16,7 +18,9 @@ from tailcut.format import inspect, load
 from tailcut.runs import Run
 from tailcut.training.recipe.schema import Recipe
 from tailcut.training.recipe.toml_files import parse_recipe
+from tailcut.training.setup.build import set_lr
 from tailcut.training.train import train
+from tailcut.training.trainer.compression import make_optimizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -162,3 +166,14 @@ def test_what_does_not_go_together_is_said(
     with pytest.raises(RecipeError) as caught:
         train(make_recipe(*overrides), tmp_path / "run")
     assert message in str(caught.value)
+
+
+def test_the_steps_have_their_own_learning_rate() -> None:
+    recipe = parse_recipe(RECIPE, source="x.toml", overrides=["compression.step_lr=0.05"])
+    assert recipe.compression is not None
+    model = nn.Linear(20, 20)
+    rate_loss = tailcut.RateLoss(model, target_bytes=300, num_steps=10)
+    optimizer = make_optimizer(recipe, recipe.compression, rate_loss)
+    set_lr(optimizer, recipe.optimizer, 0.5)
+    lrs = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    assert lrs[id(rate_loss.log_steps)] / lrs[id(model.bias)] == pytest.approx(0.05 / recipe.optimizer.lr)

@@ -104,3 +104,9 @@ def test_what_has_no_room_is_said() -> None:
 def test_sizes_must_be_known() -> None:
     with pytest.raises(ArgumentError, match=r"5\.weight is not initialised yet: run one forward first"):
         tailcut.regularize(network(), target_bytes=2000)
+
+
+def test_tied_parameters_take_their_bytes_once() -> None:
+    model = nn.Sequential(nn.Linear(40, 40), nn.Linear(40, 40))
+    model[1].bias = model[0].bias
+    assert byte_budget(model, 1000).bytes_by_kind["biases"] == round(40 * 5 / 8)

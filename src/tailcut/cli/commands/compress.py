@@ -60,7 +60,7 @@ def add_parser(commands: Commands) -> None:
         help="gradients of 8 images that measure how much each number matters (default: by the network, 100 to 4,000)",
     )
     parser.add_argument(
-        "--held-out", type=int, default=1000, metavar="N", help="images held out for --max-drop (default: 1000)"
+        "--num-held-out", type=int, default=1000, metavar="N", help="images held out for --max-drop (default: 1000)"
     )
     parser.add_argument(
         "--test-split", default="", metavar="NAME", help="the split to evaluate at the end (default: the test split)"

@@ -41,9 +41,9 @@ def add_parser(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> Report:
     from tailcut.errors import ArgumentError
     from tailcut.files import check_output_path
-    from tailcut.format import write
+    from tailcut.format import write_network
     from tailcut.format.conversion import dctnet, frereg, hrank
-    from tailcut.tasks.pack import warn_of_unused_dtype
+    from tailcut.tasks.pack import warn_of_unused_option
 
     check_output_path(arguments.out)
     if arguments.statistics is not None and arguments.source != DCTNET:
@@ -58,6 +58,6 @@ def run(arguments: argparse.Namespace) -> Report:
         if arguments.source == DCTNET:
             convert = partial(dctnet.convert, statistics=arguments.statistics)
         model = convert(arguments.file, model=arguments.model, arguments=model_arguments)
-    report = write(model, arguments.out, dtype=arguments.dtype or "float32", other_dtype=arguments.other_dtype)
-    warn_of_unused_dtype(report, arguments.dtype)
+    report = write_network(model, arguments.out, dtype=arguments.dtype or "float32", other_dtype=arguments.other_dtype)
+    warn_of_unused_option(report, arguments.dtype)
     return report

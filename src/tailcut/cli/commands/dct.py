@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tailcut.cli.parser import Commands, add_command, add_reading
 from tailcut.files import all_or_nothing
+from tailcut.inputs.stem.edit import CHROMA
 from tailcut.printing import Report
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument(
         "--chroma",
-        choices=("two_scale", "full"),
+        choices=CHROMA,
         default="two_scale",
         help="two_scale (default): chroma smoothed as by the published pipeline; full: plain 4:4:4",
     )

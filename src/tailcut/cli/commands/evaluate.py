@@ -18,6 +18,7 @@ from tailcut.cli.parser import (
     devices_of,
     seed,
 )
+from tailcut.export_c.export import ARITHMETICS
 from tailcut.printing import Report
 
 
@@ -54,7 +55,7 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument(
         "--arithmetic",
-        choices=("float32", "integer"),
+        choices=ARITHMETICS,
         default="float32",
         help="integer: as tailcut export --to c --arithmetic integer computes, bit for bit (default: float32)",
     )

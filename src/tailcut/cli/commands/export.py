@@ -5,6 +5,7 @@ import sys
 
 from tailcut.cli.parser import Commands, add_command, add_level
 from tailcut.errors import ArgumentError
+from tailcut.export_c.export import ARITHMETICS
 from tailcut.files import all_or_nothing
 from tailcut.printing import Report
 
@@ -13,7 +14,6 @@ TARGETS = ("onnx", "c", "html", *WEIGHTS)
 SIZED = ("c", "html")
 WITH_INPUT = ("onnx", "c")
 INPUTS = ("own", "pixels")
-ARITHMETICS = ("float32", "integer")
 
 
 def add_parser(commands: Commands) -> None:

@@ -1,6 +1,7 @@
 """`tailcut prune`: removes the least important channels of a network."""
 
-from tailcut.cli.parser import DTYPES, METHODS, Commands, Parser, add_command, add_device, add_images, add_network
+from tailcut.channels.scoring.score import METHODS
+from tailcut.cli.parser import DTYPES, Commands, Parser, add_command, add_device, add_images, add_network
 
 
 def add_parser(commands: Commands) -> None:

@@ -34,7 +34,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--data", metavar="NAME", help="the data set of the samples (default: that of each recipe)")
     parser.add_argument("--split", metavar="NAME", help="its split (default: the test split)")
     parser.add_argument(
-        "--samples", type=int, default=NUM_SAMPLES, metavar="N", help=f"images per network (default: {NUM_SAMPLES})"
+        "--num-samples", type=int, default=NUM_SAMPLES, metavar="N", help=f"images per network (default: {NUM_SAMPLES})"
     )
     add_data_roots(parser)
 
@@ -45,8 +45,8 @@ def run(arguments: argparse.Namespace) -> Report:
     from tailcut.reports.html.page import write_report
     from tailcut.reports.networks import reported_networks
 
-    if arguments.samples < 0:
-        raise ArgumentError(f"--samples must be at least 0, got {arguments.samples}")
+    if arguments.num_samples < 0:
+        raise ArgumentError(f"--num-samples must be at least 0, got {arguments.num_samples}")
     check_out(arguments.out, arguments.networks)
     networks = reported_networks(arguments.networks)
     samples = {network.name: _samples(network, arguments) for network in networks}
@@ -61,11 +61,11 @@ def _samples(network: "ReportedNetwork", arguments: argparse.Namespace) -> "Show
 
     if network.model is None:
         return network.missing["model"]
-    if arguments.samples == 0:
+    if arguments.num_samples == 0:
         return "none were asked for"
     if isinstance(network.model, GENERATORS):
         sampler = Sampler(network.model)
-        return Generated(sampler(latent_codes(sampler, arguments.samples, seed=0)), sampler.code_size)
+        return Generated(sampler(latent_codes(sampler, arguments.num_samples, seed=0)), sampler.code_size)
     recipe = network.recipe_section("data")
     name, split = arguments.data or recipe.get("name"), arguments.split
     if name is None:
@@ -93,7 +93,7 @@ def _predicted(model: "nn.Module", name: str, split: str | None, arguments: argp
             raise
         return str(error)
     try:
-        found = [Sample(*values) for values in predict_samples(model, dataset, arguments.samples)]
+        found = [Sample(*values) for values in predict_samples(model, dataset, arguments.num_samples)]
     except ArgumentError as error:
         return str(error)
     except DataError as error:

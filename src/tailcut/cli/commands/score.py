@@ -2,10 +2,11 @@
 
 import argparse
 
-from tailcut.cli.parser import METHODS, Commands, Parser, add_command, add_device, add_images, add_network
+from tailcut.channels.scoring.formulas import COMPONENTS
+from tailcut.channels.scoring.score import METHODS
+from tailcut.cli.parser import Commands, Parser, add_command, add_device, add_images, add_network
 
 VARIANT = "variant"
-COMPONENTS = ("spectral", "dist", "spatial")
 
 
 def add_parser(commands: Commands) -> None:

@@ -10,13 +10,12 @@ def add_parser(commands: Commands) -> None:
         summary="split a file into numbered packets for thin links",
         description="Split a .tailcut file into packets of limited size, each with a number and a checksum. `tailcut "
         "join` joins them in any order and says which are missing.",
-        example="  tailcut split zoo:unet-759-float16 --packet 200 -o packets",
+        example="  tailcut split zoo:unet-759-float16 --packet-bytes 200 -o packets",
         run="tailcut.tasks.packets:split_file",
     )
     parser.add_argument("path", metavar="FILE", help="a .tailcut file or zoo:NAME")
     parser.add_argument(
-        "--packet",
-        dest="packet_bytes",
+        "--packet-bytes",
         type=num_bytes,
         required=True,
         metavar="SIZE",

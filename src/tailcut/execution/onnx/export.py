@@ -47,7 +47,7 @@ class ExportedTensor(Report):
 
 
 @dataclass(frozen=True)
-class ExportReport(Report):
+class OnnxExportReport(Report):
     """Report of `export_onnx`.
 
     Attributes:
@@ -93,7 +93,7 @@ def export_onnx(
     dynamic: bool = True,
     pixels: bool = False,
     tell: Callable[[str], object] = lambda stage: None,
-) -> ExportReport:
+) -> OnnxExportReport:
     """Write `model` as a small ONNX file, for inference; the model is not changed.
 
     The file holds the coefficients; cosines are computed in the graph, each once. Where that takes fewer
@@ -157,7 +157,7 @@ def export_onnx(
         program.metadata_props.update(as_metadata(source))
         content = _serialized(program)
     write_atomically(path, content)
-    return ExportReport(
+    return OnnxExportReport(
         out=str(path),
         file_bytes=len(content),
         dense_bytes=sum(value.numel() * value.element_size() for value in dense.parameters()),

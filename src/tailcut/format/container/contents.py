@@ -19,7 +19,7 @@ from tailcut.errors import (
 )
 from tailcut.format import codecs
 from tailcut.format.container.level_blocks import join_blocks, split_blocks
-from tailcut.format.container.numbers import INTEGERS, QUANTIZED, number_type
+from tailcut.format.container.numbers import INTEGERS, QUANTIZED, dtype_of
 from tailcut.format.quantized import NUMBERS as QUANTIZED_CODECS
 from tailcut.limits import MAX_TENSORS
 from tailcut.structure import Reader, Writer
@@ -78,7 +78,7 @@ class Stream:
             count: of numbers in this payload.
             known: the numbers of the levels below.
         """
-        item_bytes = number_type(self.type_number).itemsize
+        item_bytes = dtype_of(self.type_number).itemsize
         return codecs.decode(self.codec_number, self.payload, count * item_bytes, item_bytes, known)
 
 
@@ -365,7 +365,7 @@ def _checked_stream(number: int, codec: int, version: int) -> Stream:
 def _check_type(number: int, version: int) -> None:
     if version == 1 and number in (QUANTIZED, INTEGERS):
         raise UnsupportedVersionError(f"unknown number type {number} in a file of version 1")
-    number_type(number)
+    dtype_of(number)
 
 
 def _write_base(writer: Writer, base: StoredBase | None) -> None:

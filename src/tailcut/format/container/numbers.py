@@ -43,7 +43,7 @@ def type_number(dtype: torch.dtype, *, name: str) -> int:
     return _NUMBERS[dtype]
 
 
-def number_type(number: int) -> torch.dtype:
+def dtype_of(number: int) -> torch.dtype:
     """Return the dtype with this number; raise `UnsupportedVersionError` if it is unknown."""
     known = {**NUMBER_TYPES, QUANTIZED: torch.float32, INTEGERS: torch.int64}
     if number not in known:
@@ -53,7 +53,7 @@ def number_type(number: int) -> torch.dtype:
 
 def number_type_name(number: int) -> str:
     """Return the name of a number type in reports."""
-    return {QUANTIZED: "quantized", INTEGERS: "integers"}.get(number) or type_name(number_type(number))
+    return {QUANTIZED: "quantized", INTEGERS: "integers"}.get(number) or type_name(dtype_of(number))
 
 
 def float_type(dtype: str | torch.dtype) -> torch.dtype:
@@ -120,7 +120,7 @@ def overflowing(values: torch.Tensor, dtype: torch.dtype) -> float | None:
 
 def can_hold(own: torch.dtype, number: int) -> bool:
     """Return whether a network's tensor can hold the file's number type."""
-    stored = number_type(number)
+    stored = dtype_of(number)
     if number == INTEGERS:
         return not (own.is_floating_point or own.is_complex)
     return stored == own or (stored.is_floating_point and own.is_floating_point)

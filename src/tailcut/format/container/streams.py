@@ -12,7 +12,7 @@ from torch import Tensor
 from tailcut.errors import CorruptFileError
 from tailcut.format import quantized
 from tailcut.format.container.contents import Contents, StoredOther, Stream
-from tailcut.format.container.numbers import INTEGERS, QUANTIZED, from_bytes, number_type
+from tailcut.format.container.numbers import INTEGERS, QUANTIZED, dtype_of, from_bytes
 from tailcut.structure import CoefficientLayout, Coefficients
 from tailcut.transform.order import corner_positions
 from tailcut.weights.nested_levels import count_below
@@ -52,7 +52,7 @@ def _plain_others(contents: Contents, stream: Stream, others: Sequence[StoredOth
         return {}
     members = [place for place, number in enumerate(contents.other_types) if number == stream.type_number]
     sizes = [math.prod(others[place].shape) for place in members]
-    numbers = from_bytes(stream.decode(sum(sizes)), number_type(stream.type_number))
+    numbers = from_bytes(stream.decode(sum(sizes)), dtype_of(stream.type_number))
     return dict(zip(members, numbers.split(sizes), strict=True))
 
 
@@ -136,7 +136,7 @@ def padded(tensor: quantized.Coded, size: int) -> quantized.Coded:
 def _plain_vectors(contents: Contents, kept: Sequence[Kept]) -> list[Tensor]:
     if contents.coefficients is None:
         return []
-    dtype = number_type(contents.coefficients.type_number)
+    dtype = dtype_of(contents.coefficients.type_number)
     if not dtype.is_floating_point:
         raise CorruptFileError(f"coefficients of type {dtype} are no real numbers")
     known, lower = b"", [0] * len(kept)

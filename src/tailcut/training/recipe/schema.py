@@ -4,9 +4,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from tailcut.channels.scoring.score import Method
 from tailcut.errors import ArgumentError
 from tailcut.printing import is_fraction
-from tailcut.training.recipe.fields import Axes, Codec, Counts, KeepRatio, ModelSection, Positive
+from tailcut.training.recipe.fields import Axes, Counts, Dtype, KeepRatio, ModelSection, Positive
 from tailcut.training.recipe.fields import Fraction as Fraction
 from tailcut.training.recipe.fields import RecipeSection as RecipeSection
 from tailcut.training.recipe.sections import (
@@ -121,7 +122,7 @@ class PruningSection(RecipeSection):
     rates: float | Literal["paper", "extended"] | tuple[float, ...] | dict[str, float] | None = None
     macs_ratio: KeepRatio | None = None
     params_ratio: KeepRatio | None = None
-    method: str = "spectral"
+    method: Method = "spectral"
     num_batches: Positive = 5
     batch_size: Positive = 128
     block_size: Positive | Literal["whole", "variant"] = "variant"
@@ -341,8 +342,8 @@ class PackSection(RecipeSection):
             `tailcut.save`; each training step draws one level, see `tailcut.NestedLevels`. Empty for one network.
     """
 
-    dtype: Codec = "float32"
-    other_dtype: Codec = "float32"
+    dtype: Dtype = "float32"
+    other_dtype: Dtype = "float32"
     levels: tuple[float, ...] = ()
 
     @field_validator("levels")

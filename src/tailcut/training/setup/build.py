@@ -125,7 +125,7 @@ def warn_of_other_optimizers(section: OptimizerSection) -> None:
         logger.warning("optimizer.%s has no effect: optimizer.name is %s", key, section.name)
 
 
-def warn_of_unused_dtype(section: PackSection, model: nn.Module) -> None:
+def warn_of_unused_key(section: PackSection, model: nn.Module) -> None:
     """Say that a type of coefficients has no effect, if the network has none: stages and experiments share it."""
     if section.dtype != PackSection().dtype and not truncated_tensors(model):
         logger.warning(

@@ -54,7 +54,7 @@ from tailcut.training.setup.build import (
     set_lr,
     set_precision,
     warn_of_other_optimizers,
-    warn_of_unused_dtype,
+    warn_of_unused_key,
 )
 from tailcut.training.setup.data import TrainingData
 from tailcut.training.setup.execution_mode import DENSE, Execution, refresh_fused
@@ -103,7 +103,7 @@ class Trainer(ABC):
         self.data, self.model, self.optimizer, self.stateful = data, model, optimizer, stateful or {}
         check_statistics(self.recipe, model)
         warn_of_other_optimizers(self.recipe.optimizer)
-        warn_of_unused_dtype(self.recipe.pack, model)
+        warn_of_unused_key(self.recipe.pack, model)
         warn_of_emulation(self.fabric.device, self.recipe.training.precision)
         self.schedule = build_schedule(self.recipe, model, optimizer, data.num_steps)
         decay = self.recipe.optimizer.ema_decay
