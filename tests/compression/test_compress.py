@@ -1,6 +1,8 @@
 """`compress`: real digits, a trained network, a small file."""
 
 import copy
+import importlib
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -491,3 +493,33 @@ def test_padding_by_name_is_padding_by_number(tmp_path: Path) -> None:
         loaded = tailcut.load(tmp_path / "a.tailcut", into=model)
         found.append([value.clone() for value in loaded.state_dict().values()])
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_one_unlucky_measurement_does_not_rule_out_all_that_is_coarser(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 16), nn.ReLU(), nn.Linear(16, 4))
+    inputs = [torch.randn(64, 20)]
+    sensitivity = tailcut.measure_sensitivity(model, inputs, num_gradients=8)
+    with torch.no_grad():
+        wanted = model(inputs[0])
+
+    def num_bytes(unlucky: int) -> int:
+        calls = itertools.count()
+
+        def closeness(network: nn.Module) -> float:
+            with torch.no_grad():
+                error = float((network(inputs[0]) - wanted).square().mean())
+            return -1.0 if next(calls) == unlucky else -error
+
+        report = compress(
+            model, tmp_path / "a.tailcut", inputs, max_drop=0.002, evaluate=closeness, sensitivity=sensitivity
+        )
+        return report.file_bytes
+
+    found = [num_bytes(unlucky) for unlucky in range(3, 9)]
+    monkeypatch.setattr(importlib.import_module("tailcut.compression.compress"), "COARSER", ())
+    alone = [num_bytes(unlucky) for unlucky in range(3, 9)]
+    assert all(one <= other for one, other in zip(found, alone, strict=True))
+    assert any(one < 0.95 * other for one, other in zip(found, alone, strict=True)), (found, alone)

@@ -1,16 +1,20 @@
 """The Fisher information, against a formula where there is one."""
 
 import copy
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 import tailcut
 from tailcut.compression import fisher, measure_sensitivity
+from tailcut.compression.fisher import _RowSquares
 from tailcut.errors import ArgumentError
+from tailcut.format.sensitivity import Sensitivity
 
 
 def test_of_a_linear_classifier() -> None:
@@ -177,3 +181,48 @@ def test_mistakes() -> None:
         measure_sensitivity(nn.Linear(2, 2), [], num_gradients=1)
     with pytest.raises(ArgumentError, match="measure_sensitivity"):
         measure_sensitivity({"weight": 1}, [torch.zeros(1, 2)])  # type: ignore[arg-type]
+
+
+class Words(nn.Module):
+    """The class of a text, by the mean of what its words stand for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.head = nn.Embedding(500, 16), nn.Linear(16, 4)
+
+    def forward(self, words: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.table(words).mean(1))
+        return logits
+
+
+def texts(number: int, seed: int) -> Tensor:
+    """Words that are the rarer the later they stand in the table, as by Zipf's law."""
+    parts = 1 / (torch.arange(500) + 3.0)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.multinomial(parts.expand(number, -1), 12, replacement=True, generator=generator)
+
+
+def test_rows_that_are_read_seldom_matter_less(tmp_path: Path) -> None:
+    model = Words().eval()
+    sensitivity = measure_sensitivity(model, texts(800, 1).split(8), num_gradients=100)
+    assert set(sensitivity.rows) == {"table.weight"}  # the linear layer has a block
+    rows = sensitivity.rows["table.weight"]
+    assert rows[:20].mean() > 5 * rows[250:].mean()
+    assert bool((rows > 0).all())  # also of words that none of the texts has
+
+    def error(known: Sensitivity) -> float:
+        tailcut.save(model, tmp_path / "a.tailcut", max_bytes=3000, sensitivity=known)
+        small, others = tailcut.load(tmp_path / "a.tailcut", into=Words()).eval(), texts(500, 2)
+        with torch.no_grad():
+            return float((small(others) - model(others)).square().mean())
+
+    assert error(sensitivity) < 0.7 * error(replace(sensitivity, rows={}))
+
+
+def test_a_row_counts_as_if_one_batch_more_had_read_it() -> None:
+    """The squares of gradients of a few batches say little of a row that they read once, or never."""
+    squares = _RowSquares(3)
+    squares.add(torch.tensor([[2.0, 0.0], [0.0, 0.0], [0.0, 0.0]]))
+    squares.add(torch.tensor([[2.0, 2.0], [0.0, 2.0], [0.0, 0.0]]))
+    assert squares.smoothed().tolist() == [2 + 4 + 8 / 3, 2 + 8 / 3, 8 / 3]

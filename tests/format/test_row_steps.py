@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from tailcut.errors import ArgumentError
-from tailcut.format.row_steps import MOST_SHIFT, RowSteps, relative_costs, rounded_with_feedback, row_steps
+from tailcut.format.row_steps import (
+    MOST_SHIFT,
+    RowSteps,
+    relative_costs,
+    rounded_with_feedback,
+    row_steps,
+    steps_of_rows,
+)
 from tailcut.format.sensitivity import Block, block_of
 
 
@@ -128,3 +135,15 @@ def test_an_error_is_made_good_by_all_numbers_behind_it() -> None:
         error = rest[place] - step * wanted[-1]
         rest[place + 1 :] -= upper[place, place + 1 :] / upper[place, place] * error
     assert torch.equal(found, torch.stack(wanted))
+
+
+def test_steps_of_rows_do_the_harm_of_one_step() -> None:
+    curvature = torch.tensor([1.0, 16.0, 256.0, 1.0], dtype=torch.float64)
+    steps = steps_of_rows(curvature, 100, 0.5)
+    assert list(steps.shifts) == [0]
+    assert steps.shifts[0].tolist() == [6, -2, -10, 6]  # quarters of an octave: the root of the curvature, inverted
+    sizes = steps.sizes((4, 100)).reshape(4, 100)
+    harm = (curvature[:, None] * sizes.square()).mean() / (curvature.mean() * 0.5**2)
+    assert 0.9 < float(harm) < 1.1
+    assert not steps_of_rows(curvature, 1, 0.5).shifts  # they would take more bits than they save
+    assert not steps_of_rows(torch.ones(4, dtype=torch.float64), 100, 0.5).shifts

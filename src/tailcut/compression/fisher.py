@@ -107,7 +107,9 @@ def measure_sensitivity(
         for parameter, required in wanted.items():
             parameter.requires_grad_(required)
     found = sums.sensitivity()
-    return Sensitivity(found.curvature, found.log_curvature, (*found.blocks, *blocks))
+    with_blocks = {block.names[0] for block in blocks}
+    rows = {name: curvature for name, curvature in found.rows.items() if name not in with_blocks}
+    return Sensitivity(found.curvature, found.log_curvature, (*found.blocks, *blocks), rows)
 
 
 def _batches(loader: Loader, count: int) -> Iterator[ModelInputs]:
@@ -197,6 +199,11 @@ class _Sums:
         self.vectors: dict[str, tuple[Any, Any]] = {
             prefix: (norm.weight, norm.bias) for prefix, norm in self.norms.items()
         }
+        self.rows = {
+            other.name: _RowSquares(len(other.tensor))
+            for other in tensors.others
+            if other.is_parameter and other.tensor.ndim == 2 and other.tensor.numel()
+        }
         self.squares: dict[str, float] = {}
         self.logs: dict[str, float] = {}
         self.blocks = [_Products({name: self.counts[name] for name in names}) for names in _block_names(self.counts)]
@@ -231,6 +238,8 @@ class _Sums:
             whole = torch.zeros_like(parameter) if gradient is None else gradient.detach()
             found[name] = whole[: self.counts[name]] if name in self.counts else whole
             _add_square(self.squares, name, found[name])
+            if name in self.rows:
+                self.rows[name].add(found[name])
         rest = gradients[len(self.parameters) :]
         for prefix, gain, shift in zip(norms, rest[::2], rest[1::2], strict=True):
             if gain is not None and shift is not None:
@@ -255,7 +264,30 @@ class _Sums:
         curvature = {name: total / self.num_inputs for name, total in self.squares.items()}
         _check_curvature(curvature)
         logs = {name: total / self.num_inputs for name, total in self.logs.items()}
-        return Sensitivity(curvature, logs, tuple(block.made(self.num_inputs) for block in self.blocks))
+        blocks = tuple(block.made(self.num_inputs) for block in self.blocks)
+        rows = {name: squares.smoothed() / self.num_inputs for name, squares in self.rows.items()}
+        return Sensitivity(curvature, logs, blocks, rows)
+
+
+class _RowSquares:
+    """Mean squares of the gradients of each row of a matrix, (rows,)."""
+
+    def __init__(self, count: int) -> None:
+        self.total = torch.zeros(count, dtype=torch.float64, device="cpu")
+        self.num_seen = 0
+
+    def add(self, gradient: Tensor) -> None:
+        """Add a gradient, (rows, columns)."""
+        squares = gradient.double().square().mean(1).cpu()
+        self.total += squares
+        self.num_seen += int(squares.count_nonzero())
+
+    def smoothed(self) -> Tensor:
+        """Return the sums as if each row had been seen in one batch more.
+
+        A row of an embedding that none of the inputs read may be read by others, about as seldom as that.
+        """
+        return self.total + self.total.sum() / max(1, self.num_seen)
 
 
 class _Products:

@@ -29,7 +29,7 @@ from tailcut.format.quantized.values import (
     step_size,
     transform_of,
 )
-from tailcut.format.row_steps import RowSteps, relative_costs, rounded_with_feedback, row_steps
+from tailcut.format.row_steps import RowSteps, relative_costs, rounded_with_feedback, row_steps, steps_of_rows
 from tailcut.format.sensitivity import Block, Sensitivity
 from tailcut.format.step_search import COARSEST, FINEST, expected_bits
 from tailcut.format.trellis import FINER, rounded_rows
@@ -215,7 +215,8 @@ class Rounding:
                 candidates = list(self._candidates(other, step))
                 made = _cheapest(other.tensor, layout, candidates, _spread(other.name, values))
                 is_learned = other.name in self.sensitivity.transforms
-                yield layout, made if is_learned or not layout.may_shift else _along_trellis(other, layout, made)
+                rows = self.sensitivity.rows.get(other.name) if made.transform == NONE else None
+                yield layout, made if is_learned or not layout.may_shift else _along_trellis(other, layout, made, rows)
 
     def estimated_bytes(self, step: float) -> float:
         """Return about the bytes of the numbers at this step, at once: as if each tensor had a Laplace distribution."""
@@ -391,12 +392,20 @@ def _cheapest(values: Tensor, layout: Layout, candidates: list[tuple[int, float]
     return min(found, key=lambda pair: pair[0])[1]
 
 
-def _along_trellis(other: OtherTensor, layout: Layout, made: Coded) -> Coded:
-    """Return a tensor of several axes that was rounded to the nearest, with errors of the same size in fewer bits."""
-    step = nearest_step(FINER * step_size(made.step))
-    multiples = transform_of(other.tensor, layout, made.transform) / step_size(step)
+def _along_trellis(other: OtherTensor, layout: Layout, made: Coded, rows: Tensor | None) -> Coded:
+    """Return a tensor of several axes that was rounded to the nearest, with errors of the same harm in fewer bits.
+
+    Args:
+        other: the tensor.
+        layout: of it.
+        made: it, rounded to the nearest.
+        rows: the curvature of each of its rows; None where all are alike.
+    """
+    size = FINER * step_size(made.step)
+    steps = RowSteps(nearest_step(size)) if rows is None else steps_of_rows(rows, layout.row, size)
+    multiples = transform_of(other.tensor, layout, made.transform) / steps.sizes(layout.shape)
     (rounded,) = rounded_rows([multiples.reshape(-1, layout.row)])
-    return coded(rounded.reshape(-1), made.transform, step, layout, is_dependent=True)
+    return coded(rounded.reshape(-1), made.transform, steps.step, layout, steps.shifts, is_dependent=True)
 
 
 def _spread(name: str, values: Mapping[str, Tensor]) -> Tensor | None:

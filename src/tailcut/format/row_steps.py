@@ -58,11 +58,29 @@ def row_steps(block: Block, shape: Sequence[int], size: float) -> RowSteps:
     if math.prod(shape[1:]) != len(block.upper):
         raise _other_size(block, math.prod(shape))
     curvature = block.conditional.reshape(tuple(shape[1:]))
-    shifts = _shifts(curvature, shape[0])
+    shifts = {axis + 1: shift for axis, shift in _shifts(curvature, shape[0]).items()}
     sizes = RowSteps(0, shifts).sizes((1, *shape[1:])).reshape(curvature.shape)
-    size /= math.sqrt(float((curvature * sizes.square()).mean() / block.curvature.mean()))
+    return _scaled(shifts, size, float((curvature * sizes.square()).mean() / block.curvature.mean()))
+
+
+def steps_of_rows(curvature: Tensor, length: int, size: float) -> RowSteps:
+    """Return the steps at which the errors of a matrix, without feedback, do the harm that errors of one step would do.
+
+    Args:
+        curvature: of each row, above 0, (rows,), float64.
+        length: of the rows.
+        size: the one step.
+    """
+    shifts = _shifts(curvature, length)
+    sizes = RowSteps(0, shifts).sizes((len(curvature), 1))
+    return _scaled(shifts, size, float((curvature * sizes.square()).mean() / curvature.mean()))
+
+
+def _scaled(shifts: Mapping[int, np.ndarray], size: float, harm: float) -> RowSteps:
+    """Return steps with these shifts, as much finer than `size` as the shifts alone do more harm."""
     reach = SHIFT * sum(int(np.abs(shift).max()) for shift in shifts.values())  # no step leaves the range of a file
-    return RowSteps(min(max(nearest_step(size), reach - MAX_STEP), MAX_STEP - reach), shifts)
+    step = nearest_step(size / math.sqrt(harm))
+    return RowSteps(min(max(step, reach - MAX_STEP), MAX_STEP - reach), shifts)
 
 
 def relative_costs(blocks: Sequence[Block], lengths: Mapping[str, int]) -> dict[str, float]:
@@ -90,8 +108,13 @@ def relative_costs(blocks: Sequence[Block], lengths: Mapping[str, int]) -> dict[
     return {name: cost / math.exp(middle) for name, cost in costs.items()}
 
 
-def _shifts(curvature: Tensor, num_rows: int) -> dict[int, np.ndarray]:
-    """Return the shifts along the axes of a row, of those axes along which they save more bits than they take."""
+def _shifts(curvature: Tensor, num_alike: int) -> dict[int, np.ndarray]:
+    """Return the shifts along the axes of a curvature, of those axes along which they save more bits than they take.
+
+    Args:
+        curvature: of numbers, each of which stands for `num_alike`.
+        num_alike: how many.
+    """
     quarters = -2 * curvature.log2()
     quarters -= quarters.mean()
     shifts: dict[int, np.ndarray] = {}
@@ -99,9 +122,9 @@ def _shifts(curvature: Tensor, num_rows: int) -> dict[int, np.ndarray]:
         rest = tuple(other for other in range(curvature.ndim) if other != axis)
         along = (quarters.mean(rest) if rest else quarters).round().clamp(-MOST_SHIFT, MOST_SHIFT)
         shaped = along.reshape(-1, *(1,) * (curvature.ndim - axis - 1))
-        saved = num_rows * curvature.numel() * (_waste(quarters) - _waste(quarters - shaped))
+        saved = num_alike * curvature.numel() * (_waste(quarters) - _waste(quarters - shaped))
         if saved > SHIFT_BITS * len(along):
-            shifts[axis + 1] = along.to(torch.int64).numpy()
+            shifts[axis] = along.to(torch.int64).numpy()
             quarters = quarters - shaped
     return shifts
 
