@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from tailcut.compression.refit import Refit, Round, before
+from tailcut.compression.refit import Refit, Round
+from tailcut.compression.weight_inputs import before, is_packed_attention, listening_after_attention
 from tailcut.counting import keeping_buffers
 from tailcut.errors import ArgumentError
 from tailcut.format.network.tensors import current_tensors
@@ -126,14 +127,20 @@ def _has_statistics(module: nn.Module) -> bool:
     return isinstance(module, Norm) and module.running_mean is not None and module.running_var is not None
 
 
-def _has_plain_bias(module: nn.Module) -> bool:
-    return isinstance(module, Linear) and isinstance(module._parameters.get("bias"), nn.Parameter)
+def _bias_of(module: nn.Module) -> Tensor | None:
+    """Return the bias of a linear layer or convolution, or of attention's first product; None for all else."""
+    is_attention = is_packed_attention(module)
+    if not is_attention and not isinstance(module, Linear):
+        return None
+    bias = module._parameters.get("in_proj_bias" if is_attention else "bias")
+    return bias.detach() if isinstance(bias, nn.Parameter) else None
 
 
 def _movable(module: nn.Module) -> list[Tensor]:
     if _has_statistics(module):
         return [module.get_buffer("running_mean"), module.get_buffer("running_var")]
-    return [module.get_parameter("bias").detach()] if _has_plain_bias(module) else []
+    bias = _bias_of(module)
+    return [] if bias is None else [bias]
 
 
 def _copy_movable(source: nn.Module, target: nn.Module) -> None:
@@ -157,9 +164,15 @@ def _listening(model: nn.Module, listen: Callable[[str, Tensor], None]) -> Itera
         for name, module in model.named_modules():
             if _has_statistics(module):
                 stack.callback(before(module, name, listen).remove)
-            elif _has_plain_bias(module):
+            elif is_packed_attention(module):
+                stack.enter_context(listening_after_attention(module, name, _channels_first(listen)))
+            elif _bias_of(module) is not None:
                 stack.callback(_after(module, name, listen).remove)
         yield
+
+
+def _channels_first(listen: Callable[[str, Tensor], None]) -> Callable[[str, Tensor], None]:
+    return lambda name, y: listen(name, y.movedim(-1, 1))
 
 
 def _after(module: nn.Module, name: str, listen: Callable[[str, Tensor], None]) -> RemovableHandle:

@@ -1,13 +1,13 @@
 """Second moments of the inputs of a network's plain layers: the curvature of a layer's own error, by row (GPTQ)."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tailcut.compression.weight_inputs import Convolution, Multiplication, listening_before, multiplications
 from tailcut.format.sensitivity import Block, block_of
 from tailcut.model_inputs import ModelInputs
 from tailcut.printing import logged
@@ -21,9 +21,6 @@ POSITIONS = 16
 
 DAMPING = 0.01
 """Added to the diagonal of the moments, in parts of its mean."""
-
-Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
-Layer = nn.Linear | Convolution
 
 
 def input_blocks(
@@ -42,19 +39,16 @@ def input_blocks(
     """
     are_centred = has_norms(model)
     moments = {
-        f"{name}.weight" if name else "weight": _Moments(module, generator)
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)) and _is_plain(module)
+        name: _Moments(multiplied, generator)
+        for name, multiplied in multiplications(model).items()
+        if name in stored and _is_plain(multiplied)
     }
-    moments = {name: moment for name, moment in moments.items() if name in stored}
-    with ExitStack() as hooks, torch.no_grad():
-        for moment in moments.values():
-            hooks.enter_context(moment.layer.register_forward_pre_hook(moment.take))
+    with torch.no_grad(), listening_before(model, moments, lambda name, x: moments[name].take(x)):
         for batch in logged(inputs, "batches whose moments are measured", len(inputs)) if moments else ():
             batch.run(model)
     for name, moment in logged(moments.items(), "layers", len(moments)):
         if moment.count:
-            yield block_of((name,), moment.curvature(centred=are_centred or moment.layer.bias is not None))
+            yield block_of((name,), moment.curvature(centred=are_centred or moment.has_bias))
 
 
 def has_norms(model: nn.Module) -> bool:
@@ -62,29 +56,27 @@ def has_norms(model: nn.Module) -> bool:
     return any(isinstance(module, nn.modules.batchnorm._NormBase) for module in model.modules())
 
 
-def _is_plain(layer: Layer) -> bool:
-    """Return whether all rows of its weight meet the same inputs, at places that its settings tell."""
-    if not isinstance(layer, nn.Linear) and layer.groups > 1:
-        return False
-    return layer.weight.numel() > 0 and layer.weight[0].numel() <= MAX_ROW
+def _is_plain(multiplied: Multiplication) -> bool:
+    """Return whether all rows of the weight meet the same inputs."""
+    layer, weight = multiplied.convolution, multiplied.weight
+    return (layer is None or layer.groups == 1) and weight.numel() > 0 and weight[0].numel() <= MAX_ROW
 
 
 class _Moments:
-    """Sums of products of the inputs of each row of a layer's weight."""
+    """Sums of products of the inputs of each row of a weight."""
 
-    def __init__(self, layer: Layer, generator: torch.Generator) -> None:
-        self.layer, self.generator = layer, generator
-        row = layer.weight[0].numel()
+    def __init__(self, multiplied: Multiplication, generator: torch.Generator) -> None:
+        self.layer, self.generator = multiplied.convolution, generator
+        self.has_bias = multiplied.bias is not None
+        row = multiplied.weight[0].numel()
         self.origin = torch.zeros(row, dtype=torch.float32, device="cpu")
         self.total = torch.zeros(row, dtype=torch.float64, device="cpu")
         self.products = torch.zeros(row, row, dtype=torch.float32, device="cpu")
         self.count = 0
 
-    def take(self, _: nn.Module, args: tuple[Tensor, ...]) -> None:
-        """Add the inputs of a call; those given by name are not seen."""
-        if not args or not isinstance(args[0], Tensor):
-            return
-        rows = input_rows(self.layer, args[0], POSITIONS * len(args[0]), self.generator).float().cpu()
+    def take(self, x: Tensor) -> None:
+        """Add the inputs of a call."""
+        rows = input_rows(self.layer, x, POSITIONS * len(x), self.generator).float().cpu()
         if not self.count and len(rows):
             self.origin = rows.mean(0)  # else float32 would lose the spread of inputs that are far from 0
         rows = rows - self.origin
@@ -104,16 +96,16 @@ class _Moments:
         return moments
 
 
-def input_rows(layer: Layer, x: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """Return what the rows of a layer's weight meet at some positions of an input, (positions, row).
+def input_rows(layer: Convolution | None, x: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """Return what the rows of a weight meet at some positions of an input, (positions, row).
 
     Args:
-        layer: its kernel's axes are transformed by a DCT.
+        layer: a convolution, whose kernel's axes are transformed by a DCT; None for a product along the last axis.
         x: the input.
         most: how many positions are chosen at most, of all images together.
         generator: chooses them, the same for inputs of one shape.
     """
-    if isinstance(layer, nn.Linear):
+    if layer is None:
         flat = x.reshape(-1, x.shape[-1])
         return flat[_chosen(len(flat), most, flat.device, generator)]
     kernel: tuple[int, ...] = layer.kernel_size

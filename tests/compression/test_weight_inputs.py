@@ -1,0 +1,123 @@
+"""Inputs of weights, of attention's too, against the same attention written as four linear layers."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tailcut.compression import weight_inputs
+from tailcut.compression.moments import input_blocks
+from tailcut.compression.weight_inputs import listening_after_attention, listening_before, multiplications
+from tailcut.format.sensitivity import Block
+from tailcut.model_inputs import ModelInputs
+
+
+class Written(nn.Module):
+    """Attention of two heads as four linear layers, with the numbers of torch's."""
+
+    def __init__(self, own: nn.MultiheadAttention) -> None:
+        super().__init__()
+        size = own.embed_dim
+        self.inputs, self.out = nn.Linear(size, 3 * size), nn.Linear(size, size)
+        self.inputs.load_state_dict({"weight": own.in_proj_weight, "bias": own.in_proj_bias})
+        self.out.load_state_dict(own.out_proj.state_dict())
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = [part.unflatten(-1, (2, -1)).transpose(1, 2) for part in self.inputs(x).chunk(3, -1)]
+        y: Tensor = self.out(functional.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2))
+        return y
+
+
+class Attending(nn.Module):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.own = nn.MultiheadAttention(8, 2, batch_first=True, **settings)
+        for parameter in self.own.parameters():
+            nn.init.normal_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.own(x, x, x, need_weights=False)[0]
+        return y
+
+
+X = torch.randn(5, 7, 8, generator=torch.Generator().manual_seed(1))
+
+
+def test_attention_has_the_blocks_of_its_linear_layers() -> None:
+    model = Attending().eval()
+    written = Written(model.own).eval()
+    torch.testing.assert_close(written(X), model(X))
+    names = ("own.in_proj_weight", "own.out_proj.weight", "inputs.weight", "out.weight")
+    found: dict[str, Block] = {}
+    for network in (model, written):
+        blocks = input_blocks(network, [ModelInputs((X,))], set(names), torch.Generator())
+        found |= {block.names[0]: block for block in blocks}
+    assert set(found) == set(names)
+    for one, other in zip(names[:2], names[2:], strict=True):
+        torch.testing.assert_close(found[one].curvature, found[other].curvature)
+        torch.testing.assert_close(found[one].upper, found[other].upper, rtol=1e-3, atol=1e-4)
+    assert "forward" not in vars(model.own)
+
+
+@pytest.mark.parametrize("settings", [{}, {"bias": False}, {"add_bias_kv": True}, {"add_zero_attn": True}])
+@pytest.mark.parametrize("with_mask", [False, True])
+def test_outputs_are_those_of_the_module(settings: dict[str, Any], with_mask: bool) -> None:
+    model = Attending(**settings).own.eval()
+    mask = torch.triu(torch.ones(7, 7, dtype=torch.bool), 1) if with_mask else None
+    wanted = model(X, X, X, attn_mask=mask, average_attn_weights=False)
+    seen: dict[str, Tensor] = {}
+    given: dict[str, Tensor] = {}
+    with (
+        torch.no_grad(),
+        listening_before(model, ("in_proj_weight", "out_proj.weight"), seen.__setitem__),
+        listening_after_attention(model, "", given.__setitem__),
+    ):
+        found = model(query=X, key=X, value=X, attn_mask=mask, average_attn_weights=False)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other)
+    assert sorted(seen) == ["in_proj_weight", "out_proj.weight"]
+    assert seen["in_proj_weight"] is X
+    torch.testing.assert_close(
+        functional.linear(seen["out_proj.weight"], model.out_proj.weight, model.out_proj.bias), found[0]
+    )
+    assert sorted(given) == ([] if settings == {"bias": False} else ["", "out_proj"])
+    again = model(X, X, X, attn_mask=mask, average_attn_weights=False)
+    assert torch.equal(again[0], wanted[0])
+
+
+def test_keys_of_other_inputs_show_the_last_product_alone() -> None:
+    model = Attending().own.eval()
+    seen: list[str] = []
+    with torch.no_grad(), listening_before(model, multiplications(model), lambda name, _: seen.append(name)):
+        model(X, X[:, :4].clone(), X[:, :4].clone())
+    assert seen == ["out_proj.weight"]
+
+
+def test_what_a_listener_changes_is_used_at_once() -> None:
+    model = Attending().eval()
+    wanted = copy.deepcopy(model)
+    with torch.no_grad():
+        wanted.own.get_parameter("in_proj_weight").mul_(2)
+        wanted.own.get_parameter("out_proj.weight").mul_(3)
+    weights = {name: multiplied.weight for name, multiplied in multiplications(model).items()}
+
+    def change(name: str, _: Tensor) -> None:
+        weights[name].detach().mul_(3 if "out" in name else 2)
+
+    with torch.no_grad(), listening_before(model, weights, change):
+        found = model(X)
+    torch.testing.assert_close(found, wanted(X))
+
+
+def test_a_forward_of_its_own_is_left_alone() -> None:
+    class Own(nn.MultiheadAttention):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            return super().forward(*args, **kwargs)
+
+    assert not weight_inputs.is_packed_attention(Own(8, 2))
+    assert not weight_inputs.is_packed_attention(nn.MultiheadAttention(8, 2, kdim=4, vdim=4))
+    assert sorted(multiplications(Own(8, 2))) == ["out_proj.weight"]
