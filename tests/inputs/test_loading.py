@@ -41,11 +41,15 @@ def write(root: Path, data: bytes) -> Path:
     return root / "only"
 
 
-def test_files_and_classes(root: Path) -> None:
+def test_files_and_classes(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    JpegFolder(root, None, size=32)
+    assert not caplog.text
     (root / "a" / "notes.txt").write_text("x")
     (root / "a" / ".hidden.jpg").write_text("x")
     (root / ".cache").mkdir()
     dataset = JpegFolder(root, None, size=32)
+    assert "left out 1 of 5 files in" in caplog.text
+    assert f"not called .jpg or .jpeg: {Path('a', 'notes.txt')}" in caplog.text
     assert [path.name for path in dataset.files] == ["x.jpeg", "y.jpg", "1.jpg", "2.JPEG"]
     assert (dataset.labels, dataset.class_names, len(dataset)) == ([0, 0, 1, 1], ("a", "b"), 4)
     assert [dataset[index][1] for index in range(4)] == [0, 0, 1, 1]

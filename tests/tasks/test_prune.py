@@ -157,7 +157,7 @@ def test_a_checkpoint_with_a_model(tmp_path: Path) -> None:
 
 def test_what_does_not_fit(file: Path, tmp_path: Path) -> None:
     out = tmp_path / "slim.tailcut"
-    with pytest.raises(ArgumentError, match="the method spectral looks at feature maps: name a data set"):
+    with pytest.raises(ArgumentError, match="the method spectral runs the network: name a data set"):
         prune_file(file, out, rates=0.5)
     Scores({"conv9": torch.rand(3).double()}, method="l1").save(tmp_path / "other.json")
     with pytest.raises(ArgumentError, match="a layer 'conv9', which LeNet5 does not have"):

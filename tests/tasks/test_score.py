@@ -76,7 +76,7 @@ def test_methods_of_weights_need_no_data(file: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({}, ArgumentError, "the method spectral looks at feature maps: name a data set with --data"),
+        ({}, ArgumentError, "the method spectral runs the network: name a data set with --data"),
         ({"method": "best"}, ArgumentError, "method must be one of"),
         ({"data": "nothing"}, ArgumentError, "unknown data set 'nothing'"),
         ({"data": "digits", "num_batches": 0}, ArgumentError, "num_batches must be an integer of at least 1"),

@@ -43,6 +43,7 @@ ADVICE = {
     "; its linear layers can be named: score(layers=": (
         "; in Python its linear layers can be named: channels.score(layers="
     ),
+    "; and evaluate= must be the higher the better (of a loss its negative)": "",
     "devices and num_nodes must be": "--devices and --num-nodes must be",
     "(devices, num_nodes, strategy, accelerator)": "(--devices, --num-nodes, --strategy, --accelerator)",
     "num_samples, seed and features are for": "--num-samples, --seed and --features are for",

@@ -41,7 +41,6 @@ OnError = Literal["raise", "skip"]
 SUFFIXES = (".jpg", ".jpeg")
 # The published evaluation resizes the short side to 512 and cuts 448 out of its middle.
 CENTRAL_RATIO = 448 / 512
-# Random parts of an image to train on: of its area, and their width over their height.
 # Decoders make an image smaller by these in no more time; by numbers between them in more.
 DECODER_DIVISORS = (1, 2, 4, 8)
 
@@ -376,8 +375,11 @@ def _files_of(root: Path) -> tuple[list[Path], list[int], tuple[str, ...]]:
         raise DataError(f"cannot read the folder {root}: {getattr(error, 'strerror', None) or error}") from error
     files: list[Path] = []
     labels: list[int] = []
+    others: list[Path] = []
     for label, folder in enumerate(folders):
-        own = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
+        there = sorted(path for path in folder.iterdir() if path.name[0] != ".")
+        own = [path for path in there if path.suffix.lower() in SUFFIXES]
+        others += [path for path in there if path.suffix.lower() not in SUFFIXES and path.is_file()]
         for path in own:
             check_is_regular(path)
         if not own:
@@ -386,4 +388,13 @@ def _files_of(root: Path) -> tuple[list[Path], list[int], tuple[str, ...]]:
         labels += [label] * len(own)
     if not files:
         raise DataError(f"{root} holds no folders; there must be one for each class")
+    if others:
+        logger.warning(
+            "left out %s of %s files in %s, which are not called .jpg or .jpeg: %s%s",
+            f"{len(others):,}",
+            f"{len(others) + len(files):,}",
+            root,
+            others[0].relative_to(root),
+            ", ..." if len(others) > 1 else "",
+        )
     return files, labels, tuple(folder.name for folder in folders)

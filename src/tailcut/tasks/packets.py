@@ -56,7 +56,7 @@ class JoinReport(Report):
     Attributes:
         out: the file.
         file_bytes: its size.
-        num_packets: how many it was made of.
+        num_packets: how many it was made of; one that came twice counts once.
     """
 
     out: str
@@ -136,11 +136,12 @@ def join_files(paths: list[str | Path], out: str | Path) -> JoinReport:
     files = [file for path in map(Path, paths) for file in _packets_in(path)]
     if Path(out).is_file() and any(file.exists() and file.samefile(out) for file in files):
         raise ArgumentError(f"{out} is one of the packets, and would be written over: give the output another name")
-    content = join((str(file), file.read_bytes()) for file in files)
+    packets = [(str(file), file.read_bytes()) for file in files]
+    content = join(packets)
     with naming(out):
         decode(content)
     write_atomically(out, content)
-    return JoinReport(str(out), len(content), len(files))
+    return JoinReport(str(out), len(content), len({packet for _, packet in packets}))
 
 
 def write_qr_codes(path: str | Path, out: str | Path, *, error_correction: str = "medium") -> QRReport:

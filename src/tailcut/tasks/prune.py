@@ -158,7 +158,7 @@ def _check_data(method: str, data: str | None, *, is_detector: bool, looks: bool
             "give --scores, and leave out --recalibrate"
         )
     if looks and data is None:
-        raise ArgumentError(f"the method {method} looks at feature maps: name a data set with --data, or --scores")
+        raise ArgumentError(f"the method {method} runs the network: name a data set with --data, or --scores")
     if recalibrate and data is None:
         raise ArgumentError("statistics of batch norm are measured on images: name a data set with --data")
 

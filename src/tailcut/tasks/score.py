@@ -96,7 +96,7 @@ def score_file(
     place = choose_device(device)
     method, num_batches = settings.get("method", SPECTRAL), settings.get("num_batches", NUM_BATCHES)
     if needs_loader(method) and data is None:
-        raise ArgumentError(f"the method {method} looks at feature maps: name a data set with --data")
+        raise ArgumentError(f"the method {method} runs the network: name a data set with --data")
     network = open_network(source, model=model, arguments=arguments, device=place)
     dataset = None if data is None else open_dataset(data, split, roots=roots, download=download)
     count = num_batches if needs_loader(method) else 1  # which shows the layers over tokens

@@ -316,7 +316,7 @@ def test_a_loader_that_gives_no_batch(loader: Any, method: Any) -> None:
 
 
 def test_no_loader() -> None:
-    with pytest.raises(ArgumentError, match="the method spectral looks at feature maps: give a loader"):
+    with pytest.raises(ArgumentError, match="the method spectral runs the network: give a loader"):
         score(Residual())
 
 

@@ -71,7 +71,7 @@ def test_a_checkpoint_and_a_plot(tailcut: Tailcut, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "the method spectral looks at feature maps"),
+        ([], "the method spectral runs the network"),
         (["--data", "nothing"], "unknown data set 'nothing'"),
         (["--method", "best"], "invalid choice: 'best'"),
         (["--block-size", "big"], "--block-size"),

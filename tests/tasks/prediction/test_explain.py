@@ -243,3 +243,16 @@ def test_a_network_that_cannot_run_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a.tailcut").write_bytes(zero_file("resnet20", edits=[narrowed_alone("layer1.0.conv1")]))
     with pytest.raises(ArgumentError, match=r"cannot take images of shape \(1, 3, 32, 32\): .*channels"):
         explain_files([tmp_path / "a.tailcut"], tmp_path / "x.png", tmp_path / "cam.png", device="cpu")
+
+
+def test_a_convolution_in_the_place_of_a_linear_layer_has_no_places() -> None:
+    """Its map is one number for each class, spread over the image: whatever it shows is rounding."""
+    torch.manual_seed(0)
+    head = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 4, (10, 14)), nn.Flatten())
+    found = grad_cam(head, X)
+    assert found.layer == "0"
+    assert torch.equal(found.values, grad_cam(head, X, layer="0").values)
+    with pytest.raises(ArgumentError, match="the maps of layer 2 are of one place"):
+        grad_cam(head, X, layer="2")
+    with pytest.raises(StructureError, match="more than one place"):
+        grad_cam(nn.Sequential(nn.Conv2d(3, 4, (12, 16)), nn.Flatten()), X)

@@ -59,9 +59,22 @@ def test_the_file_can_have_that_size_at_about_four_bits(tmp_path: Path) -> None:
     assert 3 < bits < 6
 
 
+def test_what_is_left_is_left_for_the_same_reasons_as_without_a_plan() -> None:
+    planned, plain = (
+        tailcut.regularize(made(), **amount, warn=False)  # type: ignore[arg-type]
+        for amount in ({"target_bytes": 2000}, {"keep_ratio": 0.5})
+    )
+    assert [(entry.name, entry.reason) for entry in planned.skipped] == [
+        (entry.name, entry.reason) for entry in plain.skipped
+    ]
+    assert {entry.reason for entry in planned.skipped} >= {"not a layer weight; name it in include"}
+
+
 def test_no_more_than_there_is() -> None:
     model = made()
-    tailcut.regularize(model, target_bytes=10_000_000, warn=False)
+    report = tailcut.regularize(model, target_bytes=10_000_000, warn=False)
+    assert "all coefficients are kept, in" in str(report)
+    assert "all coefficients are kept" not in str(byte_budget(made(), 2000))
     assert all(
         count == weight.numel()
         for count, weight in zip(

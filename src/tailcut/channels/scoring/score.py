@@ -83,7 +83,7 @@ def score(
     """
     formula = Formula(variant, block_size, gaussian_sigma, spatial_weight, components)
     if needs_loader(method) and loader is None:
-        raise ArgumentError(f"the method {method} looks at feature maps: give a loader that yields inputs")
+        raise ArgumentError(f"the method {method} runs the network: give a loader that yields inputs")
     if method != SPECTRAL:
         _check_no_formula(method, formula)
     check_num_batches(num_batches)
@@ -110,7 +110,7 @@ def score(
 
 
 def needs_loader(method: str) -> bool:
-    """Return whether a method looks at feature maps, and not at weights only.
+    """Return whether a method runs the network, and does not look at weights only.
 
     Raises:
         ArgumentError: there is no such method.

@@ -17,7 +17,9 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help="a .tailcut file or zoo:NAME; more to compare")
     parser.add_argument("--image", required=True, metavar="IMAGE", help="a PNG or JPEG file")
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="the PNG to write")
-    parser.add_argument("--layer", metavar="NAME", help="the convolution to explain (default: the last one)")
+    parser.add_argument(
+        "--layer", metavar="NAME", help="the convolution to explain (default: the last of more than one place)"
+    )
     parser.add_argument(
         "--class",
         type=int,

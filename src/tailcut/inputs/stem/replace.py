@@ -128,7 +128,7 @@ class StemReport(Report):
             ("removed", _listed(self.removed)),
             *(("changed" if place == 0 else "", what) for place, what in enumerate(self.changed or ("nothing",))),
             ("parameters", f"{self.num_parameters:,}"),
-            ("MACs", f"{self.macs / 1e9:.2f} G"),
+            ("MACs", f"{self.macs:,}"),
         ]
         return table(("stem", ""), rows_of_table)
 

@@ -113,13 +113,13 @@ def grad_cam(model: nn.Module, image: Tensor, *, layer: str | None = None, class
         model: a classifier.
         image: (1, channels, height, width).
         layer: name of the convolution whose maps are used, as `tailcut.channels.scoring.feature_maps` finds them; the
-            last one that runs when None.
+            last one that runs and has more than one place in its maps when None.
         class_number: the class; the likeliest when None.
 
     Raises:
         ArgumentError: the image is no batch of one, there is no such layer or class, or the class does not depend on
-            the layer's maps.
-        StructureError: the network has no convolution.
+            the layer's maps, or these have one place only.
+        StructureError: the network has no convolution, or none with more than one place.
     """
     network = unwrapped(model)
     if image.ndim != 4 or len(image) != 1:
@@ -144,7 +144,7 @@ def grad_cam(model: nn.Module, image: Tensor, *, layer: str | None = None, class
     number = int(outputs.argmax()) if class_number is None else class_number
     if not 0 <= number < outputs.shape[1]:
         raise ArgumentError(f"the network has classes 0 to {outputs.shape[1] - 1}, got {number}")
-    name, maps, values = found[-1]
+    name, maps, values = _last_with_places(found, layer)
     (gradient,) = torch.autograd.grad(outputs[0, number], maps, allow_unused=True)
     if gradient is None:
         raise ArgumentError(f"the outputs do not depend on the maps of layer {name}")
@@ -223,6 +223,17 @@ def _convolutions(network: nn.Module, layer: str | None) -> dict[str, nn.Module]
     if layer not in found:
         raise ArgumentError(f"there is no 2-D convolution {layer!r}; there are {', '.join(found)}")
     return {layer: found[layer]}
+
+
+def _last_with_places(found: list[tuple[str, Tensor, Tensor]], layer: str | None) -> tuple[str, Tensor, Tensor]:
+    """Return the last maps of more than one place: those of a convolution in the place of a linear layer have one."""
+    wide = [entry for entry in found if entry[1].shape[2:].numel() > 1]
+    if wide:
+        return wide[-1]
+    hint = "a heat map needs maps of more than one place"
+    if layer is not None:
+        raise ArgumentError(f"the maps of layer {layer} are of one place; {hint}: name a convolution before it")
+    raise StructureError(f"no convolution of the network gives a map of more than one place; {hint}")
 
 
 def _pixels(path: str | Path, model: nn.Module, max_input_pixels: int) -> Tensor:

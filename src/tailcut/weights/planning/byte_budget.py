@@ -44,7 +44,10 @@ class ByteBudget(Report):
     def __str__(self) -> str:
         kinds = sorted(self.bytes_by_kind.items(), key=lambda pair: -pair[1])
         parts = ", ".join(f"{kind} {count:,}" for kind, count in kinds if count)
-        return f"of {self.target_bytes:,} bytes about: {parts}"
+        total = sum(self.bytes_by_kind.values())
+        # A plan fills its bytes, but for rounding, unless there is nothing left to fill them with.
+        rest = f"; all coefficients are kept, in {total:,} bytes" if total < self.target_bytes - len(kinds) else ""
+        return f"of {self.target_bytes:,} bytes about: {parts}{rest}"
 
 
 def byte_budget(

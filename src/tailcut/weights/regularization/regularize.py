@@ -206,7 +206,8 @@ def regularize(
         min_kept=min_kept,
         precision=precision,
     )
-    found = reasons_to_leave(model, include, exclude, counts)
+    # The counts of a plan are of all that it could choose from.
+    found = reasons_to_leave(model, include, exclude, counts if planned is None else None)
     chosen, skipped = _choose(model, found)
     plans = plan_tensors(chosen, setting, counts, overrides or {})
     losses = _attach_all(plans, [entry.parameter for entry, _ in found if entry.is_weight and entry.obstacle is None])
