@@ -39,7 +39,6 @@ ADVICE = {
     "max_pixels must be positive": "--max-image-pixels must be positive",
     "(batch_size, on the command line --batch-size)": "(--batch-size)",
     "give statistics= (--statistics), ": "give --statistics, ",
-    "no scores were given for it: score(layers=": "no scores were given for it; in Python: channels.score(layers=",
     "; its linear layers can be named: score(layers=": (
         "; in Python its linear layers can be named: channels.score(layers="
     ),

@@ -241,7 +241,7 @@ def test_the_lowest_scores_go() -> None:
     assert report.layers[0].removed == (1, 3, 5, 7)
     assert report.layers[1].removed == (0, 1, 2)
     assert {part.name: part.reason for part in report.skipped}["7"] == (
-        "no scores were given for it; in Python channels.score(layers=['7', ...])"
+        "no scores were given for it; in Python channels.score(layers=['7', ...]) makes some"
     )
 
 

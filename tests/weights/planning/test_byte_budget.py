@@ -61,8 +61,7 @@ def test_the_file_can_have_that_size_at_about_four_bits(tmp_path: Path) -> None:
 
 def test_what_is_left_is_left_for_the_same_reasons_as_without_a_plan() -> None:
     planned, plain = (
-        tailcut.regularize(made(), **amount, warn=False)  # type: ignore[arg-type]
-        for amount in ({"target_bytes": 2000}, {"keep_ratio": 0.5})
+        tailcut.regularize(made(), **amount, warn=False) for amount in ({"target_bytes": 2000}, {"keep_ratio": 0.5})
     )
     assert [(entry.name, entry.reason) for entry in planned.skipped] == [
         (entry.name, entry.reason) for entry in plain.skipped

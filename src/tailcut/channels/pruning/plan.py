@@ -180,7 +180,7 @@ def _rows(
         if group is None:
             continue
         if group.free and not is_scored(group, scores):
-            why = f"no scores were given for it: score(layers=[{name!r}, ...])"
+            why = f"no scores were given for it; in Python channels.score(layers=[{name!r}, ...]) makes some"
             skipped.append(SkippedChannels(name, len(units), why))
         if group.name in held:
             skipped.append(SkippedChannels(name, sum(unit not in group.locked for unit in units), held[group.name]))
