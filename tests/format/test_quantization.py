@@ -12,7 +12,7 @@ from torch import nn
 import tailcut
 from tailcut.errors import ArgumentError
 from tailcut.format.container.streams import layout_of_other
-from tailcut.format.network.tensors import NetworkTensors, network_tensors
+from tailcut.format.network.tensors import NetworkTensors, current_tensors, network_tensors
 from tailcut.format.quantization import _cheapest, completed, default_sensitivity
 from tailcut.format.quantized import dequantize
 from tailcut.format.quantized.values import LOG2, NONE
@@ -283,3 +283,14 @@ def test_running_variances_stay_above_zero() -> None:
     layout = layout_of_other("n.running_var", (32,), is_integer=False)
     made = _cheapest(values, layout, [(LOG2, 0.5), (NONE, 1.0)], None)
     assert bool((dequantize(made, layout) > 0).all())
+
+
+def test_zeros_of_a_pruned_weight_do_not_make_its_step_finer() -> None:
+    """They are rounded to 0, without an error: the noise of the others is what counts, in proportion to them."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(40, 40), nn.Linear(40, 40))
+    dense = default_sensitivity(current_tensors(model)).curvature["0.weight"]
+    with torch.no_grad():
+        model[0].get_parameter("weight").mul_(torch.rand(40, 40) < 0.1)
+    pruned = default_sensitivity(current_tensors(model)).curvature["0.weight"]
+    assert pruned == pytest.approx(dense, rel=0.2)

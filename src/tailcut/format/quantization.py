@@ -46,7 +46,7 @@ MANY = 1 << 10
 """From so many numbers of a matrix on, their distribution tells what they cost; of fewer their sizes do."""
 
 RELATIVE_STEP = 0.25
-"""Steps in parts of the root mean square of what they round, where the user gives none."""
+"""Steps in parts of the root mean square of what they round, zeros apart, where the user gives none."""
 
 NORM_EPSILON = 1e-5
 """Batch norm's usual epsilon: a file has no place for a layer's own. It bounds the spread of dead channels alone, whose
@@ -57,7 +57,7 @@ _LOG_OF_SPREAD = 2 / float(np.log(2))
 
 
 def default_sensitivity(tensors: NetworkTensors) -> Sensitivity:
-    """Return data-free sensitivities: steps in proportion to the root mean square of each tensor.
+    """Return data-free sensitivities: steps in proportion to the root mean square of each tensor, but for its zeros.
 
     Batch norm's gains, shifts and means are measured by what they are added to or multiplied with: all get the same
     relative noise.
@@ -461,4 +461,9 @@ def _entropy(magnitudes: np.ndarray, shape: Sequence[int]) -> float:
 
 
 def _rms(values: Tensor) -> float:
-    return float(exact(values.detach()).square().mean().sqrt()) if values.numel() else 0.0
+    """Return the root mean square of the numbers that are not 0.
+
+    The others, of a pruned weight, are rounded without an error, and have no part in the noise.
+    """
+    count = int(values.count_nonzero())
+    return math.sqrt(float(exact(values.detach()).square().sum()) / count) if count else 0.0
