@@ -294,3 +294,17 @@ def test_zeros_of_a_pruned_weight_do_not_make_its_step_finer() -> None:
         model[0].get_parameter("weight").mul_(torch.rand(40, 40) < 0.1)
     pruned = default_sensitivity(current_tensors(model)).curvature["0.weight"]
     assert pruned == pytest.approx(dense, rel=0.2)
+
+
+def test_a_weight_of_zeros_has_no_shifts(tmp_path: Path) -> None:
+    """Whatever its rows matter: where all is rounded away, the steps are not worth their bits."""
+    model = nn.Embedding(400, 8)
+    rows = {"weight": torch.logspace(0, 4, 400, dtype=torch.float64)}
+    known = Sensitivity({"weight": 1.0}, {}, rows=rows)
+    sizes = {}
+    for name, step in (("coarse", 1e6), ("fine", 0.1)):
+        tailcut.save(model, tmp_path / name, dtype="quantized", step=step, sensitivity=known, registered=False)
+        (tensor,) = tailcut.inspect(tmp_path / name).other_tensors
+        sizes[name] = tensor.bytes
+    assert sizes["coarse"] < 8
+    assert sizes["fine"] > 400

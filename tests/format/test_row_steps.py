@@ -141,9 +141,20 @@ def test_steps_of_rows_do_the_harm_of_one_step() -> None:
     curvature = torch.tensor([1.0, 16.0, 256.0, 1.0], dtype=torch.float64)
     steps = steps_of_rows(curvature, 100, 0.5)
     assert list(steps.shifts) == [0]
-    assert steps.shifts[0].tolist() == [6, -2, -10, 6]  # quarters of an octave: the root of the curvature, inverted
+    # Quarters of an octave: a row's step is in proportion to the root of its curvature, inverted.
+    assert (steps.shifts[0] - steps.shifts[0][0]).tolist() == [0, -8, -16, 0]
     sizes = steps.sizes((4, 100)).reshape(4, 100)
     harm = (curvature[:, None] * sizes.square()).mean() / (curvature.mean() * 0.5**2)
     assert 0.9 < float(harm) < 1.1
     assert not steps_of_rows(curvature, 1, 0.5).shifts  # they would take more bits than they save
     assert not steps_of_rows(torch.ones(4, dtype=torch.float64), 100, 0.5).shifts
+
+
+def test_steps_of_rows_move_one_by_one() -> None:
+    """The mean step follows the size by less than an eighth of an octave, in which steps of whole tensors move."""
+    curvature = torch.logspace(0, 4, 1000, 2.0, dtype=torch.float64)
+    sizes = [2.0 ** (part / 64) for part in range(-20, 20)]
+    means = [float(steps_of_rows(curvature, 100, size).sizes((1000, 1)).log2().mean()) for size in sizes]
+    moved = torch.tensor(means).diff()
+    assert bool((moved > 0).all())
+    assert float(moved.max()) < 1.3 / 64

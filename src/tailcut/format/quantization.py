@@ -214,9 +214,27 @@ class Rounding:
             elif number == QUANTIZED:
                 candidates = list(self._candidates(other, step))
                 made = _cheapest(other.tensor, layout, candidates, _spread(other.name, values))
-                is_learned = other.name in self.sensitivity.transforms
-                rows = self.sensitivity.rows.get(other.name) if made.transform == NONE else None
-                yield layout, made if is_learned or not layout.may_shift else _along_trellis(other, layout, made, rows)
+                if layout.may_shift and other.name not in self.sensitivity.transforms:
+                    made = self._along_trellis(other, layout, made, step)
+                yield layout, made
+
+    def _along_trellis(self, other: OtherTensor, layout: Layout, made: Coded, step: float) -> Coded:
+        """Return a tensor of several axes that was rounded to the nearest, with errors of the same harm in fewer bits.
+
+        Args:
+            other: the tensor.
+            layout: of it.
+            made: it, rounded to the nearest.
+            step: of the network.
+        """
+        rows = self.sensitivity.rows.get(other.name) if made.transform == NONE else None
+        if rows is None:
+            steps = RowSteps(nearest_step(FINER * step_size(made.step)))
+        else:
+            steps = steps_of_rows(rows, layout.row, FINER * self._step_of(other.name, self.sensitivity.curvature, step))
+        multiples = transform_of(other.tensor, layout, made.transform) / steps.sizes(layout.shape)
+        (rounded,) = rounded_rows([multiples.reshape(-1, layout.row)])
+        return coded(rounded.reshape(-1), made.transform, steps.step, layout, steps.shifts, is_dependent=True)
 
     def estimated_bytes(self, step: float) -> float:
         """Return about the bytes of the numbers at this step, at once: as if each tensor had a Laplace distribution."""
@@ -390,22 +408,6 @@ def _cheapest(values: Tensor, layout: Layout, candidates: list[tuple[int, float]
     if not found:  # variances below 0, which were so before
         found.append(((0.0, 0.0), quantize(values, layout, NONE, nearest_step(candidates[0][1]))))
     return min(found, key=lambda pair: pair[0])[1]
-
-
-def _along_trellis(other: OtherTensor, layout: Layout, made: Coded, rows: Tensor | None) -> Coded:
-    """Return a tensor of several axes that was rounded to the nearest, with errors of the same harm in fewer bits.
-
-    Args:
-        other: the tensor.
-        layout: of it.
-        made: it, rounded to the nearest.
-        rows: the curvature of each of its rows; None where all are alike.
-    """
-    size = FINER * step_size(made.step)
-    steps = RowSteps(nearest_step(size)) if rows is None else steps_of_rows(rows, layout.row, size)
-    multiples = transform_of(other.tensor, layout, made.transform) / steps.sizes(layout.shape)
-    (rounded,) = rounded_rows([multiples.reshape(-1, layout.row)])
-    return coded(rounded.reshape(-1), made.transform, steps.step, layout, steps.shifts, is_dependent=True)
 
 
 def _spread(name: str, values: Mapping[str, Tensor]) -> Tensor | None:

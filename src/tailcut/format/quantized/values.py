@@ -143,6 +143,7 @@ def coded(
     num = int(used[-1]) + 1 if len(used) else 0
     if num < layout.size and num < MAX_MAGNITUDE:
         numbers = numbers[:num]
+    shifts = shifts if len(used) else None  # zeros are zeros with any step
     return Coded(numbers, transform, step, offset, shifts=shifts or {}, is_dependent=is_dependent)
 
 
