@@ -308,3 +308,22 @@ def test_a_weight_of_zeros_has_no_shifts(tmp_path: Path) -> None:
         sizes[name] = tensor.bytes
     assert sizes["coarse"] < 8
     assert sizes["fine"] > 400
+
+
+def test_rows_that_matter_differently_are_worth_more_than_a_dct(tmp_path: Path) -> None:
+    """A DCT spreads the noise over all rows alike, which their steps would not."""
+    torch.manual_seed(0)
+    model = nn.Embedding(64, 64)
+    places = torch.arange(64.0)
+    with torch.no_grad():
+        model.weight.mul_(0.4).add_(torch.cos(places / 9)[:, None] * torch.cos(places / 7))
+    rows = {"weight": torch.logspace(0, 12, 64, 2.0, dtype=torch.float64)}
+    found = {}
+    for name, known in (("plain", {}), ("rows", rows)):
+        sensitivity = Sensitivity({"weight": 1.0}, {}, rows=known)
+        tailcut.save(model, tmp_path / name, dtype="quantized", step=0.3, sensitivity=sensitivity, registered=False)
+        (tensor,) = tailcut.inspect(tmp_path / name).other_tensors
+        found[name] = (tensor.transform, tensor.bytes)
+    assert found["plain"][0] == "dct"
+    assert found["rows"][0] != "dct"
+    assert found["rows"][1] < 0.9 * found["plain"][1]

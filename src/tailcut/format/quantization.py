@@ -29,7 +29,14 @@ from tailcut.format.quantized.values import (
     step_size,
     transform_of,
 )
-from tailcut.format.row_steps import RowSteps, relative_costs, rounded_with_feedback, row_steps, steps_of_rows
+from tailcut.format.row_steps import (
+    SHIFT_BITS,
+    RowSteps,
+    relative_costs,
+    rounded_with_feedback,
+    row_steps,
+    steps_of_rows,
+)
 from tailcut.format.sensitivity import Block, Sensitivity
 from tailcut.format.step_search import COARSEST, FINEST, expected_bits
 from tailcut.format.trellis import FINER, rounded_rows
@@ -227,14 +234,16 @@ class Rounding:
             made: it, rounded to the nearest.
             step: of the network.
         """
-        rows = self.sensitivity.rows.get(other.name) if made.transform == NONE else None
-        if rows is None:
-            steps = RowSteps(nearest_step(FINER * step_size(made.step)))
-        else:
-            steps = steps_of_rows(rows, layout.row, FINER * self._step_of(other.name, self.sensitivity.curvature, step))
-        multiples = transform_of(other.tensor, layout, made.transform) / steps.sizes(layout.shape)
-        (rounded,) = rounded_rows([multiples.reshape(-1, layout.row)])
-        return coded(rounded.reshape(-1), made.transform, steps.step, layout, steps.shifts, is_dependent=True)
+        ways = [(made.transform, RowSteps(nearest_step(FINER * step_size(made.step))))]
+        if other.name in self.sensitivity.rows:
+            size = FINER * self._step_of(other.name, self.sensitivity.curvature, step)
+            ways.append((NONE, steps_of_rows(self.sensitivity.rows[other.name], layout.row, size)))
+        found = []
+        for transform, steps in ways[:1] + [way for way in ways[1:] if way[1].shifts]:
+            multiples = transform_of(other.tensor, layout, transform) / steps.sizes(layout.shape)
+            (rounded,) = rounded_rows([multiples.reshape(-1, layout.row)])
+            found.append(coded(rounded.reshape(-1), transform, steps.step, layout, steps.shifts, is_dependent=True))
+        return min(found, key=lambda tried: _cost(tried, layout))
 
     def estimated_bytes(self, step: float) -> float:
         """Return about the bytes of the numbers at this step, at once: as if each tensor had a Laplace distribution."""
@@ -429,10 +438,11 @@ def _excess(tensor: Coded, values: Tensor, layout: Layout, spread: Tensor | None
 def _cost(made: Coded, layout: Layout) -> float:
     """About the bits of a tensor."""
     magnitudes = np.abs(made.numbers)
+    shifts = SHIFT_BITS * sum(map(len, made.shifts.values()))
     if len(layout.shape) > 1 and layout.size >= MANY:
-        return _entropy(magnitudes, layout.shape) + np.count_nonzero(magnitudes)  # and their signs
+        return _entropy(magnitudes, layout.shape) + np.count_nonzero(magnitudes) + shifts  # and their signs
     bits = np.where(magnitudes, 2 * np.log2(np.maximum(magnitudes, 1)) + 3, 0.4).sum()
-    return float(bits) + 2 * math.log2(abs(made.offset) + 1)
+    return float(bits) + 2 * math.log2(abs(made.offset) + 1) + shifts
 
 
 def _entropy(magnitudes: np.ndarray, shape: Sequence[int]) -> float:
