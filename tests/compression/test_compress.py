@@ -200,7 +200,7 @@ def test_channels_of_all_sizes_lose_less(
     contents = decode((tmp_path / "shifted.tailcut").read_bytes())
     assert contents.quantized_stream is not None
     assert contents.quantized_stream.codec_number == 5
-    monkeypatch.setattr(row_steps, "_shifts", lambda *_: {})
+    monkeypatch.setattr(row_steps, "_quarters_along", lambda *_: {})
     assert shifted < 0.5 * distance(stretched, "even.tailcut")
 
 

@@ -158,3 +158,21 @@ def test_steps_of_rows_move_one_by_one() -> None:
     moved = torch.tensor(means).diff()
     assert bool((moved > 0).all())
     assert float(moved.max()) < 1.3 / 64
+
+
+def test_factors_of_rows_and_steps_in_a_row_are_the_steps() -> None:
+    shifts = {0: np.array([1, -2, 0]), 1: np.array([0, 3, -1, 2])}
+    steps = RowSteps(5, shifts)
+    factors, sizes = steps.by_rows((3, 4))
+    torch.testing.assert_close((factors * sizes).reshape(-1), steps.sizes((3, 4)))
+    factors, sizes = RowSteps(5).by_rows((3, 4))
+    assert (factors.tolist(), sizes.tolist()) == ([[1.0]] * 3, [2.0 ** (5 / 8)] * 4)
+
+
+def test_outputs_that_matter_less_are_rounded_coarsely() -> None:
+    """Along a trellis and with feedback: each row by itself, so its step may be its own."""
+    block = independent(torch.ones(6))
+    rows = torch.tensor([1.0, 256.0], dtype=torch.float64).repeat(200)
+    steps = row_steps(block, (400, 6), 0.5, rows)
+    assert np.unique(steps.shifts[0][::2] - steps.shifts[0][1::2]).tolist() == [16]  # the root of 256 is four octaves
+    assert not row_steps(block, (400, 6), 0.5).shifts

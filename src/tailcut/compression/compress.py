@@ -49,7 +49,7 @@ COARSER = (2, 3, 4, 6)
 """So many eighths of an octave above the coarsest step that was found good others are tried: a metric of some hundred
 inputs goes up and down by some of them, so that one step too coarse does not rule out all that are coarser."""
 
-MAX_FINER = 2
+MAX_FINER = 3
 """So many times a finer step is tried where fitted weights leave some of the bytes that were asked for."""
 
 _log = logging.getLogger(__name__)
@@ -337,26 +337,25 @@ class _Work:
 
     def _used_up(self, made: _Made, max_bytes: int) -> _Made:
         """Return the file at a finer step, if it leaves bytes enough for one."""
+        finer = self._parts_finer(max_bytes - len(made.content))
         for _ in range(MAX_FINER):
-            step = self._finer(made.step, max_bytes - len(made.content))
-            if step is None:
+            if finer < 1:
                 break
             try:
-                longer = self.made(step)
+                longer = self.made(made.step * 2.0 ** (-finer / (8 * REFINEMENT)))
             except FineStepError:
                 break
-            if len(longer.content) > max_bytes:
-                break
-            made = longer
+            if len(longer.content) <= max_bytes:
+                made, finer = longer, self._parts_finer(max_bytes - len(longer.content))
+            else:
+                finer //= 2
         return made
 
-    def _finer(self, step: float, room: int) -> float | None:
-        """Return a step that is finer by what so many bytes are enough for: a bit of each number halves it."""
-        parts = 8 * REFINEMENT
+    def _parts_finer(self, room: int) -> int:
+        """Return how much finer a step so many bytes are enough for, in parts: a bit of each number halves it."""
         numbers = sum(entry.num_kept for entry in self.tensors.coefficients)
         numbers += sum(other.tensor.numel() for other in self.tensors.others)
-        finer = int(8 * room * parts / max(1, numbers))
-        return step * 2.0 ** (-finer / parts) if finer > 0 else None
+        return int(8 * room * 8 * REFINEMENT / max(1, numbers))
 
     def as_good(self, evaluate: Callable[[nn.Module], float], least: float) -> _Made:
         """Return the smallest file of those that were tried whose network reaches that metric."""

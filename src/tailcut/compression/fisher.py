@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import cycle, islice
 from typing import Any, TypeVar
@@ -107,9 +108,7 @@ def measure_sensitivity(
         for parameter, required in wanted.items():
             parameter.requires_grad_(required)
     found = sums.sensitivity()
-    with_blocks = {block.names[0] for block in blocks}
-    rows = {name: curvature for name, curvature in found.rows.items() if name not in with_blocks}
-    return Sensitivity(found.curvature, found.log_curvature, (*found.blocks, *blocks), rows)
+    return replace(found, blocks=(*found.blocks, *blocks))
 
 
 def _batches(loader: Loader, count: int) -> Iterator[ModelInputs]:

@@ -122,7 +122,7 @@ class RateLoss(nn.Module):
         transforms = {tensor.name: tensor.transform for tensor in self.trained}
         usual = default_sensitivity(tensors)
         found = completed(usual if sensitivity is None else sensitivity, tensors)
-        found = replace(found, blocks=(), transforms=transforms)
+        found = replace(found, blocks=(), rows={}, transforms=transforms)
         coarsest = coarsest_eighth(found, tensors)
         coarsest_fitting(lambda step: self._packed_bytes(step, found), target_bytes, coarsest)
         if start_bytes is None:
@@ -290,7 +290,7 @@ class RateLoss(nn.Module):
         learned = {tensor.name: size**-2 for tensor, size in zip(self.trained, sizes, strict=True)}
         transforms = self._reference.sensitivity.transforms
         found = codable(found, {other.name: other.tensor for other in current_tensors(self._model).others})
-        return replace(found, curvature={**found.curvature, **learned}, transforms=transforms)
+        return replace(found, curvature={**found.curvature, **learned}, rows={}, transforms=transforms)
 
     def _rescaled(self) -> tuple[Sensitivity, Tensor]:
         """Return the latest sensitivity, for statistics as large as they are now, and the growth of the steps since.

@@ -235,9 +235,10 @@ class Rounding:
             step: of the network.
         """
         ways = [(made.transform, RowSteps(nearest_step(FINER * step_size(made.step))))]
-        if other.name in self.sensitivity.rows:
+        rows = self._rows_of(other)
+        if rows is not None:
             size = FINER * self._step_of(other.name, self.sensitivity.curvature, step)
-            ways.append((NONE, steps_of_rows(self.sensitivity.rows[other.name], layout.row, size)))
+            ways.append((NONE, steps_of_rows(rows, layout.row, size)))
         found = []
         for transform, steps in ways[:1] + [way for way in ways[1:] if way[1].shifts]:
             multiples = transform_of(other.tensor, layout, transform) / steps.sizes(layout.shape)
@@ -311,12 +312,25 @@ class Rounding:
         numbers = transform_of(values, layout, transform)
         size = self._step_of(other.name, self.sensitivity.curvature, step)
         is_learned = other.name in self.sensitivity.transforms
-        steps = RowSteps(nearest_step(size)) if is_learned else row_steps(block, other.shape, FINER * size)
-        found = rounded_with_feedback(
-            block, {other.name: numbers}, {other.name: steps.sizes(other.shape)}, is_dependent=not is_learned
-        )
-        multiples = found[other.name]
+        if is_learned:
+            steps = RowSteps(nearest_step(size))
+        else:
+            steps = row_steps(block, other.shape, FINER * size, self._rows_of(other))
+        factors, sizes = steps.by_rows(other.shape)
+        scaled = (numbers.reshape(len(factors), -1) / factors).reshape(-1)
+        given = {other.name: sizes.repeat(len(factors))}
+        multiples = rounded_with_feedback(block, {other.name: scaled}, given, is_dependent=not is_learned)[other.name]
         return layout, coded(multiples, transform, steps.step, layout, steps.shifts, is_dependent=not is_learned)
+
+    def _rows_of(self, other: OtherTensor) -> Tensor | None:
+        """Return the curvature of each row of a matrix, if it was measured."""
+        rows = self.sensitivity.rows.get(other.name)
+        if rows is not None and len(rows) != other.shape[0]:
+            raise ArgumentError(
+                f"the sensitivity was measured for {len(rows)} rows of {other.name}, the network has {other.shape[0]}: "
+                "measure it again"
+            )
+        return rows
 
     def _values(self) -> dict[str, Tensor]:
         """Return the values to round, flat, by name.

@@ -39,18 +39,25 @@ class RowSteps:
         """Return the step at each number of the weight, float64, flat."""
         return step_sizes(self.step, shape, self.shifts).expand(math.prod(shape))
 
+    def by_rows(self, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return the steps as products: of a factor for each row, (rows, 1), and of the steps in a row, flat."""
+        own = {axis: shift for axis, shift in self.shifts.items() if axis}
+        factors = np.exp2(SHIFT * self.shifts.get(0, np.zeros(shape[0])) / 8)
+        return torch.from_numpy(factors)[:, None], RowSteps(self.step, own).sizes((1, *shape[1:]))
 
-def row_steps(block: Block, shape: Sequence[int], size: float) -> RowSteps:
+
+def row_steps(block: Block, shape: Sequence[int], size: float, rows: Tensor | None = None) -> RowSteps:
     """Return the steps at which the errors of a weight do the harm that errors of one step would do without feedback.
 
     What the error of a number costs when those behind it make it good is its conditional curvature, 1 / U_ii^2. With
     steps in inverse proportion to its root all numbers would cost the same, which takes the fewest bits. It is
-    approached by a shift for each input channel and each place of the kernel.
+    approached by a shift for each input channel and each place of the kernel; of a matrix for each output too.
 
     Args:
         block: of one weight.
         shape: of the weight, its rows first.
         size: the step without feedback.
+        rows: the curvature of each row, see `steps_of_rows`; None where all are alike.
 
     Raises:
         ArgumentError: the block was measured for other sizes.
@@ -58,16 +65,22 @@ def row_steps(block: Block, shape: Sequence[int], size: float) -> RowSteps:
     if math.prod(shape[1:]) != len(block.upper):
         raise _other_size(block, math.prod(shape))
     curvature = block.conditional.reshape(tuple(shape[1:]))
-    shifts = {axis + 1: shift for axis, shift in _shifts(curvature, shape[0]).items()}
+    along = {axis + 1: quarters for axis, quarters in _quarters_along(curvature, shape[0]).items()}
+    shifts = {axis: _whole(quarters).to(torch.int64).numpy() for axis, quarters in along.items()}
     sizes = RowSteps(0, shifts).sizes((1, *shape[1:])).reshape(curvature.shape)
-    harm = float((curvature * sizes.square()).mean() / block.curvature.mean())  # of these shifts alone
-    return _in_range(nearest_step(size / math.sqrt(harm)), shifts)
+    size /= math.sqrt(float((curvature * sizes.square()).mean() / block.curvature.mean()))
+    by_rows = None if rows is None else steps_of_rows(rows, curvature.numel(), size)
+    if by_rows is not None and by_rows.shifts:
+        return _in_range(by_rows.step, {**by_rows.shifts, **shifts})
+    if not along:
+        return RowSteps(nearest_step(size))
+    longest = max(along, key=lambda axis: len(along[axis]))
+    step, shift = _on_grid(along[longest] + 4 * math.log2(size), size)
+    return _in_range(step, {**shifts, longest: shift})
 
 
 def steps_of_rows(curvature: Tensor, length: int, size: float) -> RowSteps:
-    """Return the steps at which the errors of a matrix, without feedback, do the harm that errors of one step would do.
-
-    A little finer a step moves some of the rows, so that sizes of files lie closer than steps of whole tensors do.
+    """Return the steps at which the errors of a matrix do the harm that errors of one step would do.
 
     Args:
         curvature: of each row, above 0, (rows,), float64.
@@ -75,12 +88,30 @@ def steps_of_rows(curvature: Tensor, length: int, size: float) -> RowSteps:
         size: the one step.
     """
     quarters = 4 * math.log2(size) + 2 * (curvature.mean() / curvature).log2()  # of an octave, of each row's step
-    step = nearest_step(2 ** (float(quarters.median()) / 4))
-    shift = (quarters - step / SHIFT).round().clamp(-MOST_SHIFT, MOST_SHIFT)
-    saved = length * len(curvature) * (_waste(quarters) - _waste(quarters - shift))
-    if saved <= SHIFT_BITS * len(curvature):
-        return RowSteps(nearest_step(size))
-    return _in_range(step, {0: shift.to(torch.int64).numpy()})
+    # Most rows of an embedding may be alike, since nothing read them: these have shifts of 0.
+    step, shift = _on_grid(quarters, 2 ** (float(quarters.median()) / 4))
+    saved = length * len(curvature) * (_waste(quarters) - _waste(quarters - torch.from_numpy(shift)))
+    return _in_range(step, {0: shift}) if saved > SHIFT_BITS * len(curvature) else RowSteps(nearest_step(size))
+
+
+def _on_grid(quarters: Tensor, middle: float) -> tuple[int, np.ndarray]:
+    """Return the step and the shifts nearest to steps that are any real number.
+
+    A little finer steps move some of the shifts, so that sizes of files lie closer than steps of whole tensors do.
+
+    Args:
+        quarters: logarithms of the steps, in quarters of an octave.
+        middle: about the step.
+    """
+    about = nearest_step(middle)
+    near = [(step, _whole(quarters - step / SHIFT)) for step in (about, about - 1, about + 1)]
+    # A few shifts may all be rounded the same way: of two grids the one that hits the mean step better.
+    step, shift = min(near, key=lambda pair: abs(float((pair[0] / SHIFT + pair[1] - quarters).mean())))
+    return step, shift.to(torch.int64).numpy()
+
+
+def _whole(quarters: Tensor) -> Tensor:
+    return quarters.round().clamp(-MOST_SHIFT, MOST_SHIFT)
 
 
 def _in_range(step: int, shifts: Mapping[int, np.ndarray]) -> RowSteps:
@@ -114,8 +145,8 @@ def relative_costs(blocks: Sequence[Block], lengths: Mapping[str, int]) -> dict[
     return {name: cost / math.exp(middle) for name, cost in costs.items()}
 
 
-def _shifts(curvature: Tensor, num_alike: int) -> dict[int, np.ndarray]:
-    """Return the shifts along the axes of a curvature, of those axes along which they save more bits than they take.
+def _quarters_along(curvature: Tensor, num_alike: int) -> dict[int, Tensor]:
+    """Return the shifts along the axes of a curvature, not rounded yet, where they save more bits than they take.
 
     Args:
         curvature: of numbers, each of which stands for `num_alike`.
@@ -123,16 +154,16 @@ def _shifts(curvature: Tensor, num_alike: int) -> dict[int, np.ndarray]:
     """
     quarters = -2 * curvature.log2()
     quarters -= quarters.mean()
-    shifts: dict[int, np.ndarray] = {}
+    found: dict[int, Tensor] = {}
     for axis in range(curvature.ndim):
         rest = tuple(other for other in range(curvature.ndim) if other != axis)
-        along = (quarters.mean(rest) if rest else quarters).round().clamp(-MOST_SHIFT, MOST_SHIFT)
-        shaped = along.reshape(-1, *(1,) * (curvature.ndim - axis - 1))
+        along = quarters.mean(rest) if rest else quarters
+        shaped = _whole(along).reshape(-1, *(1,) * (curvature.ndim - axis - 1))
         saved = num_alike * curvature.numel() * (_waste(quarters) - _waste(quarters - shaped))
         if saved > SHIFT_BITS * len(along):
-            shifts[axis] = along.to(torch.int64).numpy()
+            found[axis] = along
             quarters = quarters - shaped
-    return shifts
+    return found
 
 
 def _waste(quarters: Tensor) -> float:

@@ -64,8 +64,8 @@ class Sensitivity:
         blocks: of numbers that are rounded with error feedback; none are without. The steps of a plain weight with a
             block may differ along its axes, and those of coefficients with a block follow what their errors cost when
             others make them good.
-        rows: name of a plain matrix without a block -> the curvature of each of its rows, float64 (rows,): a row of an
-            embedding that is read seldom may be rounded coarsely.
+        rows: name of a plain matrix -> the curvature of each of its rows, float64 (rows,): a row of an embedding that
+            is read seldom, or an output that changes little, may be rounded coarsely.
         transforms: name of a plain tensor -> the transform whose numbers are rounded (see `format.quantized.values`);
             of those without an entry the cheapest is taken. Tensors with one, also of coefficients, have just the step
             of their curvature.
