@@ -1,6 +1,7 @@
 """`compress`: real digits, a trained network, a small file."""
 
 import copy
+import dataclasses
 import importlib
 import itertools
 from collections.abc import Callable, Iterator
@@ -523,3 +524,89 @@ def test_one_unlucky_measurement_does_not_rule_out_all_that_is_coarser(
     alone = [num_bytes(unlucky) for unlucky in range(3, 9)]
     assert all(one <= other for one, other in zip(found, alone, strict=True))
     assert any(one < 0.95 * other for one, other in zip(found, alone, strict=True)), (found, alone)
+
+
+class Texts(nn.Module):
+    """Words through an LSTM in both directions, of whose last state the way back has seen one word: no gradient tells
+    what its recurrent weight matters. Nor what a table matters that nothing reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words, self.unread = nn.Embedding(100, 8), nn.Embedding(20, 16)
+        self.lstm = nn.LSTM(8, 8, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, words: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.lstm(self.words(words))[0][:, -1])
+        return logits
+
+
+WORDS = [torch.randint(0, 100, (8, 5), generator=torch.Generator().manual_seed(seed)) for seed in range(12)]
+
+
+def test_matrices_without_any_gradient(tmp_path: Path) -> None:
+    model, path = Texts().eval(), tmp_path / "a.tailcut"
+
+    def agreement(network: nn.Module) -> float:
+        with torch.no_grad():
+            return float((network(WORDS[0]).argmax(1) == model(WORDS[0]).argmax(1)).float().mean())
+
+    sensitivity = tailcut.measure_sensitivity(model, WORDS, num_gradients=24)
+    assert {"words.weight", "head.weight", "lstm.weight_hh_l0"} <= set(sensitivity.rows)
+    assert not {"unread.weight", "lstm.weight_hh_l0_reverse"} & set(sensitivity.rows)
+    compress(model, path, WORDS, step=0.005, sensitivity=sensitivity)
+    report = compress(model, path, WORDS, max_bytes=900, sensitivity=sensitivity)
+    assert report.file_bytes > 860
+    report = compress(model, path, WORDS, max_drop=0.3, evaluate=agreement, sensitivity=sensitivity)
+    assert report.after is not None
+    assert report.after >= 0.7
+
+
+@pytest.mark.parametrize("step", [10.0, 1.0, 0.1, 0.03])
+def test_steps_of_rows_never_take_more_bytes_than_they_save(step: float, tmp_path: Path) -> None:
+    model = Texts().eval()
+    sensitivity = tailcut.measure_sensitivity(model, WORDS, num_gradients=96)
+    sizes = [
+        tailcut.save(model, tmp_path / "a", dtype="quantized", step=step, sensitivity=known).file_bytes
+        for known in (sensitivity, dataclasses.replace(sensitivity, rows={}))
+    ]
+    assert sizes[0] <= 1.02 * sizes[1] + 2
+
+
+class Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.head = nn.Linear(8, 16), nn.Linear(16, 5)
+        layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.encoder(self.first(x), src_key_padding_mask=mask).mean(1))
+        return logits
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")  # of `Encoder` itself
+def test_an_encoder_with_masks_which_makes_nested_tensors(tmp_path: Path) -> None:
+    model = Encoder().eval()
+    generator = torch.Generator().manual_seed(1)
+    inputs = [
+        (torch.randn(8, 6, 8, generator=generator), torch.arange(6) >= torch.randint(2, 7, (8, 1), generator=generator))
+        for _ in range(4)
+    ]
+    batches = [(pair, None) for pair in inputs]
+    compress(model, tmp_path / "a.tailcut", batches, step=0.003, num_gradients=16)
+    small = tailcut.load(tmp_path / "a.tailcut", into=Encoder()).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(small(*inputs[0]), model(*inputs[0]), rtol=0, atol=0.1)
+
+
+def test_gradients_of_an_embedding_may_be_sparse(tmp_path: Path) -> None:
+    found = []
+    for is_sparse in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Embedding(100, 8, sparse=is_sparse), nn.Flatten(), nn.Linear(40, 3))
+        compress(model, tmp_path / "a.tailcut", WORDS, step=0.005, num_gradients=24)
+        found.append((tmp_path / "a.tailcut").read_bytes())
+    assert found[0] == found[1]

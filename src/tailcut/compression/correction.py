@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from tailcut.compression.refit import Refit, Round
 from tailcut.compression.weight_inputs import before, is_packed_attention, listening_after_attention
-from tailcut.counting import keeping_buffers
+from tailcut.counting import evaluating, keeping_buffers
 from tailcut.errors import ArgumentError
 from tailcut.format.network.tensors import current_tensors
 from tailcut.model_inputs import ModelInputs, joined
@@ -52,7 +52,7 @@ class Original:
             return
         self._batch = _joined(inputs)
         found: dict[str, list[Moments]] = {}
-        with ExitStack() as stack, torch.no_grad(), keeping_buffers(model):
+        with ExitStack() as stack, torch.no_grad(), evaluating(model), keeping_buffers(model):
             stack.enter_context(_listening(model, lambda name, x: found.setdefault(name, []).append(_moments(x))))
             if refit is not None:
                 stack.enter_context(refit.watching(model))
@@ -80,7 +80,7 @@ class Original:
         trial = deepcopied(self._model)
         write_numbers(trial, rounded)
         _copy_movable(self._model, trial)  # biases and statistics begin as in the original, not rounded
-        with ExitStack() as stack, torch.no_grad():
+        with ExitStack() as stack, torch.no_grad(), evaluating(trial):
             if self._refit is not None and round_weight is not None:
                 stack.enter_context(self._refit.fitting(trial, result, round_weight))
             stack.enter_context(_moving(trial, self._wanted))

@@ -235,6 +235,7 @@ class _Sums:
         gradients = torch.autograd.grad(drawn, [*self.parameters, *by_channel], allow_unused=True)
         for name, gradient, parameter in zip(self.names, gradients, self.parameters, strict=False):
             whole = torch.zeros_like(parameter) if gradient is None else gradient.detach()
+            whole = whole.to_dense() if whole.is_sparse else whole
             found[name] = whole[: self.counts[name]] if name in self.counts else whole
             _add_square(self.squares, name, found[name])
             if name in self.rows:
@@ -264,7 +265,8 @@ class _Sums:
         _check_curvature(curvature)
         logs = {name: total / self.num_inputs for name, total in self.logs.items()}
         blocks = tuple(block.made(self.num_inputs) for block in self.blocks)
-        rows = {name: squares.smoothed() / self.num_inputs for name, squares in self.rows.items()}
+        seen = {name: squares for name, squares in self.rows.items() if squares.num_seen}
+        rows = {name: squares.smoothed() / self.num_inputs for name, squares in seen.items()}
         return Sensitivity(curvature, logs, blocks, rows)
 
 
@@ -286,7 +288,7 @@ class _RowSquares:
 
         A row of an embedding that none of the inputs read may be read by others, about as seldom as that.
         """
-        return self.total + self.total.sum() / max(1, self.num_seen)
+        return self.total + self.total.sum() / self.num_seen
 
 
 class _Products:

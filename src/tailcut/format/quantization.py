@@ -13,9 +13,10 @@ from tailcut.errors import ArgumentError
 from tailcut.format import quantized
 from tailcut.format.container.numbers import INTEGERS, QUANTIZED, has_non_finite, type_number
 from tailcut.format.container.streams import layout_of_kept, layout_of_other
+from tailcut.format.estimated_bits import coded_bits, expected_bits
 from tailcut.format.network.tensors import NetworkTensors, OtherTensor
 from tailcut.format.quantized import Coded, Layout
-from tailcut.format.quantized.coder import APART, LEAST_MEAN, MAX_INTEGERS, MAX_MAGNITUDE
+from tailcut.format.quantized.coder import MAX_INTEGERS, MAX_MAGNITUDE
 from tailcut.format.quantized.values import (
     DCT,
     KERNEL_DCT,
@@ -30,7 +31,7 @@ from tailcut.format.quantized.values import (
     transform_of,
 )
 from tailcut.format.row_steps import (
-    SHIFT_BITS,
+    Rows,
     RowSteps,
     relative_costs,
     rounded_with_feedback,
@@ -38,7 +39,7 @@ from tailcut.format.row_steps import (
     steps_of_rows,
 )
 from tailcut.format.sensitivity import Block, Sensitivity
-from tailcut.format.step_search import COARSEST, FINEST, expected_bits
+from tailcut.format.step_search import COARSEST, FINEST
 from tailcut.format.trellis import FINER, rounded_rows
 from tailcut.transform.exact import exact
 from tailcut.weights.planning.byte_budget import STATISTICS
@@ -48,9 +49,6 @@ MAX_LINE = 1 << 12
 
 WORTH = 1.05
 """A DCT along all axes of a matrix must save one part in twenty of its bits: reading it takes longer."""
-
-MANY = 1 << 10
-"""From so many numbers of a matrix on, their distribution tells what they cost; of fewer their sizes do."""
 
 RELATIVE_STEP = 0.25
 """Steps in parts of the root mean square of what they round, zeros apart, where the user gives none."""
@@ -235,7 +233,7 @@ class Rounding:
             step: of the network.
         """
         ways = [(made.transform, RowSteps(nearest_step(FINER * step_size(made.step))))]
-        rows = self._rows_of(other)
+        rows = self._rows_of(other, other.tensor)
         if rows is not None:
             size = FINER * self._step_of(other.name, self.sensitivity.curvature, step)
             ways.append((NONE, steps_of_rows(rows, layout.row, size)))
@@ -244,13 +242,13 @@ class Rounding:
             multiples = transform_of(other.tensor, layout, transform) / steps.sizes(layout.shape)
             (rounded,) = rounded_rows([multiples.reshape(-1, layout.row)])
             found.append(coded(rounded.reshape(-1), transform, steps.step, layout, steps.shifts, is_dependent=True))
-        return min(found, key=lambda tried: _cost(tried, layout))
+        return min(found, key=lambda tried: coded_bits(tried, layout))
 
     def estimated_bytes(self, step: float) -> float:
         """Return about the bytes of the numbers at this step, at once: as if each tensor had a Laplace distribution."""
         bits = 0.0
         for name, (count, mean) in self._magnitudes.items():
-            bits += count * expected_bits(mean / self._step_of(name, self.sensitivity.curvature, step))
+            bits += count * float(expected_bits(mean / self._step_of(name, self.sensitivity.curvature, step)))
         return bits / 8
 
     @cached_property
@@ -315,22 +313,29 @@ class Rounding:
         if is_learned:
             steps = RowSteps(nearest_step(size))
         else:
-            steps = row_steps(block, other.shape, FINER * size, self._rows_of(other))
+            steps = row_steps(block, other.shape, FINER * size, self._rows_of(other, values))
         factors, sizes = steps.by_rows(other.shape)
         scaled = (numbers.reshape(len(factors), -1) / factors).reshape(-1)
         given = {other.name: sizes.repeat(len(factors))}
         multiples = rounded_with_feedback(block, {other.name: scaled}, given, is_dependent=not is_learned)[other.name]
         return layout, coded(multiples, transform, steps.step, layout, steps.shifts, is_dependent=not is_learned)
 
-    def _rows_of(self, other: OtherTensor) -> Tensor | None:
-        """Return the curvature of each row of a matrix, if it was measured."""
-        rows = self.sensitivity.rows.get(other.name)
-        if rows is not None and len(rows) != other.shape[0]:
+    def _rows_of(self, other: OtherTensor, values: Tensor) -> Rows | None:
+        """Return what is known of each row of a matrix, if it was measured.
+
+        Args:
+            other: the matrix.
+            values: of it, as they are rounded.
+        """
+        curvature = self.sensitivity.rows.get(other.name)
+        if curvature is None or not bool((curvature > 0).all()):
+            return None
+        if len(curvature) != other.shape[0]:
             raise ArgumentError(
-                f"the sensitivity was measured for {len(rows)} rows of {other.name}, the network has {other.shape[0]}: "
-                "measure it again"
+                f"the sensitivity was measured for {len(curvature)} rows of {other.name}, the network has "
+                f"{other.shape[0]}: measure it again"
             )
-        return rows
+        return Rows(curvature, exact(values.detach()).reshape(len(curvature), -1).abs().amax(1).cpu())
 
     def _values(self) -> dict[str, Tensor]:
         """Return the values to round, flat, by name.
@@ -424,7 +429,7 @@ def _cheapest(values: Tensor, layout: Layout, candidates: list[tuple[int, float]
         if is_variance and not bool((quantized.dequantize(tensor, layout) > 0).all()):
             continue
         is_slow = transform == DCT and len(layout.shape) > 1
-        cost = _cost(tensor, layout) * (WORTH if is_slow else 1)
+        cost = coded_bits(tensor, layout) * (WORTH if is_slow else 1)
         found.append(((_excess(tensor, values, layout, spread), cost), tensor))
     if not found and failures:
         raise failures[0]
@@ -447,43 +452,6 @@ def _excess(tensor: Coded, values: Tensor, layout: Layout, spread: Tensor | None
     errors = quantized.dequantize(tensor, layout).double() - values.detach().cpu().double().reshape(-1)
     moved = float((errors.abs() / spread).max())
     return moved if moved > 1 else 0.0
-
-
-def _cost(made: Coded, layout: Layout) -> float:
-    """About the bits of a tensor."""
-    magnitudes = np.abs(made.numbers)
-    shifts = SHIFT_BITS * sum(map(len, made.shifts.values()))
-    if len(layout.shape) > 1 and layout.size >= MANY:
-        return _entropy(magnitudes, layout.shape) + np.count_nonzero(magnitudes) + shifts  # and their signs
-    bits = np.where(magnitudes, 2 * np.log2(np.maximum(magnitudes, 1)) + 3, 0.4).sum()
-    return float(bits) + 2 * math.log2(abs(made.offset) + 1) + shifts
-
-
-def _entropy(magnitudes: np.ndarray, shape: Sequence[int]) -> float:
-    """Return the bits of magnitudes if those for which the coder expects about the same have one distribution.
-
-    Args:
-        magnitudes: the first ones of a tensor; those behind are 0.
-        shape: of the tensor.
-    """
-    whole = np.zeros(math.prod(shape))
-    whole[: len(magnitudes)] = magnitudes
-    whole = whole.reshape(shape)
-    mean = whole.mean()
-    apart = np.zeros(())
-    for axis in range(whole.ndim):
-        others = tuple(other for other in range(whole.ndim) if other != axis)
-        apart = apart + np.log2(whole.mean(others, keepdims=True) + LEAST_MEAN) - math.log2(mean + LEAST_MEAN)
-    expected = math.log2(mean + LEAST_MEAN) + APART * apart
-    classes = np.clip(np.round(2 * expected).astype(np.int64) + 10, 0, 63)  # half octaves, as the coder's levels
-    # Large ones by octaves and their quarters: few are alike, and what tells them apart costs the same anywhere.
-    large = np.log2(whole[whole >= 16]) - 4
-    places = whole.astype(np.int64)
-    places[whole >= 16] = 16 + np.floor(4 * large).astype(np.int64)
-    counts = np.bincount((128 * classes + places).reshape(-1), minlength=64 * 128).reshape(64, 128)
-    totals = np.maximum(counts.sum(1, keepdims=True), 1)
-    shares = counts / totals
-    return float(large.sum() - (counts * np.log2(np.where(counts, shares, 1.0))).sum())
 
 
 def _rms(values: Tensor) -> float:

@@ -10,14 +10,12 @@ import torch
 from torch import Tensor
 
 from tailcut.errors import ArgumentError
+from tailcut.format.estimated_bits import SHIFT_BITS
 from tailcut.format.quantized.coder import MAX_STEP, SHIFT
 from tailcut.format.quantized.loops import LINE
 from tailcut.format.quantized.values import nearest_step, step_sizes
 from tailcut.format.sensitivity import Block
-from tailcut.format.trellis import COLUMNS, feedback, rounded_along_trellis
-
-SHIFT_BITS = 3.0
-"""About the bits of a shift in the file: an axis whose shifts save less has none."""
+from tailcut.format.trellis import COLUMNS, FINER, feedback, rounded_along_trellis
 
 MOST_SHIFT = 24
 """The largest shift, six octaves: what has no curvature at all is not worth the coarsest step of a file."""
@@ -46,7 +44,20 @@ class RowSteps:
         return torch.from_numpy(factors)[:, None], RowSteps(self.step, own).sizes((1, *shape[1:]))
 
 
-def row_steps(block: Block, shape: Sequence[int], size: float, rows: Tensor | None = None) -> RowSteps:
+@dataclass(frozen=True)
+class Rows:
+    """What is known of the rows of a matrix.
+
+    Attributes:
+        curvature: of each row, above 0, (rows,), float64.
+        largest: of the magnitudes of its numbers, likewise.
+    """
+
+    curvature: Tensor
+    largest: Tensor
+
+
+def row_steps(block: Block, shape: Sequence[int], size: float, rows: Rows | None = None) -> RowSteps:
     """Return the steps at which the errors of a weight do the harm that errors of one step would do without feedback.
 
     What the error of a number costs when those behind it make it good is its conditional curvature, 1 / U_ii^2. With
@@ -57,7 +68,7 @@ def row_steps(block: Block, shape: Sequence[int], size: float, rows: Tensor | No
         block: of one weight.
         shape: of the weight, its rows first.
         size: the step without feedback.
-        rows: the curvature of each row, see `steps_of_rows`; None where all are alike.
+        rows: what is known of each row; None where all are alike.
 
     Raises:
         ArgumentError: the block was measured for other sizes.
@@ -79,19 +90,26 @@ def row_steps(block: Block, shape: Sequence[int], size: float, rows: Tensor | No
     return _in_range(step, {**shifts, longest: shift})
 
 
-def steps_of_rows(curvature: Tensor, length: int, size: float) -> RowSteps:
+def steps_of_rows(rows: Rows, length: int, size: float) -> RowSteps:
     """Return the steps at which the errors of a matrix do the harm that errors of one step would do.
 
+    There is one for each row, unless that takes more bits: where most numbers are rounded to 0, shifts cost more than
+    they save.
+
     Args:
-        curvature: of each row, above 0, (rows,), float64.
-        length: of the rows.
-        size: the one step.
+        rows: of the matrix.
+        length: of its rows.
+        size: the one step, in a trellis.
     """
+    curvature = rows.curvature
     quarters = 4 * math.log2(size) + 2 * (curvature.mean() / curvature).log2()  # of an octave, of each row's step
     # Most rows of an embedding may be alike, since nothing read them: these have shifts of 0.
     step, shift = _on_grid(quarters, 2 ** (float(quarters.median()) / 4))
-    saved = length * len(curvature) * (_waste(quarters) - _waste(quarters - torch.from_numpy(shift)))
-    return _in_range(step, {0: shift}) if saved > SHIFT_BITS * len(curvature) else RowSteps(nearest_step(size))
+    steps = _in_range(step, {0: shift})
+    # What a row that is rounded to zeros saves is nothing.
+    num_alive = int((rows.largest > steps.sizes((len(curvature), 1)) / (2 * FINER)).sum())
+    saved = length * num_alive * (_waste(quarters) - _waste(quarters - torch.from_numpy(shift)))
+    return steps if saved > SHIFT_BITS * len(curvature) else RowSteps(nearest_step(size))
 
 
 def _on_grid(quarters: Tensor, middle: float) -> tuple[int, np.ndarray]:

@@ -4,8 +4,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from tailcut.arguments import is_integer
 from tailcut.errors import ArgumentError
 from tailcut.format.quantized.values import step_size
@@ -86,21 +84,6 @@ def too_few(max_bytes: int, least: int) -> ArgumentError:
         f"the file cannot have {max_bytes:,} bytes: with all numbers rounded away it has {least:,}, for names, "
         "structure and what stays exact"
     )
-
-
-def expected_bits(mean: float) -> float:
-    """Return the bits of a number with a Laplace distribution, rounded to whole numbers.
-
-    Args:
-        mean: of its magnitude, not below 0.
-    """
-    if mean < 1e-3:
-        return 0.0
-    zero, ratio = -math.expm1(-0.5 / mean), math.exp(-1 / mean)
-    shares = np.array([zero, 1 - zero, ratio, 1 - ratio])
-    surprises = -shares * np.log2(np.maximum(shares, 1e-300))
-    # Whether it is 0; then the sign, and a geometric distribution of the magnitude.
-    return float(surprises[0] + surprises[1] + (1 - zero) * (1 + (surprises[2] + surprises[3]) / (1 - ratio)))
 
 
 def _step(part: int) -> float:
