@@ -1,3 +1,4 @@
+import copy
 import math
 from typing import Any
 
@@ -287,3 +288,14 @@ def test_buffers_are_kept(made_under_inference: bool) -> None:
     lazy = nn.LazyBatchNorm1d()
     with keeping_buffers(lazy):
         assert "running_mean" in lazy._buffers
+
+
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_rows_that_a_forward_shortens_are_kept(kind: type[nn.Embedding] | type[nn.EmbeddingBag]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(kind(20, 8, max_norm=0.5), nn.Linear(8, 2))
+    before = copy.deepcopy(model.state_dict())
+    with keeping_buffers(model):
+        model(torch.arange(12).reshape(3, 4))
+        assert not torch.equal(model[0].get_parameter("weight"), before["0.weight"])
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -192,9 +192,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def keeping_buffers(model: nn.Module) -> Iterator[None]:
-    """Restore all buffers and their numbers after the block: a forward may count its calls, or fill one once."""
+    """Restore all buffers and their numbers after the block: a forward may count its calls, or fill one once.
+
+    So are the weights of embeddings with `max_norm`, of which a forward shortens the rows that it reads.
+    """
     held = [(module, dict(module._buffers)) for module in model.modules() if module._buffers]
-    numbers = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if _is_comparable(buffer)]
+    changeable = [*model.buffers(), *_shortened_weights(model)]
+    numbers = [(buffer, buffer.detach().clone()) for buffer in changeable if _is_comparable(buffer)]
     try:
         yield
     finally:
@@ -205,6 +209,14 @@ def keeping_buffers(model: nn.Module) -> Iterator[None]:
             if not torch.equal(buffer, before):
                 with torch.inference_mode(buffer.is_inference()), torch.no_grad():
                     buffer.copy_(before)
+
+
+def _shortened_weights(model: nn.Module) -> Iterator[Tensor]:
+    for module in model.modules():
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.max_norm is not None:
+            weight = module._parameters.get("weight")
+            if weight is not None:
+                yield weight
 
 
 def _is_comparable(buffer: Tensor) -> bool:
