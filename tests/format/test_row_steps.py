@@ -138,31 +138,31 @@ def test_an_error_is_made_good_by_all_numbers_behind_it() -> None:
     assert torch.equal(found, torch.stack(wanted))
 
 
-def fine_rows(curvature: Tensor) -> Rows:
+def fine_rows(curvature: Tensor, length: int) -> Rows:
     """Rows whose numbers are large against the steps of these tests."""
-    return Rows(curvature, torch.full((len(curvature),), 1000.0, dtype=torch.float64))
+    return Rows(curvature, torch.full((len(curvature), length), 1000.0, dtype=torch.float64))
 
 
 def test_steps_of_rows_do_the_harm_of_one_step() -> None:
     curvature = torch.tensor([1.0, 16.0, 256.0, 1.0], dtype=torch.float64)
-    steps = steps_of_rows(fine_rows(curvature), 100, 0.5)
+    steps = steps_of_rows(fine_rows(curvature, 100), 0.5)
     assert list(steps.shifts) == [0]
     # Quarters of an octave: a row's step is in proportion to the root of its curvature, inverted.
     assert (steps.shifts[0] - steps.shifts[0][0]).tolist() == [0, -8, -16, 0]
     sizes = steps.sizes((4, 100)).reshape(4, 100)
     harm = (curvature[:, None] * sizes.square()).mean() / (curvature.mean() * 0.5**2)
     assert 0.9 < float(harm) < 1.1
-    assert not steps_of_rows(fine_rows(curvature), 1, 0.5).shifts  # they would take more bits than they save
-    assert not steps_of_rows(fine_rows(torch.ones(4, dtype=torch.float64)), 100, 0.5).shifts
-    few = Rows(curvature, torch.full((4,), 0.01, dtype=torch.float64))  # all but a few numbers are rounded to 0
-    assert not steps_of_rows(few, 100, 0.5).shifts
+    assert not steps_of_rows(fine_rows(curvature, 1), 0.5).shifts  # they would take more bits than they save
+    assert not steps_of_rows(fine_rows(torch.ones(4, dtype=torch.float64), 100), 0.5).shifts
+    few = Rows(curvature, torch.full((4, 100), 0.01, dtype=torch.float64))  # all but a few numbers are rounded to 0
+    assert not steps_of_rows(few, 0.5).shifts
 
 
 def test_steps_of_rows_move_one_by_one() -> None:
     """The mean step follows the size by less than an eighth of an octave, in which steps of whole tensors move."""
     curvature = torch.logspace(0, 4, 1000, 2.0, dtype=torch.float64)
     sizes = [2.0 ** (part / 64) for part in range(-20, 20)]
-    means = [float(steps_of_rows(fine_rows(curvature), 100, size).sizes((1000, 1)).log2().mean()) for size in sizes]
+    means = [float(steps_of_rows(fine_rows(curvature, 100), size).sizes((1000, 1)).log2().mean()) for size in sizes]
     moved = torch.tensor(means).diff()
     assert bool((moved > 0).all())
     assert float(moved.max()) < 1.3 / 64
@@ -181,6 +181,6 @@ def test_outputs_that_matter_less_are_rounded_coarsely() -> None:
     """Along a trellis and with feedback: each row by itself, so its step may be its own."""
     block = independent(torch.ones(6))
     rows = torch.tensor([1.0, 256.0], dtype=torch.float64).repeat(200)
-    steps = row_steps(block, (400, 6), 0.5, fine_rows(rows))
+    steps = row_steps(block, (400, 6), 0.5, fine_rows(rows, 6))
     assert np.unique(steps.shifts[0][::2] - steps.shifts[0][1::2]).tolist() == [16]  # the root of 256 is four octaves
     assert not row_steps(block, (400, 6), 0.5).shifts

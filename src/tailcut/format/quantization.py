@@ -236,7 +236,7 @@ class Rounding:
         rows = self._rows_of(other, other.tensor)
         if rows is not None:
             size = FINER * self._step_of(other.name, self.sensitivity.curvature, step)
-            ways.append((NONE, steps_of_rows(rows, layout.row, size)))
+            ways.append((NONE, steps_of_rows(rows, size)))
         found = []
         for transform, steps in ways[:1] + [way for way in ways[1:] if way[1].shifts]:
             multiples = transform_of(other.tensor, layout, transform) / steps.sizes(layout.shape)
@@ -335,7 +335,7 @@ class Rounding:
                 f"the sensitivity was measured for {len(curvature)} rows of {other.name}, the network has "
                 f"{other.shape[0]}: measure it again"
             )
-        return Rows(curvature, exact(values.detach()).reshape(len(curvature), -1).abs().amax(1).cpu())
+        return Rows(curvature, exact(values.detach()).reshape(len(curvature), -1).cpu())
 
     def _values(self) -> dict[str, Tensor]:
         """Return the values to round, flat, by name.

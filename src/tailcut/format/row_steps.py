@@ -50,11 +50,11 @@ class Rows:
 
     Attributes:
         curvature: of each row, above 0, (rows,), float64.
-        largest: of the magnitudes of its numbers, likewise.
+        numbers: (rows, places), as they are rounded.
     """
 
     curvature: Tensor
-    largest: Tensor
+    numbers: Tensor
 
 
 def row_steps(block: Block, shape: Sequence[int], size: float, rows: Rows | None = None) -> RowSteps:
@@ -80,7 +80,7 @@ def row_steps(block: Block, shape: Sequence[int], size: float, rows: Rows | None
     shifts = {axis: _whole(quarters).to(torch.int64).numpy() for axis, quarters in along.items()}
     sizes = RowSteps(0, shifts).sizes((1, *shape[1:])).reshape(curvature.shape)
     size /= math.sqrt(float((curvature * sizes.square()).mean() / block.curvature.mean()))
-    by_rows = None if rows is None else steps_of_rows(rows, curvature.numel(), size)
+    by_rows = None if rows is None else steps_of_rows(Rows(rows.curvature, rows.numbers / sizes.reshape(-1)), size)
     if by_rows is not None and by_rows.shifts:
         return _in_range(by_rows.step, {**by_rows.shifts, **shifts})
     if not along:
@@ -90,7 +90,7 @@ def row_steps(block: Block, shape: Sequence[int], size: float, rows: Rows | None
     return _in_range(step, {**shifts, longest: shift})
 
 
-def steps_of_rows(rows: Rows, length: int, size: float) -> RowSteps:
+def steps_of_rows(rows: Rows, size: float) -> RowSteps:
     """Return the steps at which the errors of a matrix do the harm that errors of one step would do.
 
     There is one for each row, unless that takes more bits: where most numbers are rounded to 0, shifts cost more than
@@ -98,7 +98,6 @@ def steps_of_rows(rows: Rows, length: int, size: float) -> RowSteps:
 
     Args:
         rows: of the matrix.
-        length: of its rows.
         size: the one step, in a trellis.
     """
     curvature = rows.curvature
@@ -107,8 +106,9 @@ def steps_of_rows(rows: Rows, length: int, size: float) -> RowSteps:
     step, shift = _on_grid(quarters, 2 ** (float(quarters.median()) / 4))
     steps = _in_range(step, {0: shift})
     # What a row that is rounded to zeros saves is nothing.
-    num_alive = int((rows.largest > steps.sizes((len(curvature), 1)) / (2 * FINER)).sum())
-    saved = length * num_alive * (_waste(quarters) - _waste(quarters - torch.from_numpy(shift)))
+    largest = rows.numbers.abs().amax(1)
+    num_alive = int((largest > steps.sizes((len(curvature), 1)) / (2 * FINER)).sum())
+    saved = rows.numbers.shape[1] * num_alive * (_waste(quarters) - _waste(quarters - torch.from_numpy(shift)))
     return steps if saved > SHIFT_BITS * len(curvature) else RowSteps(nearest_step(size))
 
 
