@@ -335,7 +335,7 @@ class Rounding:
                 f"the sensitivity was measured for {len(curvature)} rows of {other.name}, the network has "
                 f"{other.shape[0]}: measure it again"
             )
-        return Rows(curvature, exact(values.detach()).reshape(len(curvature), -1).cpu())
+        return Rows(curvature, values.detach().reshape(len(curvature), -1))
 
     def _values(self) -> dict[str, Tensor]:
         """Return the values to round, flat, by name.

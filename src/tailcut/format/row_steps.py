@@ -50,7 +50,7 @@ class Rows:
 
     Attributes:
         curvature: of each row, above 0, (rows,), float64.
-        numbers: (rows, places), as they are rounded.
+        numbers: (rows, places), as they are rounded; of any type, anywhere.
     """
 
     curvature: Tensor
@@ -106,7 +106,7 @@ def steps_of_rows(rows: Rows, size: float) -> RowSteps:
     step, shift = _on_grid(quarters, 2 ** (float(quarters.median()) / 4))
     steps = _in_range(step, {0: shift})
     # What a row that is rounded to zeros saves is nothing.
-    largest = rows.numbers.abs().amax(1)
+    largest = rows.numbers.abs().amax(1).cpu().double()
     num_alive = int((largest > steps.sizes((len(curvature), 1)) / (2 * FINER)).sum())
     saved = rows.numbers.shape[1] * num_alive * (_waste(quarters) - _waste(quarters - torch.from_numpy(shift)))
     return steps if saved > SHIFT_BITS * len(curvature) else RowSteps(nearest_step(size))
