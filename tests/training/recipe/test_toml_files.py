@@ -239,6 +239,15 @@ def test_differences_name_the_keys(recipe_text: str) -> None:
     assert "schedule.num_kept: 400 and nothing" in differences(one, other)
 
 
+def test_a_table_without_keys_is_no_difference(recipe_text: str) -> None:
+    """An override takes a key from every stage, and may leave an empty table there."""
+    text = f"{recipe_text}\n[[stage]]\nname = 'a'\ntraining.epochs = 2\n"
+    one, other = (parse_recipe(text, source="x", overrides=given) for given in ([], ["training.epochs=4"]))
+    found = differences(one, other)
+    assert "stage.a.training.epochs: 2 and nothing" in found
+    assert not [line for line in found if "{}" in line]
+
+
 def test_a_run_keeps_its_recipe(tmp_path: Path, recipe_text: str) -> None:
     recipe = parse_recipe(recipe_text, source="x")
     check_same(recipe, tmp_path / "recipe.toml")  # none there yet

@@ -324,7 +324,7 @@ def toml_value(value: Any) -> str:
 def _leaves(values: Any, prefix: str = "") -> dict[str, Any]:
     if _is_array_of_tables(values):
         values = {item.get("name", str(number)): item for number, item in enumerate(values)}
-    if not isinstance(values, dict) or not values:
+    if not isinstance(values, dict):
         return {prefix: values}
     leaves: dict[str, Any] = {}
     for key, item in values.items():
