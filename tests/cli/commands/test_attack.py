@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tailcut.cli.parser import numbers
-from tailcut.tasks.attack import ATTACKS, EPSILONS
+from tailcut.tasks.attack import ATTACKS, EPSILONS, AttackPlan
 
 Tailcut = Callable[..., Any]
 
@@ -69,3 +69,39 @@ def test_bad_usage(words: list[str], message: str, tailcut: Tailcut, packed: Pat
     outcome = tailcut("attack", packed, "--data", "digits", *words)
     assert outcome.code == 2
     assert message in outcome.err
+
+
+def test_every_option_of_attack_arrives(
+    tailcut: Tailcut, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr("tailcut.tasks.attack.attack_files", lambda *words, **settings: given.append((words, settings)))
+    words = [
+        "--split",
+        "train",
+        "--data-root",
+        tmp_path,
+        "--download",
+        "--batch-size",
+        7,
+        "--seed",
+        3,
+        "--method",
+        "pgd",
+    ]
+    more = ["--epsilon", "0.1,0.2", "--steps", 4, "--step-size", 0.05, "--num-images", 9, "--device", "cpu"]
+    assert tailcut("attack", packed, "--data", "digits", *words, *more, "-o", tmp_path / "a.png").code == 0
+    assert given == [
+        (
+            ([str(packed)], "digits", "train"),
+            {
+                "plan": AttackPlan("pgd", (0.1, 0.2), 4, 0.05, 3),
+                "num_images": 9,
+                "out": str(tmp_path / "a.png"),
+                "roots": [str(tmp_path)],
+                "download": True,
+                "batch_size": 7,
+                "device": "cpu",
+            },
+        )
+    ]

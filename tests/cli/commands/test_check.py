@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,3 +52,10 @@ def test_predict_leaves_out(tailcut: Tailcut, packed: Path, photos: Path) -> Non
     assert (outcome.code, outcome.json["skipped"]) == (0, [])
     outcome = tailcut("predict", packed, photos / "1.jpg", "--max-image-pixels", 783)
     assert (outcome.code, "give --max-image-pixels N" in outcome.err) == (1, True)
+
+
+def test_too_large_images_are_broken(tailcut: Tailcut, tmp_path: Path) -> None:
+    Image.new("RGB", (28, 28)).save(tmp_path / "a.jpg")
+    assert tailcut("check", tmp_path, "--max-image-pixels", 784).code == 0
+    outcome = tailcut("check", tmp_path, "--max-image-pixels", 783, "--json")
+    assert (outcome.code, "at most 783" in json.loads(outcome.out)["broken"][0]["reason"]) == (1, True)

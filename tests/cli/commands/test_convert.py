@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from tests.format.conversion.published import NETWORKS, filled
 
-from tailcut.format import load
+from tailcut.format import inspect, load
 from tailcut.structure import create_model
 from tailcut.weights import kept_counts, truncated_tensors
 
@@ -87,3 +87,15 @@ def test_a_type_for_coefficients_that_are_none_is_told(tailcut: Tailcut, tmp_pat
     packed = ["pack", tmp_path / "a.tailcut", "-o", tmp_path / "b.tailcut"]
     assert expected in tailcut(*packed, "--dtype", "float16").err
     assert expected not in tailcut(*packed).err
+
+
+def test_arguments_of_the_model_arrive(tailcut: Tailcut, tmp_path: Path) -> None:
+    network = NETWORKS["resnet56"]
+    torch.save({"state_dict": filled(network.shapes(network.rates))}, tmp_path / "model_best.pth.tar")
+    words = ["convert", tmp_path / "model_best.pth.tar", "--from", "cfdp", "-o", tmp_path / "a.tailcut"]
+    assert tailcut(*words, "--set-argument", "normalize=imagenet", "--other-dtype", "float16").code == 0
+    report = inspect(tmp_path / "a.tailcut")
+    assert report.arguments["normalize"] == "imagenet"
+    assert {entry.dtype for entry in report.other_tensors if entry.kind == "parameter"} == {"float16"}
+    refused = tailcut(*words, "--set-argument", "num_classes=7")
+    assert (refused.code, "leave it out" in refused.err) == (2, True)

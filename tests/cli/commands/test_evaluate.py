@@ -143,3 +143,37 @@ def test_a_file_of_a_network_that_is_not_registered_is_named(
         f"{path}: the file names the model 'lenet300', which is not registered here: give --import FILE.py"
         in outcome.err
     )
+
+
+def test_every_option_of_evaluate_arrives(
+    tailcut: Tailcut, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(
+        "tailcut.evaluation.files.evaluate_file", lambda *words, **settings: given.append((words, settings))
+    )
+    words = ["--split", "train", "--data-root", tmp_path, "--download", "--batch-size", 7, "--dense", "--seed", 3]
+    more = ["--max-input-pixels", 99, "--source", "coefficients", "--num-samples", 5, "--features", "inception"]
+    last = ["--arithmetic", "integer", "--level", 2, "--device", "cpu"]
+    assert tailcut("evaluate", packed, "--data", "digits", *words, *more, *last).code == 0
+    assert given == [
+        (
+            (str(packed), "digits", "train"),
+            {
+                "roots": [str(tmp_path)],
+                "batch_size": 7,
+                "device": "cpu",
+                "devices": None,
+                "download": True,
+                "dense": True,
+                "progress": True,
+                "max_input_pixels": 99,
+                "source": "coefficients",
+                "arithmetic": "integer",
+                "level": 2,
+                "num_samples": 5,
+                "seed": 3,
+                "features": "inception",
+            },
+        )
+    ]

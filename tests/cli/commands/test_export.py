@@ -156,3 +156,8 @@ def test_a_page_of_what_the_runner_does_not_know_is_refused(tailcut: Tailcut, tm
     assert outcome.json["error"]["type"] == "StructureError"
     assert "select (network.normalize)" in outcome.json["error"]["message"]
     assert not (tmp_path / "page.html").exists()
+
+
+def test_c_code_of_another_size(tailcut: Tailcut, tmp_path: Path) -> None:
+    words = ["export", "zoo:unet-759-float16", "--to", "c", "--size", "32x48", "-o", tmp_path / "c", "--json"]
+    assert tailcut(*words).json["input_shape"] == [3, 32, 48]

@@ -2,6 +2,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from tailcut.format import save
@@ -72,3 +73,37 @@ def test_other_networks_need_images_and_take_no_seed(tailcut: Tailcut, packed: P
         outcome = tailcut("predict", packed, *words)
         assert outcome.code == 2
         assert message in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("task", "place", "words", "expected"),
+    [
+        (
+            "prediction",
+            "predict.predict_file",
+            ["--invert", "--dense"],
+            {"invert": True, "dense": True, "max_input_pixels": 99, "level": 2, "device": "cpu"},
+        ),
+        (
+            "detection",
+            "predict_detection.predict_objects_file",
+            ["--least-score", "0.2"],
+            {"least_score": 0.2, "max_input_pixels": 99, "level": 2, "device": "cpu"},
+        ),
+    ],
+)
+def test_every_option_of_predict_arrives(
+    task: str,
+    place: str,
+    words: list[str],
+    expected: dict[str, Any],
+    tailcut: Tailcut,
+    packed: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr("tailcut.evaluation.files.task_of_file", lambda *_: task)
+    monkeypatch.setattr(f"tailcut.tasks.prediction.{place}", lambda *args, **settings: given.append((args, settings)))
+    more = ["--max-input-pixels", 99, "--level", 2, "--device", "cpu", "-o", "there"]
+    assert tailcut("predict", packed, "a.png", "b.png", *words, *more).code == 0
+    assert given == [((str(packed), ["a.png", "b.png"], "there"), expected)]

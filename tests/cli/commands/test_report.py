@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from tailcut import data
 from tailcut.errors import DataError
 from tailcut.format import save
 from tailcut.structure import create_model
@@ -170,3 +171,27 @@ def test_bad_usage_leaves_no_page(
     assert shown.code == code
     assert message in shown.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_shows_the_split_of_its_recipe_and_other_data_their_own(
+    tailcut: Tailcut, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    packed.rename(run / "model.tailcut")
+    (run / "recipe.toml").write_text('[data]\nname = "digits"\ntest_split = "train"')
+    opened: list[Any] = []
+    open_dataset = data.open_dataset
+
+    def note(name: str, split: str | None, **settings: Any) -> data.Dataset:
+        opened.append((name, split, settings))
+        return open_dataset(name, split, **settings)
+
+    monkeypatch.setattr(data, "open_dataset", note)
+    words = ["report", run, "-o", tmp_path / "a.html", "--num-samples", 2]
+    settings: dict[str, Any] = {"roots": None, "download": False}
+    for more, split in (([], "train"), (["--data", "digits"], None), (["--split", "test"], "test")):
+        assert tailcut(*words, *more).code == 0
+        assert opened.pop() == ("digits", split, settings)
+    assert tailcut(*words, "--data-root", tmp_path, "--download").code == 0
+    assert opened.pop() == ("digits", "train", {"roots": [str(tmp_path)], "download": True})

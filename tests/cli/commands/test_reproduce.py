@@ -8,6 +8,7 @@ import pytest
 from tailcut.errors import DataNotFoundError, DivergedError
 from tailcut.format.zoo import zoo_folder
 from tailcut.reports.tables.records import find_results
+from tailcut.training import train as trainers
 
 ROOT = Path(__file__).resolve().parents[3]
 Tailcut = Callable[..., Any]
@@ -188,3 +189,16 @@ def test_bad_usage(words: list[str], message: str, tailcut: Tailcut) -> None:
     shown = tailcut("reproduce", *words, "--show")
     assert shown.code == 2
     assert message in shown.err
+
+
+def test_data_roots_and_downloads_arrive(tailcut: Tailcut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = []
+
+    def train(recipe: Any, out: Path, **settings: Any) -> None:
+        trained.append((recipe.name, settings["resume"], settings["roots"], settings["download"]))
+        raise DataNotFoundError("CIFAR-10 lies nowhere")
+
+    monkeypatch.setattr(trainers, "train", train)
+    words = ["--no-records", "--runs", tmp_path / "runs", "--data-root", tmp_path, "--download"]
+    assert tailcut("reproduce", "cfdp", "--only", "resnet56", *words).code == 0
+    assert trained == [("resnet56", True, [str(tmp_path)], True)]
