@@ -319,3 +319,12 @@ def test_other_types_are_measured(name: str, dtype: torch.dtype) -> None:
     model = create_model(name).to(dtype)
     found = evaluate_generator(model, DIGITS, num_samples=20)
     assert all(math.isfinite(value) for value in found.values())
+
+
+def test_settings_of_a_generator_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(create_model("vae", hidden=8), tmp_path / "vae.tailcut")
+    given: dict[str, Any] = {}
+    monkeypatch.setattr("tailcut.evaluation.files.evaluate_generator_file", lambda *words, **more: given.update(more))
+    settings: dict[str, Any] = {"num_samples": 25, "seed": 2, "features": "inception", "dense": True, "batch_size": 7}
+    evaluate_file(tmp_path / "vae.tailcut", "digits", device="cpu", **settings)
+    assert {name: given[name] for name in settings} == settings

@@ -16,7 +16,7 @@ from tailcut.errors import ArgumentError
 from tailcut.evaluation.evaluate import evaluate
 from tailcut.format import save
 from tailcut.inputs import replace_stem, transform_of
-from tailcut.structure import create_model
+from tailcut.structure import create_model, set_class_names
 from tailcut.tasks.attack import (
     EPSILONS,
     AttackPlan,
@@ -265,3 +265,11 @@ def attack_files_of(accuracies: list[float], source: str = "a") -> AttackReport:
     from tailcut.tasks.attack import AttackCurve
 
     return AttackReport("digits", "test", 3, "fgsm", [0.0, 0.1], 1, [0.0, 0.1], [AttackCurve(source, accuracies)], 1.0)
+
+
+def test_names_of_other_classes_are_refused() -> None:
+    dataset = open_dataset("digits", "test").part(0, 5)
+    model = create_model("lenet300")
+    set_class_names(model, dataset.class_names[::-1])
+    with pytest.raises(ArgumentError, match="class 0 is '9' for the network and '0' in digits"):
+        accuracies_under_attack(model, dataset, AttackPlan())

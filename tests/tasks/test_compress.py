@@ -11,7 +11,7 @@ from tailcut.compression import compress
 from tailcut.data import open_dataset
 from tailcut.errors import ArgumentError, DataNotFoundError
 from tailcut.evaluation.evaluate import evaluate
-from tailcut.format import load, save
+from tailcut.format import inspect, load, save
 from tailcut.structure import create_model
 from tailcut.tasks.compress import compress_file
 from tailcut.weights import regularize
@@ -120,3 +120,15 @@ def test_measuring_images_take_a_bounded_part_of_memory(
     monkeypatch.setattr("tailcut.tasks.compress.compress", noting)
     compress_file(file, tmp_path / "b.tailcut", "digits", step=0.1, num_gradients=9, test_split=None)
     assert 0 < sum(taken) <= 20
+
+
+def test_levels_are_among_the_settings(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = create_model("lenet5", conv_relu=True)
+    regularize(model, num_kept=60)
+    save(model, tmp_path / "a.tailcut")
+    out = tmp_path / "b.tailcut"
+    settings: dict[str, Any] = {"step": 0.1, "num_gradients": 2, "test_split": None, "levels": (0.5,)}
+    report = compress_file(tmp_path / "a.tailcut", out, "digits", **settings)
+    assert report.settings["levels"] == [0.5]
+    assert inspect(out).num_levels == 2

@@ -2,13 +2,16 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.example_result import RESULT
 
+from tailcut.errors import MissingExtraError
 from tailcut.format import save, zoo
 from tailcut.runs import Run
 from tailcut.structure import create_model, model_names
+from tailcut.tasks import list_models as module
 from tailcut.tasks.list_models import list_models
 from tailcut.weights import regularize
 
@@ -64,3 +67,15 @@ def test_json_has_both_kinds_by_name() -> None:
     values = json.loads(list_models().to_json())
     assert list(values) == ["models", "zoo"]
     assert all(entry["name"] for entry in (*values["models"], *values["zoo"]))
+
+
+def test_a_network_that_needs_a_missing_package_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(base: Any) -> Any:
+        raise MissingExtraError("a detector", "torchvision", "detection")
+
+    monkeypatch.setattr(module, "on_meta", missing)
+    report = module.list_models()
+    assert {entry.num_parameters for entry in report.models} == {None}
+    row = next(line.split() for line in str(report).splitlines() if line.startswith("lenet5 "))
+    assert row[:7] == ["lenet5", "1", "x", "1", "x", "28", "x"]
+    assert row[8] == "?"

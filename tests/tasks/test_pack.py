@@ -449,3 +449,11 @@ def test_what_is_written_of_a_file_has_its_metadata(tmp_path: Path) -> None:
     prune_file(tmp_path / "dense.tailcut", tmp_path / "pruned.tailcut", method="l1", rates=0.5)
     for name in ("packed", "wider", "pruned"):
         assert inspect(tmp_path / f"{name}.tailcut").metadata == expected, name
+
+
+def test_a_checkpoint_by_its_bare_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(with_start(RECIPE, '[pruning]\nrates = 0.4\nmethod = "l1"'), tmp_path / "run")
+    run = Run(tmp_path / "run")
+    monkeypatch.chdir(run.checkpoints)
+    pack(run.last_checkpoint.name, tmp_path / "again.tailcut")
+    assert (tmp_path / "again.tailcut").read_bytes() == run.model.read_bytes()

@@ -8,7 +8,7 @@ from PIL import Image
 from tailcut.errors import ArgumentError, ChecksumError, MissingExtraError, TruncatedFileError
 from tailcut.format.load import read_file
 from tailcut.format.packets import join
-from tailcut.tasks.packets import join_files, split_file, write_qr_codes
+from tailcut.tasks.packets import CORRECTIONS, join_files, split_file, write_qr_codes
 
 NAME = "zoo:unet-759-float16"
 
@@ -98,3 +98,18 @@ def test_no_packet_is_written_over(tmp_path: Path) -> None:
     assert first.read_bytes() == before
     with pytest.raises(ArgumentError, match="nowhere"):
         join_files([tmp_path], tmp_path / "nowhere" / "a.tailcut")
+
+
+def test_names_of_a_thousand_packets_are_in_order(tmp_path: Path) -> None:
+    names = split_file("zoo:unet-759-float16", tmp_path, packet_bytes=14).files
+    assert names[0] == "unet-759-float16-0000.packet"
+    assert len(names) > 1000
+    assert sorted(names) == list(names)
+
+
+def test_several_codes_are_no_larger_than_they_need_to_be(tmp_path: Path) -> None:
+    pytest.importorskip("segno", reason="needs the extra qr")
+    name, room = "zoo:unet-2936-float16", CORRECTIONS["low"][1]
+    assert room < len(read_file(name)) < 1.9 * room  # one of the largest codes, and a part of another
+    report = write_qr_codes(name, tmp_path / "codes.png", error_correction="low")
+    assert (report.num_codes, report.version < 40) == (2, True)

@@ -2,6 +2,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tests.format.conversion.published import NETWORKS, filled
 
@@ -99,3 +100,16 @@ def test_arguments_of_the_model_arrive(tailcut: Tailcut, tmp_path: Path) -> None
     assert {entry.dtype for entry in report.other_tensors if entry.kind == "parameter"} == {"float16"}
     refused = tailcut(*words, "--set-argument", "num_classes=7")
     assert (refused.code, "leave it out" in refused.err) == (2, True)
+
+
+def test_statistics_of_dctnet_arrive(tailcut: Tailcut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+
+    def convert(file: str, **settings: Any) -> Any:
+        given.append((file, settings))
+        return create_model("lenet5")
+
+    monkeypatch.setattr("tailcut.format.conversion.dctnet.convert", convert)
+    words = ["--statistics", "mean_std.py", "--set-argument", "channels=24", "-o", tmp_path / "a.tailcut"]
+    assert tailcut("convert", "latest.pth", "--from", "dctnet", "--model", "mask_rcnn", *words).code == 0
+    assert given == [("latest.pth", {"statistics": "mean_std.py", "model": "mask_rcnn", "arguments": {"channels": 24}})]

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tailcut.cli.commands.reproduce import wanted_rows
 from tailcut.errors import DataNotFoundError, DivergedError
 from tailcut.format.zoo import zoo_folder
 from tailcut.reports.tables.records import find_results
@@ -202,3 +203,8 @@ def test_data_roots_and_downloads_arrive(tailcut: Tailcut, tmp_path: Path, monke
     words = ["--no-records", "--runs", tmp_path / "runs", "--data-root", tmp_path, "--download"]
     assert tailcut("reproduce", "cfdp", "--only", "resnet56", *words).code == 0
     assert trained == [("resnet56", True, [str(tmp_path)], True)]
+
+
+def test_detectors_that_were_not_run_are_measured_by_boxes() -> None:
+    measured = {entry.name: entry.measured for entry in wanted_rows(["faster-rcnn-overfit", "resnet56"])}
+    assert measured == {"faster-rcnn-overfit": "box_AP", "resnet56": "accuracy"}

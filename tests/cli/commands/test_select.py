@@ -61,3 +61,9 @@ def test_bad_usage(tailcut: Tailcut, gate: Path, root: Path, tmp_path: Path) -> 
     assert outcome.code == 2
     assert "1 to 12 channels" in outcome.err
     assert not out.exists()
+
+
+def test_heat_maps_and_selection_are_two_files(tailcut: Tailcut, packed: Path, tmp_path: Path) -> None:
+    both = tmp_path / "both.png"
+    outcome = tailcut("select", packed, "-o", both, "--heat-maps", both, "--data", "digits")
+    assert (outcome.code, "would be written twice" in outcome.err) == (2, True)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tailcut.reports import records_folder
+from tailcut.runtime.devices import Devices
 
 Tailcut = Callable[..., Any]
 
@@ -114,3 +115,21 @@ def test_processes_that_no_option_counts_are_refused(
     assert shown.code == 2
     assert "torchrun started 2 processes of tailcut sweep" in shown.err
     assert tailcut("sweep", experiment, "--runs", tmp_path / "runs", "--show").code == 0
+
+
+def test_every_option_of_sweep_arrives(tailcut: Tailcut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(
+        "tailcut.training.experiments.sweep.train_trials", lambda trials, **settings: given.append(settings)
+    )
+    words = ["--runs", tmp_path / "runs", "--data-root", tmp_path, "--download", "--accelerator", "cpu", "--devices", 2]
+    assert tailcut("sweep", "fr-schedule", "--no-records", *words).code == 0
+    assert given == [
+        {
+            "imports": [],
+            "roots": [str(tmp_path)],
+            "devices": Devices("cpu", 2),
+            "download": True,
+            "progress": True,
+        }
+    ]

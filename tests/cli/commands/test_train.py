@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tailcut.runtime.devices import Devices
 from tailcut.training.recipe.toml_files import find_recipe
 
 Tailcut = Callable[..., Any]
@@ -72,3 +73,21 @@ def test_processes_that_no_option_counts_are_refused(
     assert outcome.code == 2
     assert "started 2 processes of tailcut train" in outcome.err
     assert not (tmp_path / "run").exists()
+
+
+def test_every_option_of_train_arrives(tailcut: Tailcut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr("tailcut.training.train.train", lambda recipe, out, **settings: given.append((out, settings)))
+    words = ["--resume", "--data-root", tmp_path, "--download", "--set", "training.epochs=1"]
+    more = ["--accelerator", "cpu", "--devices", 2, "--num-nodes", 3, "--strategy", "ddp"]
+    assert tailcut("train", "demo/digits", "--out", tmp_path / "run", *words, *more).code == 0
+    ((out, settings),) = given
+    assert out == str(tmp_path / "run")
+    assert settings.pop("command").startswith("tailcut train demo/digits ")
+    assert settings == {
+        "resume": True,
+        "roots": [str(tmp_path)],
+        "devices": Devices("cpu", 2, 3, "ddp"),
+        "download": True,
+        "progress": True,
+    }

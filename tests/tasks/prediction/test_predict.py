@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -209,3 +210,18 @@ def test_where_no_image_can_be_read_there_is_an_error(tmp_path: Path) -> None:
         report = predict(model, paths)
     assert [item["image"] for item in report.skipped] == [str(paths[0])]
     assert len(report.predictions) == 1
+
+
+def test_settings_of_a_file_arrive_at_predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = tmp_path / "a.tailcut"
+    save(create_model("lenet5"), packed)
+    given: dict[str, Any] = {}
+    monkeypatch.setattr("tailcut.tasks.prediction.predict.predict", lambda *words, **more: given.update(more))
+    predict_file(packed, ["a.png"], device="cpu", invert=True, dense=True, max_input_pixels=99)
+    assert given == {
+        "device": torch.device("cpu"),
+        "invert": True,
+        "dense": True,
+        "name": str(packed),
+        "max_input_pixels": 99,
+    }

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,3 +68,12 @@ def test_colour_is_colour(tmp_path: Path) -> None:
 def test_what_cannot_be_made_is_reported(model: nn.Module, num: int, message: str, tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=message):
         sample(model, tmp_path, num_samples=num)
+
+
+def test_settings_of_a_file_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(create_model("dcgan_generator", latent_size=4, width=2), tmp_path / "gan.tailcut")
+    given: dict[str, Any] = {}
+    monkeypatch.setattr("tailcut.tasks.prediction.sample.sample", lambda model, out, **more: given.update(more))
+    sample_file(tmp_path / "gan.tailcut", tmp_path, num_samples=3, seed=5, device="cpu", dense=True)
+    name = str(tmp_path / "gan.tailcut")
+    assert given == {"num_samples": 3, "seed": 5, "device": torch.device("cpu"), "dense": True, "name": name}
