@@ -292,3 +292,13 @@ def test_detectors_of_other_categories_are_refused(small: CocoDataset) -> None:
     tailcut.set_class_names(model, ["background", "blue", "none", "red"])
     with pytest.raises(ArgumentError, match="class 1 is 'blue' for the network and 'red' in coco"):
         evaluate_detector(model, small)
+
+
+@pytest.mark.parametrize(("level", "name"), [(1, "a.tailcut, level 1"), (None, "a.tailcut")])
+def test_the_level_of_a_detector_is_in_the_report(level: int | None, name: str, tmp_path: Path) -> None:
+    write_coco(tmp_path, "val2017")
+    model = faster_rcnn(**TINY)
+    tailcut.regularize(model, keep_ratio=0.5)
+    tailcut.save(model, tmp_path / "a.tailcut", levels=(0.5,))
+    report = evaluate_file(tmp_path / "a.tailcut", "coco", roots=tmp_path, device="cpu", level=level)
+    assert report.source == str(tmp_path / name)

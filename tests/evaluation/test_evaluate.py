@@ -424,3 +424,16 @@ def test_a_network_of_another_type_gets_images_of_its_type(dtype: torch.dtype, t
     assert found == pytest.approx(exact, abs=0 if dtype == torch.float64 else 0.1)
     save(model, tmp_path / "a.tailcut")
     assert evaluate_file(tmp_path / "a.tailcut", "digits").metrics["accuracy"] <= 1
+
+
+def test_settings_of_a_file_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(create_model("lenet300"), tmp_path / "a.tailcut")
+    given: dict[str, object] = {}
+
+    def noting(model: nn.Module, dataset: Dataset, **settings: object) -> dict[str, float]:
+        given.update(settings)
+        return {"accuracy": 0.5}
+
+    monkeypatch.setattr("tailcut.evaluation.files.evaluate", noting)
+    evaluate_file(tmp_path / "a.tailcut", "digits", device="cpu", batch_size=7, dense=True, workers=3)
+    assert [given[name] for name in ("batch_size", "dense", "workers", "warn")] == [7, True, 3, True]

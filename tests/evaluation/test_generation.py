@@ -328,3 +328,12 @@ def test_settings_of_a_generator_arrive(tmp_path: Path, monkeypatch: pytest.Monk
     settings: dict[str, Any] = {"num_samples": 25, "seed": 2, "features": "inception", "dense": True, "batch_size": 7}
     evaluate_file(tmp_path / "vae.tailcut", "digits", device="cpu", **settings)
     assert {name: given[name] for name in settings} == settings
+
+
+@pytest.mark.parametrize(("level", "name"), [(1, "vae.tailcut, level 1"), (None, "vae.tailcut")])
+def test_the_level_of_a_generator_is_in_the_report(level: int | None, name: str, tmp_path: Path) -> None:
+    model = small_vae()
+    regularize(model, keep_ratio=0.5)
+    save(model, tmp_path / "vae.tailcut", levels=(0.5,))
+    report = evaluate_file(tmp_path / "vae.tailcut", "digits", num_samples=20, device="cpu", level=level)
+    assert report.source == str(tmp_path / name)

@@ -101,6 +101,15 @@ def test_quantised_files_tell_bits_and_errors(tmp_path: Path) -> None:
         assert heading in str(report)
 
 
+def test_what_is_rounded_is_told_in_words(tmp_path: Path) -> None:
+    report = inspected(nn.Linear(40, 30), tmp_path, dtype="quantized", registered=False)
+    rows = {line.split()[0]: line for line in str(report).splitlines() if line.startswith(("weight", "bias"))}
+    assert "none" in {entry.transform for entry in report.other_tensors}
+    for entry in report.other_tensors:
+        assert entry.transform is not None
+        assert rows[entry.name].endswith({"none": "the numbers"}.get(entry.transform, entry.transform))
+
+
 def test_text_is_a_table(tmp_path: Path) -> None:
     text = str(inspected(regularized("lenet300", num_kept=9), tmp_path, metadata={"by": "me"}))
     assert "format version   1" in text

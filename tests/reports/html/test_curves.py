@@ -83,6 +83,15 @@ def test_figures_of_few_epochs_and_other_metrics_are_drawn(networks: list[Report
     assert b"var(--series-0)" in tostring(drawing)
 
 
+def test_a_run_of_one_epoch_is_a_dot(networks: list[ReportedNetwork]) -> None:
+    def coloured_parts(num_epochs: int) -> int:
+        lines = [{"epoch": epoch, "loss": 2.0 / epoch} for epoch in range(1, num_epochs + 1)]
+        drawing = drawings(curves_section([dataclasses.replace(networks[0], lines=lines)]))["training loss"]
+        return tostring(drawing).count(b"var(--series-0)")
+
+    assert coloured_parts(1) > coloured_parts(3)  # the line and its dot, and the line
+
+
 def test_a_loss_below_zero_has_a_linear_axis(networks: list[ReportedNetwork]) -> None:
     lines = [{"epoch": epoch, "loss": loss} for epoch, loss in ((1, 2.0), (2, 0.0), (3, -2.0))]
     drawing = drawings(curves_section([dataclasses.replace(networks[0], lines=lines)]))["training loss"]
