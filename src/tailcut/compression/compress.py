@@ -26,7 +26,7 @@ from tailcut.format.network.verification import check_not_wrapped, warn_of_wrapp
 from tailcut.format.quantization import Rounding, coarsest_eighth, completed, finest_eighth, types_of_others
 from tailcut.format.quantized import Coded
 from tailcut.format.quantized.values import FineStepError, step_size
-from tailcut.format.save import checked_step, encode_network, exact_within, warn_of_nothing_left
+from tailcut.format.save import ContentSettings, checked_step, encode_network, exact_within, warn_of_nothing_left
 from tailcut.format.save_report import SaveReport, save_report
 from tailcut.format.sensitivity import Sensitivity
 from tailcut.format.step_search import FINEST, REFINEMENT, checked_max_bytes, coarsest_fitting, finest_step, too_few
@@ -136,7 +136,7 @@ def compress(
     _check_metric(max_drop, evaluate)
     check_output_path(path)  # the rest takes up to hours
     _check_tensors(current_tensors(model), is_measured=sensitivity is None)
-    settings: dict[str, Any] = {"metadata": metadata, "registered": registered, "levels": levels}
+    settings: ContentSettings = {"metadata": metadata, "registered": registered, "levels": levels}
     check_room(model, max_bytes, settings)
     count = usual_gradients(model) if num_gradients is None else num_gradients
     batches = first_inputs(loader, max(MAX_INPUTS, GRADIENT_BATCH * count))
@@ -186,7 +186,7 @@ def check_goal(max_bytes: object, max_drop: float | None, step: object) -> None:
         checked_step(step)
 
 
-def check_room(model: nn.Module, max_bytes: int | None, settings: Mapping[str, Any]) -> None:
+def check_room(model: nn.Module, max_bytes: int | None, settings: ContentSettings) -> None:
     """Raise `ArgumentError` if the file has more than `max_bytes` bytes even with all numbers rounded away.
 
     Args:
@@ -267,7 +267,7 @@ class _Work:
         self,
         model: nn.Module,
         inputs: Sequence[ModelInputs],
-        settings: Mapping[str, Any],
+        settings: ContentSettings,
         measured: Callable[[], Sensitivity],
     ) -> None:
         self.model, self.inputs, self.settings, self._measured = model, inputs, settings, measured

@@ -28,7 +28,7 @@ from tailcut.format.quantization import (
     finest_eighth,
     types_of_others,
 )
-from tailcut.format.save import encode_network, save
+from tailcut.format.save import ContentSettings, encode_network, save
 from tailcut.format.save_report import SaveReport
 from tailcut.format.sensitivity import Sensitivity
 from tailcut.format.step_search import coarsest_fitting, finest_step
@@ -372,7 +372,7 @@ class RateLoss(nn.Module):
             ArgumentError: no step makes the file so small, or no file can lie at `path`.
         """
         check_output_path(path)
-        settings: dict[str, Any] = {"metadata": metadata, "registered": registered}
+        settings: ContentSettings = {"metadata": metadata, "registered": registered}
         masters, network = in_evaluation(deepcopied(self._model)), self._rounded_copy()
         cut_to(masters, cut_empty_tails(network))
         has_untrained, measured = self.has_untrained, None

@@ -4,6 +4,7 @@ from tailcut.format.inspect import InspectReport as InspectReport
 from tailcut.format.inspect import inspect as inspect
 from tailcut.format.load import load as load
 from tailcut.format.network.tensors import fingerprint as fingerprint
+from tailcut.format.save import WriteSettings as WriteSettings
 from tailcut.format.save import encode_network as encode_network
 from tailcut.format.save import save as save
 from tailcut.format.save import write_network as write_network

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import cache, reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import nn
@@ -59,6 +59,25 @@ from tailcut.weights import truncated_tensors
 from tailcut.weights.nested_levels import parts_of
 
 _log = logging.getLogger(__name__)
+
+
+class ContentSettings(TypedDict, total=False):
+    """Arguments of `save` that say what lies in the file, however it is rounded; for functions that pass them on."""
+
+    metadata: Mapping[str, Any] | None
+    registered: bool
+    allow_non_finite: bool
+    levels: Sequence[float]
+
+
+class WriteSettings(ContentSettings, total=False):
+    """The arguments of `save` behind `dtype`."""
+
+    other_dtype: str | torch.dtype | None
+    step: float | None
+    max_bytes: int | None
+    sensitivity: Sensitivity | None
+    loader: Loader | None
 
 
 @torch.inference_mode(False)
@@ -144,15 +163,17 @@ def _type_of_coefficients(model: object, *others: torch.dtype) -> torch.dtype:
     return reduce(torch.promote_types, types) if types else torch.float32
 
 
-def write_network(model: nn.Module, path: str | Path, **settings: Any) -> SaveReport:
+def write_network(
+    model: nn.Module, path: str | Path, *, dtype: str | torch.dtype, **settings: Unpack[WriteSettings]
+) -> SaveReport:
     """`save` without a word in the log, for callers that say themselves what was written."""
     _check_arguments(model, path)
-    content, tensors = encode_network(model, **settings)
+    content, tensors = encode_network(model, dtype=dtype, **settings)
     warn_of_wrapper(without_views(model), registered=settings.get("registered", True))
     if len(settings.get("levels", ())) and settings.get("loader") is None:
         warn_of_statistics(model)
     report = save_report(path, len(content), tensors)
-    if QUANTIZED_DTYPE in (settings.get("dtype"), settings.get("other_dtype")):
+    if QUANTIZED_DTYPE in (dtype, settings.get("other_dtype")):
         warn_of_nothing_left(tensors, *decode_values(decode(content), tensors.coefficients, tensors.stored_others))
     # Last, so that an earlier failure leaves an old file unchanged.
     write_atomically(path, content)
@@ -248,9 +269,11 @@ def _checked_metadata(metadata: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return metadata or {}
 
 
-def exact_within(model: nn.Module, max_bytes: int, **settings: Any) -> bytes | None:
+def exact_within(
+    model: nn.Module, max_bytes: int, *, loader: Loader | None = None, **settings: Unpack[ContentSettings]
+) -> bytes | None:
     """Return the file with all numbers of a network as they are; None where it has more bytes. See `encode_network`."""
-    exact, _ = encode_network(model, dtype=_type_of_coefficients(model), **settings)
+    exact, _ = encode_network(model, dtype=_type_of_coefficients(model), loader=loader, **settings)
     return exact if len(exact) <= max_bytes else None
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tailcut.compression import RateLoss
 from tailcut.errors import ArgumentError, DataError
 from tailcut.files import check_output_path, write_atomically
-from tailcut.format import SaveReport, inspect, load, write_network
+from tailcut.format import SaveReport, WriteSettings, inspect, load, write_network
 from tailcut.format.container.numbers import QUANTIZED_DTYPE
 from tailcut.format.conversion.checkpoints import check_numbers, named_tensors, read_state, with_tied
 from tailcut.format.open_network import is_tailcut_file
@@ -156,10 +156,9 @@ def pack(
     if found.rate_loss is not None and is_as_it_was:
         written = found.rate_loss.save(out, metadata=found.metadata)
     else:
-        settings: dict[str, Any] = {"max_bytes": max_bytes, "step": step, "levels": levels or found.levels}
-        written = write_network(
-            found.network, out, dtype=dtype, other_dtype=other_dtype, metadata=found.metadata, **settings
-        )
+        settings: WriteSettings = {"max_bytes": max_bytes, "step": step, "levels": levels or found.levels}
+        settings |= {"other_dtype": other_dtype, "metadata": found.metadata}
+        written = write_network(found.network, out, dtype=dtype, **settings)
     warn_of_unused_option(written, asked_for)
     if found.cut is not None:
         _warn_of_loss(found.cut)
