@@ -115,7 +115,7 @@ def run(scale: Scale, machine: Machine) -> list[Table]:
     notes = [
         "Bytes. float32 on a Cortex-M4 with its floating-point unit, integers on a Cortex-M3, which has none; -Os, in "
         "QEMU (mps2-an386, -an385), which counts instructions and knows no cycles. difference: the largest from torch "
-        "in float64, in parts of the largest output. Where integers have no row, they refuse the layer."
+        "in float64, relative to the largest output. Where integers have no row, they refuse the layer."
     ]
     missing = missing_tools()
     if missing:

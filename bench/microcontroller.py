@@ -116,7 +116,7 @@ def run(scale: Scale, machine: Machine) -> list[Table]:
         "empty program, without the constants; network and runner: both together; reader: what tailcut_open adds to "
         "that; its file's reader: the same without own classes, a look at metadata, levels, and codecs that the file "
         "does not use; runner and its file's reader: the code of both. difference: the largest from torch in float64, "
-        "in parts of the largest output."
+        "relative to the largest output."
     ]
     missing = missing_tools()
     if missing:

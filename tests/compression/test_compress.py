@@ -17,9 +17,10 @@ import tailcut
 from tailcut.compression import compress, measure_sensitivity
 from tailcut.compression.compress import CompressReport
 from tailcut.data import open_dataset
-from tailcut.errors import ArgumentError, StructureError
+from tailcut.errors import ArgumentError, MissingExtraError, StructureError
 from tailcut.format import row_steps
 from tailcut.format.container.contents import decode
+from tailcut.format.quantized import coder
 
 DIGITS = {split: open_dataset("digits", split) for split in ("train", "test")}
 
@@ -143,6 +144,17 @@ def test_nothing_is_measured_for_a_file_that_needs_no_rounding(tmp_path: Path) -
     exact = tailcut.save(model, tmp_path / "exact.tailcut").file_bytes
     assert compress(model, tmp_path / "a.tailcut", [torch.randn(64, 20)], max_bytes=exact).step == 0
     assert not ran
+
+
+@pytest.mark.parametrize("goal", [{"step": 0.1}, {"max_drop": 0.1, "evaluate": lambda network: 1.0}])
+def test_networks_that_need_numba_are_refused_before_they_are_measured(
+    goal: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coder, "is_installed", lambda: False)
+    monkeypatch.setattr(coder, "MAX_UNCOMPILED", 100)
+    monkeypatch.setattr(importlib.import_module("tailcut.compression.compress"), "measure_sensitivity", None)
+    with pytest.raises(MissingExtraError, match=r"coding 101 quantised numbers needs the package 'numba'"):
+        compress(nn.Linear(100, 1), tmp_path / "a.tailcut", [torch.rand(4, 100)], **goal)
 
 
 def test_inputs_that_no_curvature_can_be_measured_of(tmp_path: Path) -> None:

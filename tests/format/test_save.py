@@ -705,3 +705,15 @@ def test_quantised_files_take_or_refuse_odd_tensors_in_our_words(extra: torch.Te
         tailcut.save(model, tmp_path / "a.tailcut", dtype="quantized")
         loaded = tailcut.load(tmp_path / "a.tailcut", into=copy.deepcopy(model))
         torch.testing.assert_close(loaded[0].weight, model[0].weight, rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize("dtype", ["float16", torch.bfloat16])
+def test_a_type_of_coefficients_of_a_network_that_has_none_is_told(
+    dtype: str | torch.dtype, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tailcut.save(nn.Linear(4, 4), tmp_path / "a.tailcut", dtype=dtype)
+    assert f"dtype={dtype} is the type of coefficients, and the network has none" in caplog.text
+    caplog.clear()
+    tailcut.save(regularized("lenet300", num_kept=9), tmp_path / "a.tailcut", dtype=dtype)
+    tailcut.save(nn.Linear(4, 4), tmp_path / "a.tailcut", dtype="float32", other_dtype=dtype)
+    assert "the network has none" not in caplog.text

@@ -19,4 +19,4 @@ def test_the_page_of_promises_counts_the_corpus() -> None:
     corpus = FOLDER.parent / "conformance"
     sound, broken = (len(json.loads((corpus / f"{kind}.json").read_text("utf-8"))) for kind in ("valid", "invalid"))
     page = (FOLDER.parent / "docs" / "promises.md").read_text(encoding="utf-8")
-    assert f"{sound} sound files and on {broken} that each break a rule" in page
+    assert f"{sound} valid files and on {broken} that each break a rule" in page

@@ -24,7 +24,7 @@ from tailcut.format.container.streams import decode_values
 from tailcut.format.network.tensors import NetworkTensors, current_tensors, network_tensors
 from tailcut.format.network.verification import check_not_wrapped, warn_of_wrapper
 from tailcut.format.quantization import Rounding, coarsest_eighth, completed, finest_eighth, types_of_others
-from tailcut.format.quantized import Coded
+from tailcut.format.quantized import Coded, check_codable
 from tailcut.format.quantized.values import FineStepError, step_size
 from tailcut.format.save import ContentSettings, checked_step, encode_network, exact_within, warn_of_nothing_left
 from tailcut.format.save_report import SaveReport, save_report
@@ -124,6 +124,7 @@ def compress(
         ArgumentError: not just one of `max_bytes`, `max_drop` and `step` is given, `max_drop` without `evaluate`, the
             metric of the network itself is not finite, there are no inputs, no file can lie at `path`, or no step makes
             the file so small or so good.
+        MissingExtraError: the network has over a million numbers, and numba (the extra `fast`) is not installed.
     """
     check_module("compress", model)
     check_has_float64("compress", model)
@@ -135,7 +136,10 @@ def compress(
         check_positive("num_gradients", num_gradients)
     _check_metric(max_drop, evaluate)
     check_output_path(path)  # the rest takes up to hours
-    _check_tensors(current_tensors(model), is_measured=sensitivity is None)
+    tensors = current_tensors(model)
+    _check_tensors(tensors, is_measured=sensitivity is None)
+    if max_bytes is None:  # else the exact file may do, and `check_room` codes one
+        check_codable(_num_rounded(tensors))
     settings: ContentSettings = {"metadata": metadata, "registered": registered, "levels": levels}
     check_room(model, max_bytes, settings)
     count = usual_gradients(model) if num_gradients is None else num_gradients
@@ -200,6 +204,13 @@ def check_room(model: nn.Module, max_bytes: int | None, settings: ContentSetting
         coarsest_fitting(
             lambda coarse: len(encode_network(model, dtype="quantized", step=coarse, **settings)[0]), max_bytes
         )
+
+
+def _num_rounded(tensors: NetworkTensors) -> int:
+    """Return how many numbers of a network are rounded: all of floating point."""
+    others = (other.tensor for other in tensors.others)
+    kept = sum(entry.num_kept for entry in tensors.coefficients)
+    return kept + sum(tensor.numel() for tensor in others if tensor.is_floating_point())
 
 
 def _check_tensors(tensors: NetworkTensors, *, is_measured: bool) -> None:

@@ -135,6 +135,7 @@ def save(
         StructureError: the model is no longer what its record says; or it wraps or holds the network that an edit was
             made on (`DataParallel`, `DistributedDataParallel`, `torch.compile`, a class around a pruned backbone).
     """
+    asked_for = dtype
     if dtype is None:
         is_quantized = (step, max_bytes, sensitivity) != (None, None, None)
         dtype = QUANTIZED_DTYPE if is_quantized else _type_of_coefficients(model, torch.float32)
@@ -152,6 +153,11 @@ def save(
         levels=levels,
         loader=loader,
     )
+    if report.num_truncated == 0 and asked_for not in (None, QUANTIZED_DTYPE, "float32", torch.float32):
+        _log.warning(
+            "dtype=%s is the type of coefficients, and the network has none: other_dtype= stores its weights so",
+            asked_for,
+        )
     _log.info("saved %s", report)
     return report
 

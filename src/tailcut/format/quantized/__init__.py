@@ -6,6 +6,7 @@ from tailcut.format.quantized.coder import Coded as Coded
 from tailcut.format.quantized.coder import Decoder as Decoder
 from tailcut.format.quantized.coder import Encoder as Encoder
 from tailcut.format.quantized.coder import Layout as Layout
+from tailcut.format.quantized.coder import check_codable as check_codable
 from tailcut.format.quantized.coder import codec_number as codec_number
 from tailcut.format.quantized.coder import decode as decode
 from tailcut.format.quantized.coder import encode as encode
