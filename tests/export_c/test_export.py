@@ -316,3 +316,13 @@ def test_windows_and_maps_beyond_the_structures_are_refused(tmp_path: Path) -> N
     program = Program([Stage(Kind.STORE, of_leaf(Leaf(Map(1, 1, 1), 1, 1, 1)), Map(1 << 16, 1 << 15, 1))])
     with pytest.raises(StructureError, match="smaller input"):
         plan(program)
+
+
+def test_autocast_outside_does_not_reach_the_export(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
+    x = torch.zeros(1, 1, 6, 6)
+    export_c(model, tmp_path / "a", example_input=x)
+    with torch.autocast("cpu", torch.bfloat16):
+        export_c(model, tmp_path / "b", example_input=x)
+    assert (tmp_path / "a" / "model.c").read_bytes() == (tmp_path / "b" / "model.c").read_bytes()

@@ -145,3 +145,19 @@ def test_bad_arguments() -> None:
         tailcut.NestedLevels(network(), (0.5,), whole=1.0)
     with pytest.raises(ArgumentError, match="from 1 to 2"), tailcut.NestedLevels(network(), (0.5,)).at(3):
         pass
+
+
+def test_a_seed_draws_the_same_levels_whatever_the_default_type_is() -> None:
+    def drawn() -> list[int]:
+        nested, found = tailcut.NestedLevels(network(), (0.25, 0.5), seed=3), []
+        for _ in range(20):
+            with nested.drawn() as level:
+                found.append(level)
+        return found
+
+    expected = drawn()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert drawn() == expected
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -650,3 +650,24 @@ def test_states_of_something_else_are_refused() -> None:
     schedule = TailTruncation(model, num_kept=4)
     with pytest.raises(StructureError, match="got a state without 'lengths'"):
         schedule.load_state_dict({"steps_done": 3})
+
+
+def test_a_network_copied_under_inference_mode_is_refused_and_no_step_counted() -> None:
+    model = nn.Sequential(nn.Linear(12, 5))
+    regularize(model, keep_ratio=0.5)
+    with torch.inference_mode():
+        copied = copy.deepcopy(model)
+    with pytest.raises(ArgumentError, match=r"0\.weight: the network was built, copied or loaded under torch\.inf"):
+        TailTruncation(copied, keep_ratio=0.1)
+
+
+def test_a_cut_that_fails_is_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.Linear(12, 5))
+    regularize(model, keep_ratio=0.5)
+    schedule = TailTruncation(model, keep_ratio=0.1, num_steps=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(schedule, "_cut_to", None)
+        with pytest.raises(TypeError):
+            schedule.step()
+    expected = TailTruncation(copy.deepcopy(model), keep_ratio=0.1, num_steps=3).step()
+    assert schedule.step() == expected

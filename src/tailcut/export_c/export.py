@@ -27,6 +27,7 @@ from tailcut.inputs.transform.input_transform import input_transform_of
 from tailcut.inputs.transform.pixel_network import PixelNetwork
 from tailcut.printing import Report, silenced, sizes, table
 from tailcut.structure import check_module, example_shape, in_evaluation, source_of, without_views
+from tailcut.transform.dct import without_autocast
 from tailcut.weights import to_dense, truncated_tensors
 
 NAME = "model"
@@ -287,7 +288,7 @@ def _plan(program: Program) -> None:
 
 
 def _lowered(model: nn.Module, dense: nn.Module, example: Tensor) -> tuple[Program, int]:
-    with silenced(), torch.no_grad():
+    with silenced(), torch.no_grad(), without_autocast(torch.device("cpu")):
         try:
             traced = torch.export.export(dense, (example,))
         except Exception as error:

@@ -29,7 +29,7 @@ class IntegerNetwork(NetworkView):
         super().__init__()
         self.source = network_of(source)
         self._programs: dict[tuple[int, ...], IntegerProgram] = {}
-        self.eval()
+        self.training = False  # its own: `eval` would reach into the source
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return the outputs for inputs of the network, the batch first.

@@ -41,6 +41,7 @@ from tailcut.structure.registry import family as family
 from tailcut.structure.registry import model_names as model_names
 from tailcut.structure.registry import register_model as register_model
 from tailcut.structure.views import NetworkView as NetworkView
+from tailcut.structure.views import check_initialized as check_initialized
 from tailcut.structure.views import check_module as check_module
 from tailcut.structure.views import in_evaluation as in_evaluation
 from tailcut.structure.views import running_eagerly as running_eagerly

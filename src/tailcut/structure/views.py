@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from tailcut.errors import ArgumentError
 
@@ -21,6 +22,13 @@ def check_module(what: str, model: object) -> None:
         raise ArgumentError(f"{what}: expected a network, got its class; make one: {model.__name__}(...)")
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"{what}: expected a network (a torch.nn.Module), got {type(model).__name__}")
+
+
+def check_initialized(model: nn.Module) -> None:
+    """Raise `ArgumentError` if a layer of the network is lazy, and waits for a first forward to have a shape."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise ArgumentError(f"{name} is not initialised yet: run one forward first")
 
 
 def source_of(model: nn.Module) -> nn.Module:

@@ -50,9 +50,10 @@ def initialize_coefficients(model: nn.Module, method: Literal["he", "rescaled", 
 
     Args:
         model: a regularised network.
-        method: "he" draws coefficients for which the whole weight has the variance 2 / inputs, and makes truncated
-            biases 0; "rescaled" multiplies those that there are by sqrt(N / n); "normal" draws all with a standard
-            deviation of 0.1, as the paper's published code does. Draws are from torch's global generator.
+        method: "he" draws coefficients for which the whole weight has the variance 2 / fan_in, counted as by
+            `torch.nn.init.kaiming_normal_` (of transposed convolutions too), and makes truncated biases 0; "rescaled"
+            multiplies those that there are by sqrt(N / n); "normal" draws all with a standard deviation of 0.1, as the
+            paper's published code does. Draws are from torch's global generator.
 
     Raises:
         ArgumentError: there is no such method.
@@ -205,7 +206,8 @@ def initialize_norms(model: nn.Module, std: float = 1.0) -> list[str]:
     """
     if isinstance(std, bool) or not isinstance(std, Real) or not 0 < float(std) < float("inf"):
         raise ArgumentError(f"std must be a finite number above 0, got {std!r}")
-    norms = {name: _trained(module) for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+    modules = source_of(model).named_modules()
+    norms = {name: _trained(module) for name, module in modules if isinstance(module, _BatchNorm)}
     changed = [name for name, parts in norms.items() if parts]
     if not changed:
         raise StructureError(

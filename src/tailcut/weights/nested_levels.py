@@ -107,7 +107,9 @@ class NestedLevels:
     @contextmanager
     def drawn(self) -> Iterator[int]:
         """Within the block the network has a level that was drawn (changes the model, and back). Gives its number."""
-        draw, num_smaller = float(torch.rand((), generator=self._generator, device="cpu")), len(self._parts)
+        # Of one type, so that a seed gives the same levels whatever the default is.
+        draw = float(torch.rand((), generator=self._generator, device="cpu", dtype=torch.float32))
+        num_smaller = len(self._parts)
         level = 1 + min(int((draw - self.whole) / (1 - self.whole) * num_smaller), num_smaller - 1)
         level = num_smaller + 1 if draw < self.whole else level
         with self.at(level):

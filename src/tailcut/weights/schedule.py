@@ -107,8 +107,8 @@ class TailTruncation:
     def step(self) -> dict[str, int]:
         """Cut once (changes the model and the optimiser's state). Returns the counts by name."""
         self._check_whole()
+        self._cut_to({name: self._count_after(name, self._steps_done + 1) for name in self.targets})
         self._steps_done += 1
-        self._cut_to({name: self._count_after(name, self._steps_done) for name in self.targets})
         return self.num_kept
 
     def finish(self) -> dict[str, int]:
@@ -199,12 +199,17 @@ class TailTruncation:
             )
 
     def _check_whole(self) -> None:
-        """Raise `StructureError` where processes hold parts of the vectors, as FSDP2 and tensor parallelism do."""
+        """Raise an error where processes hold parts of the vectors, as FSDP2 does, or where they cannot be changed."""
         for tensor in self._tensors:
             if hasattr(tensor.vector, "device_mesh"):
                 raise StructureError(
                     f"{tensor.name}: its coefficients are spread over processes ({type(tensor.vector).__name__}), and "
                     "a cut needs them whole: train with DistributedDataParallel"
+                )
+            if tensor.vector.is_inference() and not torch.is_inference_mode_enabled():
+                raise ArgumentError(
+                    f"{tensor.name}: the network was built, copied or loaded under torch.inference_mode, so that its "
+                    "numbers can neither be changed nor trained: do that outside of it"
                 )
 
     def _resolve_targets(

@@ -455,3 +455,9 @@ def test_settings_of_the_formula_belong_to_its_method(name: str) -> None:
             continue
         with pytest.raises(ArgumentError, match=f"the method {method} has no {name}: only"):
             score(model, [x], **given)
+
+
+@pytest.mark.parametrize("method", ["l1", "spectral"])
+def test_layers_that_wait_for_a_first_forward_are_reported(method: Literal["l1", "spectral"]) -> None:
+    with pytest.raises(ArgumentError, match="0\\.weight is not initialised yet: run one forward first"):
+        score(nn.Sequential(nn.LazyConv2d(8, 3)), torch.rand(2, 3, 8, 8), method=method)

@@ -13,6 +13,7 @@ from tests.execution.networks import MobileNetV2, ViT, fused_as, reasons_of, res
 from torch import Tensor, nn
 
 import tailcut
+from tailcut import execution
 from tailcut.data import open_dataset
 from tailcut.errors import ArgumentError
 from tailcut.execution import FusedNetwork, fuse
@@ -515,3 +516,55 @@ def test_an_example_by_name(check_by_timing: bool) -> None:
     fused = fuse(model, example, check_by_timing=check_by_timing)
     assert [layer.name for layer in fused.report().layers] == ["first", "second"]
     torch.testing.assert_close(fused(**example), model(**example), rtol=1e-4, atol=1e-5)
+
+
+LAZY = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.LazyLinear(4))
+
+
+def test_layers_that_wait_for_a_first_forward_are_left_to_it() -> None:
+    model, x = copy.deepcopy(LAZY), torch.randn(2, 8)
+    for change in (fuse, lambda network: fuse(network, x), lambda network: execution.pays_in_training(network, x)):
+        with pytest.raises(ArgumentError, match=r"2\.weight is not initialised yet: run one forward first"):
+            change(model)
+    assert model(x).shape == (2, 4)
+    assert fuse(model, x)(x).shape == (2, 4)
+
+
+def test_the_mode_is_that_of_the_network() -> None:
+    model = unet().train()
+    fused, x = fuse(model), torch.randn(1, 3, 9, 9)
+    model.eval()
+    before, was = copy.deepcopy(model.state_dict()), fused.training
+    fused.eval()(x)
+    fused.train(was)(x)
+    assert (was, fused.training, model.training) == (False, False, False)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert fused.train().training
+    assert model.training
+
+
+def test_a_copy_has_the_hooks_and_attributes_of_the_wrapper() -> None:
+    model = small("lenet5")()
+    x = torch.randn(2, 1, 28, 28)
+    fused = fuse(model.eval(), x)
+    expected = fused(x)
+    fused.register_forward_hook(lambda module, given, output: 2 * output)
+    fused.note, fused.head = [3], nn.Linear(10, 2)
+    copied = copy.deepcopy(fused)
+    torch.testing.assert_close(copied(x), 2 * expected)
+    assert copied.note == [3]
+    assert copied.note is not fused.note
+    assert copied.head.weight is not fused.head.weight
+    assert copied.source is not model
+    assert copied.report().layers == fused.report().layers
+
+
+def test_whether_training_pays_is_told_of_a_fused_network_too() -> None:
+    model = nn.Sequential(*(nn.Conv2d(64, 64, 3, padding=1) for _ in range(3)))
+    tailcut.regularize(model, keep_ratio=0.0005)
+    x = torch.randn(2, 64, 48, 48)
+    for example in (x, (x,), {"input": x}):
+        assert execution.pays_in_training(model, example)
+        assert execution.pays_in_training(fuse(model), example)
+    with pytest.raises(ArgumentError, match="needs an example_input"):
+        execution.pays_in_training(model, None)

@@ -473,3 +473,9 @@ def test_inputs_that_are_no_numbers_are_refused() -> None:
         with pytest.raises(ArgumentError, match="not finite, which integers cannot hold"):
             network(torch.tensor([[1.0, 2.0, 3.0, number]]))
     assert network(torch.zeros(0, 4)).shape == (0, 3)
+
+
+def test_the_mode_of_the_network_is_not_changed() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)).train()
+    integers = IntegerNetwork(model)
+    assert (integers.training, model.training, model[1].training) == (False, True, True)

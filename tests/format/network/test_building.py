@@ -1,4 +1,5 @@
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -130,3 +131,21 @@ def test_building_for_real_leaves_the_random_state() -> None:
     state = torch.random.get_rng_state()
     assert not build_for_real(Base("lenet300", {})).get_parameter("fc1.weight").is_meta
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+def test_networks_of_files_are_in_float32_whatever_the_default_is(default: torch.dtype, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = tailcut.create_model("unet", widths=(8, 16))
+    tailcut.save(model, tmp_path / "a.tailcut")
+    torch.set_default_dtype(default)
+    try:
+        loaded = tailcut.load(tmp_path / "a.tailcut")
+        assert torch.get_default_dtype() == default
+    finally:
+        torch.set_default_dtype(torch.float32)
+    values = loaded.state_dict()
+    assert all(
+        torch.equal(value, values[name]) and value.dtype == values[name].dtype
+        for name, value in model.state_dict().items()
+    )

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import tailcut
+from tailcut.errors import ArgumentError
 from tailcut.format import fingerprint, load, save
 from tailcut.structure import create_model, set_class_names
 
@@ -50,3 +51,8 @@ def test_a_network_without_tensors_and_scalars_have_one() -> None:
     assert norm.num_batches_tracked is not None
     norm.num_batches_tracked.add_(1)
     assert len({fingerprint(nn.ReLU()), before, fingerprint(norm)}) == 3
+
+
+def test_a_network_that_waits_for_a_first_forward_is_reported() -> None:
+    with pytest.raises(ArgumentError, match="0\\.weight is not initialised yet: run one forward first"):
+        fingerprint(nn.Sequential(nn.LazyLinear(3)))

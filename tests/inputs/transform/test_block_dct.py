@@ -440,3 +440,11 @@ def test_other_bad_arguments() -> None:
             ArgumentError, match=r"expected floating-point channels \(..., 6, blocks_h, blocks_w\), got"
         ):
             BlockDCT(6).inverse(bad)
+
+
+def test_a_transform_without_numbers_is_reported() -> None:
+    with torch.device("meta"):
+        transform = BlockDCT(24)
+    with pytest.raises(ArgumentError, match="lies on the meta device and has no numbers"):
+        transform(torch.rand(3, 16, 16))
+    assert transform(torch.rand(3, 16, 16, device="meta")).shape == (24, 2, 2)

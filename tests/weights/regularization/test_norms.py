@@ -8,7 +8,7 @@ from torch import nn
 
 import tailcut
 from tailcut.errors import ArgumentError, StructureError
-from tailcut.weights import kept_counts, norm_counts, regularize, truncate_norms
+from tailcut.weights import initialize_norms, kept_counts, norm_counts, regularize, truncate_norms
 
 
 def network(channels: int = 24) -> nn.Sequential:
@@ -133,3 +133,13 @@ def test_norms_without_numbers_yet_do_not_stop_the_others_halfway() -> None:
         truncate_norms(model, 0)
     assert torch.equal(norm(model[0], 1).weight, before)  # type: ignore[arg-type]
     assert norm(model[0], 1).weight.requires_grad  # type: ignore[arg-type]
+
+
+def test_a_fused_network_is_seen_through() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+    fused = tailcut.fuse(model)
+    assert initialize_norms(fused) == ["1"]
+    assert truncate_norms(fused, 2) == ["1.weight", "1.bias"]
+    assert norm_counts(fused) == norm_counts(model) == {"1.weight": 2, "1.bias": 2}
+    with pytest.raises(StructureError, match="are coefficients already"):
+        truncate_norms(fused, 2)

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from tailcut.channels.graph.groups import ChannelGraph, find_groups
@@ -32,7 +31,7 @@ from tailcut.channels.scoring.forward import run, undisturbed
 from tailcut.counting import count_macs, count_parameters
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.model_inputs import InputTensors, ModelInputs, example_inputs
-from tailcut.structure import check_not_shared, record_of
+from tailcut.structure import check_initialized, check_not_shared, record_of
 from tailcut.structure.views import check_is_bare
 
 _log = logging.getLogger(__name__)
@@ -217,8 +216,7 @@ def _check_network(model: nn.Module, example_input: InputTensors) -> ModelInputs
             "that it was made from in its place, prune, and script that part of the narrower network"
         )
     tensors = [*model.parameters(), *model.buffers()]
-    if any(is_lazy(x) for x in tensors):
-        raise ArgumentError("the network is not initialised yet: run one forward first")
+    check_initialized(model)
     if any(x.is_inference() for x in tensors):
         raise ArgumentError(
             "the network was built or loaded under torch.inference_mode, so that its numbers can neither be changed "

@@ -16,7 +16,7 @@ from tailcut.channels.scoring.forward import check_num_batches, forward, inputs_
 from tailcut.channels.scoring.scores import Scores, formula_settings
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.model_inputs import Choose, Loader, ModelInputs
-from tailcut.structure.views import unwrapped
+from tailcut.structure.views import check_initialized, unwrapped
 
 Method = Literal["spectral", "l1", "l2", "fpgm", "apoz", "bn_scale", "hrank", "random"]
 Measure = Callable[[Tensor], tuple[Tensor, ...]]
@@ -88,6 +88,7 @@ def score(
         _check_no_formula(method, formula)
     check_num_batches(num_batches)
     network = unwrapped(model)
+    check_initialized(network)
     chosen = _all_layers(network) if layers is None else _named_layers(network, layers)
     unnamed = frozenset(name for name, layer in chosen.items() if layers is None and is_dense(layer))
     if loader is not None and (method == SPECTRAL or method in MAP_MEASURES):

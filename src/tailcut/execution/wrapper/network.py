@@ -33,7 +33,7 @@ from tailcut.execution.wrapper.decisions import (
 from tailcut.execution.wrapper.programs import NetworkPrograms
 from tailcut.execution.wrapper.report import FuseReport, report_of
 from tailcut.execution.wrapper.snapshot import HookSnapshot, ModelSnapshot, try_out
-from tailcut.structure import NetworkView, check_module, example_shape, source_of
+from tailcut.structure import NetworkView, check_initialized, check_module, example_shape, source_of
 from tailcut.structure.outputs import output_tensors
 
 logger = logging.getLogger(__name__)
@@ -65,11 +65,20 @@ class FusedNetwork(NetworkView):
         self.source = source
         self.engine = ("compiled" if is_installed() else "torch") if engine == "auto" else engine
         self.strategy = "auto"
-        self.training = source.training
         self.refresh()
+
+    @property
+    def training(self) -> bool:
+        """The mode of the network itself: `train` and `eval` of the wrapper reach it as a child."""
+        return self.source.training
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        pass  # the network's is set beside: it is a child
 
     def refresh(self) -> None:
         """Read the network again after a change to its modules; all decisions are made again."""
+        check_initialized(self.source)
         # Not registered: the programs are made of parts of `source`, which is registered.
         self._programs = NetworkPrograms(self.source)
         self._decisions = Decisions()
@@ -159,7 +168,12 @@ class FusedNetwork(NetworkView):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "FusedNetwork":
         copied = FusedNetwork(copy.deepcopy(self.source, memo), engine=self.engine)
-        copied.strategy = self.strategy
+        memo[id(self)] = copied
+        made = ("_programs", "_decisions", "_dense_calls", "_records", "_shapes")
+        own = {name: value for name, value in self.__dict__.items() if name not in (*made, "_modules")}
+        copied.__dict__.update(copy.deepcopy(own, memo))
+        others = {name: part for name, part in self._modules.items() if name != "source"}
+        copied._modules.update(copy.deepcopy(others, memo))
         return copied
 
     def _unsupported(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
@@ -352,19 +366,24 @@ def fuse(
     return fused
 
 
-def pays_in_training(model: nn.Module, *example: Any) -> bool:
+def pays_in_training(model: nn.Module, example_input: Any) -> bool:
     """Return whether the cost model runs any layer fused in a training step on inputs of these shapes.
 
     The model's buffers and the state of torch's random numbers are not changed; what else its code does in a forward is
-    done.
+    done. `example_input` is as for `fuse`.
     """
-    fused = FusedNetwork(model, engine="torch")
+    check_module("pays_in_training", model)
+    fused = FusedNetwork(source_of(model), engine="torch")
+    example = _example(fused.source, example_input)
+    if example is None:
+        raise ArgumentError("pays_in_training needs an example_input: this network is not a registered one")
+    args, kwargs = example
 
     def forward() -> None:
         with torch.enable_grad():
-            fused(*example)
+            fused(*args, **kwargs)
 
-    try_out(model, forward)
+    try_out(fused.source, forward)
     return any(layer.strategy != "dense" for layer in fused.report().layers)
 
 

@@ -59,14 +59,28 @@ def build_on_meta(base: StoredBase, max_parameters: int) -> nn.Module:
 
 def on_meta(base: Base) -> nn.Module:
     """Return the network on the meta device, without any check; errors are those of its code."""
-    with torch.device("meta"), _Unfilled():
+    with torch.device("meta"), _Unfilled(), in_float32():
         return create_model(base.name, **base.arguments)
 
 
 def build_for_real(base: Base) -> nn.Module:
     """Return the network with freshly initialised tensors. The global random state stays as it is."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), in_float32():
         return create_model(base.name, **base.arguments)
+
+
+@contextmanager
+def in_float32() -> Iterator[None]:
+    """Within the block new tensors are in float32, as registered networks of files are, whatever the default is."""
+    default = torch.get_default_dtype()
+    if default == torch.float32:  # nothing is set: another thread may be at work
+        yield
+        return
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)
 
 
 def needs_real_tensors(model: nn.Module) -> bool:

@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from tailcut.errors import ArgumentError
 from tailcut.format.container.contents import StoredOther
 from tailcut.format.container.streams import Kept
-from tailcut.structure import Coefficients, Edit, computed_attributes, deepcopied, record_of
+from tailcut.structure import Coefficients, Edit, check_initialized, computed_attributes, deepcopied, record_of
 
 DIGEST_BYTES = 4
 
@@ -132,13 +132,12 @@ def meta_copy(model: nn.Module) -> nn.Module:
     Raises:
         ArgumentError: a module of it cannot be copied, or is not initialised.
     """
+    check_initialized(model)
     memo: dict[int, object] = {
         id(tensor): torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
         for tensor in computed_attributes(model)
     }
     for tensor in (*model.parameters(), *model.buffers()):
-        if is_lazy(tensor):
-            raise ArgumentError("the network is not initialised yet: run one forward first")
         bare = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
         is_parameter = isinstance(tensor, nn.Parameter)
         memo[id(tensor)] = nn.Parameter(bare, requires_grad=tensor.requires_grad) if is_parameter else bare
@@ -154,6 +153,7 @@ def fingerprint(model: nn.Module) -> str:
 
     Names of classes, and other metadata of a file, are no part of it. The model is not changed.
     """
+    check_initialized(model)
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         if not isinstance(value, torch.Tensor):

@@ -178,6 +178,8 @@ class BlockDCT(InputTransform):
     def _channels(self, images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         """`forward` with other statistics."""
         is_integer = check_images(images)
+        if mean.is_meta and not images.is_meta:  # of which torch would make numbers that nobody computed
+            raise ArgumentError("the transform lies on the meta device and has no numbers: make it on another device")
         self._check_size(*images.shape[-2:])
         out = mean.dtype if is_integer else images.dtype
         dtype = compute_type(out)

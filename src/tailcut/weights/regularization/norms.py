@@ -6,7 +6,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tailcut.arguments import is_integer
 from tailcut.errors import ArgumentError, StructureError
-from tailcut.structure import Record, check_module, record_of, set_record
+from tailcut.structure import Record, check_module, record_of, set_record, without_views
 from tailcut.weights.layers import Candidate, candidates
 from tailcut.weights.parametrization.attach import attach, finish_attaching
 from tailcut.weights.parametrization.truncated_tensors import truncated_tensors
@@ -34,6 +34,7 @@ def truncate_norms(model: nn.Module, num_kept: int) -> list[str]:
         StructureError: there is no batch norm with gains or shifts, or they are coefficients already.
     """
     check_module("truncate_norms", model)
+    model = without_views(model)
     if not is_integer(num_kept) or num_kept < 0:
         raise ArgumentError(f"num_kept of batch norm must be a whole number from 0, got {num_kept!r}")
     num_kept = int(num_kept)
@@ -62,6 +63,7 @@ def truncate_norms(model: nn.Module, num_kept: int) -> list[str]:
 
 def norm_counts(model: nn.Module) -> dict[str, int]:
     """Return how many coefficients each truncated gain and shift of batch norm keeps. Does not change the model."""
+    model = without_views(model)
     modules = dict(model.named_modules())
     return {
         tensor.name: tensor.num_kept
