@@ -16,7 +16,7 @@ from tools.docs.recipe_tables import macs_left
 PUBLISHED_UNET_BYTES = 4524  # unet_fr.tar.xz, as its authors published it
 COMBINED = "imagenette-resnet18-combined"
 PIXELS, FREQUENCIES = "imagenette-resnet18-rgb112", "imagenette-resnet18-dct24"
-UNET = "unet-2936-float16"
+UNET = "unet-1000"
 # Training for bytes: name -> what it is, and what others have with their source.
 FOR_BYTES = {
     "lenet5-1500": (
@@ -82,10 +82,10 @@ def _masks(records: Path, results: Sequence[Result]) -> list[list[str]]:
     before = f"{percent(published['metrics']['dice'])}, the published UNet, {published_count:,} coefficients"
     return [
         [
-            f"Dice on {published['num_images']} photos of cars; ours is trained on 240 of other cars, on one CPU core",
+            f"Dice on {published['num_images']} photos of cars; ours is trained on 240 of other cars, on a CPU",
             before,
             f"**{percent(result.metrics['dice'])}**, {result.num_kept:,} coefficients in {result.file_bytes:,} bytes "
-            "([results](docs/results.md#table-3-carvana))",
+            "([trained for bytes](docs/accuracy-per-byte.md#trained-for-bytes))",
         ]
         for result in results
         if result.name == UNET
