@@ -53,8 +53,9 @@ def run(scale: Scale, machine: Machine) -> list[Table]:
     notes = [
         "One image; frequency channels as they come from a JPEG, or of twice the pixels a side. Weights are random, "
         "so other channels are pruned than in trained networks: parameters differ, MACs agree. MACs and parameters are "
-        "those of dense weights; fused M MACs those that tailcut.fuse does. ONNX Runtime runs a file with dense weights, small ONNX one with the coefficients. Times faster: the "
-        "fastest way than the fastest of the first line."
+        "those of dense weights; fused M MACs those that tailcut.fuse does. ONNX Runtime runs a file with dense "
+        "weights, small ONNX one with the coefficients. Times faster: the fastest way than the fastest of the first "
+        "line."
     ]
     return [Table("A ResNet-18 by all three papers, and by each alone", columns, rows, notes)]
 

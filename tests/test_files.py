@@ -213,9 +213,15 @@ def test_of_several_files_all_or_none_are_left(error: type[BaseException], tmp_p
         write()
     assert names_in(tmp_path) == ["kept", "shared"]
     assert names_in(tmp_path / "kept") == ["old", "other"]
-    assert (tmp_path / "kept" / "old").read_bytes() == b"new"
+    assert (tmp_path / "kept" / "old").read_bytes() == b"old"
     with all_or_nothing():
-        write_atomically(make_folder(tmp_path / "new") / "a", b"a")
+        write_atomically(make_folder(tmp_path / "new") / "a", b"first")
+        write_atomically(tmp_path / "new" / "a", b"a")
+        write_atomically(tmp_path / "kept" / "old", b"new")
+        assert (tmp_path / "kept" / "old").read_bytes() == b"old"
+    assert (tmp_path / "new" / "a").read_bytes() == b"a"
+    assert (tmp_path / "kept" / "old").read_bytes() == b"new"
+    assert names_in(tmp_path / "kept") == ["old", "other"]
     with pytest.raises(ArgumentError):  # outside of the block everything stays
         write_atomically(tmp_path / "nowhere" / "a", b"a")
     assert names_in(tmp_path / "new") == ["a"]
@@ -423,3 +429,12 @@ def test_a_file_that_is_there_keeps_its_mode(tmp_path: Path, mode: int) -> None:
     write_atomically(path, b"new")
     assert path.read_bytes() == b"new"
     assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+def test_a_name_of_a_folder_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"old")
+    for name in ("file/", "new/"):
+        with pytest.raises(ArgumentError, match="that is the name of a folder, which is not there; give a file name"):
+            write_atomically(f"{tmp_path}/{name}", b"new")
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert names_in(tmp_path) == ["file"]

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Self
 
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+
 
 class TailcutError(Exception):
     """Base of all errors that Tailcut raises on purpose."""
@@ -55,6 +57,11 @@ def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or the name of its class if the message is empty."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether memory was refused; torch says so in the message only, on the CPU."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
 def did_you_mean(name: str, known: Iterable[str], *, prefix: str = "") -> str:

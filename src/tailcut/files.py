@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -23,8 +24,21 @@ NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, e
 PREFIX = ".tailcut-"  # of unfinished files
 LOCK_FILE = ".lock"
 
-# What `all_or_nothing` would remove: the files and folders made within its block, in their order.
-_made: ContextVar[list[Path] | None] = ContextVar("_made", default=None)
+
+@dataclass(frozen=True)
+class _Pending:
+    """What `all_or_nothing` does at the end of its block, or undoes: in the order in which it was made.
+
+    Attributes:
+        made: files and folders that were not there before.
+        finished: of each file the one that holds its content, beside its place, and its place.
+    """
+
+    made: list[Path] = field(default_factory=list)
+    finished: list[tuple[Path, Path]] = field(default_factory=list)
+
+
+_pending: ContextVar[_Pending | None] = ContextVar("_pending", default=None)
 
 
 @contextmanager
@@ -86,7 +100,11 @@ def _beside(path: Path) -> Iterator[IO[bytes]]:
         if before is not None:
             temporary.chmod(before)
         _remember(path)
-        rename(temporary, path)
+        pending = _pending.get()
+        if pending is None:
+            rename(temporary, path)
+        else:
+            pending.finished.append((temporary, path))
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -94,29 +112,35 @@ def _beside(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def all_or_nothing() -> Iterator[None]:
-    """Within the block, new files of `atomic_write` and folders of `make_folder` stay if it ends without an error only.
+    """Within the block, files of `atomic_write` get their names at its end, all of them; after an error none.
 
-    For work that writes several files, of which some alone are of no use. What was there before stays, also where it
-    was replaced meanwhile; so does a folder in which somebody else has put something.
+    For work that writes several files, of which some alone are of no use, or do not fit to older ones of their names.
+    What was there before stays as it was, and folders of `make_folder` are removed again, but for one in which somebody
+    else has put something.
     """
-    made: list[Path] = []
-    token = _made.set(made)
+    pending = _Pending()
+    token = _pending.set(pending)
     try:
         yield
+        for temporary, path in pending.finished:
+            with naming(path):
+                rename(temporary, path)
     except BaseException:
-        for path in reversed(made):
+        for temporary, _ in pending.finished:
+            temporary.unlink(missing_ok=True)
+        for path in reversed(pending.made):
             with suppress(OSError):
                 path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
         raise
     finally:
-        _made.reset(token)
+        _pending.reset(token)
 
 
 def _remember(path: Path) -> None:
     """Note that `path` is about to be made, if it is not there yet."""
-    made = _made.get()
-    if made is not None and not os.path.lexists(path):
-        made.append(path)
+    pending = _pending.get()
+    if pending is not None and not os.path.lexists(path):
+        pending.made.append(path)
 
 
 def _unfinished_in(folder: Path) -> Path:
@@ -204,6 +228,8 @@ def check_output_path(out: str | Path, *suffixes: str) -> None:
     check_length(path)
     if path.is_dir():
         raise ArgumentError(f"cannot write {path}: it is a folder; give a file name")
+    if str(out).endswith((os.sep, os.altsep or os.sep)):
+        raise ArgumentError(f"cannot write {out}: that is the name of a folder, which is not there; give a file name")
     for folder in (path.parent, target.parent):  # of a link, then of what it points to
         if not folder.is_dir():
             raise ArgumentError(f"cannot write {path}: the folder {folder} does not exist; create it first")

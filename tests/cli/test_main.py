@@ -1,5 +1,6 @@
 import importlib
 import io
+import json
 import logging
 import os
 import re
@@ -391,3 +392,65 @@ def test_slips_get_a_line(
     shown = tailcut(*words)
     assert (shown.code, message in shown.err) == (code, True)
     assert "Traceback" not in shown.err
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="no /dev/stdout")
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_file_written_to_standard_output_has_it_alone(as_json: bool) -> None:
+    path = resolve("zoo:lenet5-776")
+    words = [sys.executable, "-m", "tailcut", "pack", str(path), "-o", "/dev/stdout", *(["--json"] if as_json else [])]
+    done = subprocess.run(words, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (0, path.read_bytes())
+    assert (b'"file_bytes"' if as_json else b"1,406 bytes") in done.stderr
+
+
+def test_a_link_to_itself_is_reported(tailcut: Tailcut, tmp_path: Path) -> None:
+    for name in ("loop", "loop.py"):
+        (tmp_path / name).symlink_to(name)
+    for words in (("-o", tmp_path / "loop"), ("-o", tmp_path / "a", "--import", tmp_path / "loop.py")):
+        told = tailcut("pack", "zoo:lenet5-776", *words)
+        assert told.code in (1, 2)
+        assert "loop" in told.err
+        assert "Traceback" not in told.err
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")]
+)
+def test_memory_that_is_refused_is_one_line(
+    error: Exception, tailcut: Tailcut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("tailcut.tasks.pack.unpack", refused)
+    told = tailcut("unpack", "zoo:lenet5-776", "-o", tmp_path / "a.safetensors", "--json")
+    assert told.code == 1
+    assert told.err.startswith("tailcut unpack: error: there is not enough memory: smaller batches")
+    assert json.loads(told.out)["error"]["type"] == "MemoryError"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize(
+    ("line", "code", "out"),
+    [
+        ("--version >/dev/full", 1, ""),
+        ("train --help >/dev/full", 1, ""),
+        ("nonsense 2>/dev/full", 2, ""),
+        ("inspect nothing --json 2>/dev/full", 1, "no such file"),
+    ],
+)
+def test_words_that_cannot_be_written_keep_the_exit_code_and_the_json(line: str, code: int, out: str) -> None:
+    done = subprocess.run(["bash", "-c", f"{COMMAND} {line}"], capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert out in done.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_training_whose_messages_nobody_can_read_goes_on(tmp_path: Path) -> None:
+    words = "train demo/digits --out run --set training.epochs=1 --set data.batch_size=600 2>/dev/full"
+    done = subprocess.run(
+        ["bash", "-c", f"{COMMAND} {words}"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert (tmp_path / "run" / "model.tailcut").is_file()

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import os
 import tarfile
@@ -169,3 +170,19 @@ def test_a_single_file_is_found_under_the_roots(tmp_path: Path) -> None:
     assert find_file("weights/net.th", roots=tmp_path) == tmp_path / "weights" / "net.th"
     with pytest.raises(DataNotFoundError, match=r"(?s)other\.th.*lies under no data root"):
         find_file("other.th", roots=tmp_path)
+
+
+def test_a_user_without_a_home_folder_has_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless(name: str) -> str:
+        raise RuntimeError("could not determine the home directory for '~/.cache'")
+
+    monkeypatch.setattr(pooch, "os_cache", homeless)
+    monkeypatch.delenv(roots.ENVIRONMENT_VARIABLE, raising=False)
+    assert roots.cache_root() is None
+    assert data_roots() == []
+    assert find(LAYOUT, roots=fill(tmp_path / "full", *LAYOUT.files)) == tmp_path / "full"
+    with pytest.raises(DataNotFoundError, match="none: there is no home folder for the user cache"):
+        find(LAYOUT)
+    fetched = dataclasses.replace(LAYOUT, download=lambda folder: None)
+    with pytest.raises(DataNotFoundError, match="no home folder for it: set HOME or XDG_CACHE_HOME"):
+        find(fetched, download=True)

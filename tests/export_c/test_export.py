@@ -22,6 +22,7 @@ from tailcut.export_c.export import export_c
 from tailcut.export_c.integer_network import IntegerNetwork
 from tailcut.export_c.program.memory import plan
 from tailcut.export_c.program.program import Kind, Leaf, Map, Program, Stage, of_leaf
+from tailcut.files import write_atomically
 from tailcut.inputs import BlockDCT, replace_stem, use_ycbcr
 from tailcut.inputs.transform.input_transform import input_transform_of
 
@@ -326,3 +327,24 @@ def test_autocast_outside_does_not_reach_the_export(tmp_path: Path) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         export_c(model, tmp_path / "b", example_input=x)
     assert (tmp_path / "a" / "model.c").read_bytes() == (tmp_path / "b" / "model.c").read_bytes()
+
+
+def test_an_export_that_fails_half_way_leaves_the_earlier_one_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export_c(nn.Linear(4, 3), tmp_path / "net", example_input=torch.zeros(1, 4))
+    before = {path.name: path.read_bytes() for path in (tmp_path / "net").iterdir()}
+    written: list[Path] = []
+
+    def until_the_disk_is_full(path: Path, content: str) -> None:
+        if written:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(path)
+        write_atomically(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tailcut.export_c.export.write_atomically", until_the_disk_is_full)
+        with pytest.raises(OSError, match="No space left"):
+            export_c(nn.Linear(9, 3), tmp_path / "net", example_input=torch.zeros(1, 9))
+    assert written
+    assert {path.name: path.read_bytes() for path in (tmp_path / "net").iterdir()} == before

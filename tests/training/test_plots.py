@@ -68,3 +68,9 @@ def test_two_metrics_have_two_colours(tmp_path: Path) -> None:
         with Image.open(tmp_path / "curves.png") as image:
             colours = {colour for _, colour in image.convert("RGB").getcolors(maxcolors=1 << 24) or ()}
         assert (purple in colours) == expected
+
+
+def test_what_lies_in_the_place_of_the_plot_ends_no_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "curves.png").mkdir()
+    try_to_draw_curves(LINES, tmp_path / "curves.png", title="t")
+    assert "curves.png was not drawn: cannot write" in caplog.text

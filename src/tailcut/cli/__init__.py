@@ -9,11 +9,12 @@ import importlib
 import json
 import os
 import signal
+import stat
 import sys
 import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tailcut.cli.advice import NO_OPTIONS, for_command_line, option_names
@@ -48,7 +49,14 @@ from tailcut.cli.commands import (
 from tailcut.cli.completion import SHELLS, PrintCompletion
 from tailcut.cli.output import drop_stdout, is_first_process, messages_on_stderr, open_streams, say_error
 from tailcut.cli.parser import Parser, UsageError, parse, reading_of
-from tailcut.errors import ArgumentError, MissingExtraError, RecipeError, TailcutError, first_line
+from tailcut.errors import (
+    ArgumentError,
+    MissingExtraError,
+    RecipeError,
+    TailcutError,
+    first_line,
+    is_out_of_memory,
+)
 from tailcut.files import check_length, expand_user
 from tailcut.limits import command_line_limit
 from tailcut.reports.html.output_paths import check_no_file_of_a_run
@@ -84,6 +92,7 @@ COMMANDS = (
 )
 
 OK, FAILED, BAD_USAGE = 0, 1, 2
+NO_MEMORY = "there is not enough memory: smaller batches (--batch-size, data.batch_size in a recipe) need less"
 # Arguments of the commands that name files or folders to write, and to read; `folder` of `split` is written.
 OUTPUTS = ("out", "plot", "heat_maps", "markdown")
 INPUTS = (
@@ -122,7 +131,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = parse(_parser(), words)
     except UsageError as error:
-        print(error.usage, end="", file=sys.stderr)
+        with suppress(OSError, ValueError):
+            print(error.usage, end="", file=sys.stderr)
         return _fail(error.prog, error, BAD_USAGE, as_json=as_json)
     except BrokenPipeError:
         drop_stdout()
@@ -130,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (MissingExtraError, OSError) as error:  # of --print-completion
         return _fail("tailcut", error, FAILED, as_json=as_json)
     except SystemExit as stop:  # argparse ends so after --help and --version
-        return int(stop.code or 0)
+        return _flushed(int(stop.code or 0))
     prog, options = f"tailcut {arguments.command}", option_names(arguments.parser)
     try:
         _check_paths(arguments)
@@ -140,8 +150,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             with reading_of(arguments):
                 report = arguments.run(arguments)
         if report is not None:
-            print(report.to_json() if arguments.json else report)
-            sys.stdout.flush()
+            # With `-o /dev/stdout` the file itself takes standard output.
+            stream = sys.stderr if any(map(_is_stdout, _paths(arguments, OUTPUTS))) else sys.stdout
+            print(report.to_json() if arguments.json else report, file=stream, flush=True)
             return FAILED if report.failed else OK
     except BrokenPipeError:  # the reader of our output closed the pipe
         drop_stdout()
@@ -153,6 +164,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (TailcutError, OSError) as error:
         return _fail(prog, error, FAILED, options, as_json=as_json)
     except Exception as error:  # of a user's own network, or ours: the traceback says where
+        if is_out_of_memory(error):
+            return _fail(prog, MemoryError(f"{NO_MEMORY} ({first_line(error)})"), FAILED, options, as_json=as_json)
         _say_json(error, str(error), as_json=as_json)
         raise
     return OK
@@ -212,8 +225,28 @@ def _check_paths(arguments: argparse.Namespace) -> None:
         check_no_file_of_a_run(out)
         if Path(out).is_file() and any(Path(path).exists() and Path(path).samefile(out) for path in given):
             raise ArgumentError(f"{out} is read, and would be written over: give the output another name")
-        if Path(out).resolve() in [Path(other).resolve() for other in outputs[:place]]:
+        # Not `Path.resolve`, which raises an error of its own for a link to itself.
+        if os.path.realpath(out) in [os.path.realpath(other) for other in outputs[:place]]:
             raise ArgumentError(f"{out} would be written twice: give each output a name of its own")
+
+
+def _is_stdout(path: str | Path) -> bool:
+    """Return whether a name is that of the pipe or terminal that standard output is, as /dev/stdout."""
+    try:
+        found = Path(path).stat()
+        return not stat.S_ISREG(found.st_mode) and os.path.samestat(found, os.fstat(sys.stdout.fileno()))
+    except (OSError, ValueError):  # no such file; or standard output is none
+        return False
+
+
+def _flushed(code: int) -> int:
+    """Return the code of an ended command, or that of a failure where its text could not be written."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        drop_stdout()
+        return FAILED
+    return code
 
 
 def _paths(arguments: argparse.Namespace, names: Sequence[str]) -> list[str | Path]:
@@ -255,7 +288,7 @@ def import_all(names: Sequence[str]) -> None:
 
 
 def _import(name: str) -> None:
-    path = Path(name).resolve() if name.endswith(SUFFIX) else None
+    path = Path(os.path.realpath(name)) if name.endswith(SUFFIX) else None
     if path is not None and not path.is_file():
         raise ArgumentError(f"--import: there is no file {name}")
     folder, module = (str(Path.cwd()), name) if path is None else (str(path.parent), path.stem)
@@ -268,7 +301,7 @@ def _import(name: str) -> None:
     except (Exception, SystemExit) as error:  # whatever the user's code raises
         message = f"--import {name}: {type(error).__name__}: {first_line(error)}{_place(error, folder)}"
         raise ArgumentError(message) from error
-    if path is not None and Path(found.__file__ or "").resolve() != path:
+    if path is not None and os.path.realpath(found.__file__ or "") != str(path):
         raise ArgumentError(f"--import {name}: another module is called {module!r} ({found.__file__}); rename the file")
 
 

@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from tailcut.cli.advice import NO_OPTIONS, for_command_line
 from tailcut.cli.parser import UsageError
@@ -46,7 +46,8 @@ class _StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
         message = for_command_line(record.getMessage(), self._options)
-        print(f"{prefix}{printable(message)}", file=sys.stderr)
+        with suppress(OSError, ValueError):  # nobody reads it any more, or it is closed: no reason to end the work
+            print(f"{prefix}{printable(message)}", file=sys.stderr)
 
 
 def is_first_process() -> bool:
@@ -56,13 +57,15 @@ def is_first_process() -> bool:
 
 def say_error(prog: str, message: str, error: BaseException) -> None:
     """Say on standard error what went wrong; other processes than the first say their own errors only, with a mark."""
-    message = printable(message)
-    if is_first_process():
-        print(f"{prog}: error: {message}", file=sys.stderr)
-    elif not isinstance(error, SHARED_ERRORS):
+    line = f"{prog}: error: {printable(message)}"
+    if not is_first_process():
+        if isinstance(error, SHARED_ERRORS):
+            return
         node = os.environ.get("NODE_RANK", "0")
         place = f"rank {_rank()}" if node == "0" else f"node {node}, rank {_rank()}"
-        print(f"[{place}] {prog}: error: {message}", file=sys.stderr)
+        line = f"[{place}] {line}"
+    with suppress(OSError, ValueError):  # where it cannot be written the exit code, and the JSON, still say it
+        print(line, file=sys.stderr, flush=True)
 
 
 def _rank() -> str:

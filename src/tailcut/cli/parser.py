@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -48,6 +49,10 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise `UsageError`."""
         raise UsageError(self.prog, self.format_usage(), message)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse passes over what cannot be written: `tailcut --help > full` would seem to succeed.
+        print(message, end="", file=file or sys.stderr)
 
 
 def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:

@@ -40,18 +40,22 @@ def data_roots(roots: Roots = None) -> list[Path]:
 
     Returns:
         The given roots, then those of the environment variable TAILCUT_DATA (several, separated like PATH),
-        then the user cache.
+        then the user cache if there is one.
     """
     given = [roots] if isinstance(roots, (str, Path)) else list(roots or ())
     named = [root for root in os.environ.get(ENVIRONMENT_VARIABLE, "").split(os.pathsep) if root]
-    return [expand_user(root) for root in (*given, *named)] + [cache_root()]
+    cache = cache_root()
+    return [expand_user(root) for root in (*given, *named)] + ([] if cache is None else [cache])
 
 
-def cache_root() -> Path:
-    """Return the user cache: the folder for downloads, tried last."""
+def cache_root() -> Path | None:
+    """Return the user cache, the folder for downloads, tried last; None for a user without a home folder."""
     import pooch  # here, since it takes a tenth of a second to import
 
-    return Path(pooch.os_cache("tailcut"))
+    try:
+        return Path(pooch.os_cache("tailcut"))
+    except RuntimeError:  # as users of containers may be
+        return None
 
 
 def find_file(name: str, *, roots: Roots = None) -> Path:
@@ -81,16 +85,18 @@ def find(layout: Layout, *, roots: Roots = None, download: bool = False) -> Path
     for root in tried:
         if not _missing(layout, root):
             return root
-    failure = None
-    if download and layout.download is not None:
-        cache = tried[-1]
+    failure: Exception | None = None
+    cache = cache_root()
+    if download and layout.download is not None and cache is None:
+        failure = ArgumentError("there is no home folder for it: set HOME or XDG_CACHE_HOME")
+    elif download and layout.download is not None and cache is not None:
         try:
             layout.download(cache)
         except (OSError, ValueError, tarfile.TarError) as error:
             failure = error
         else:
             return cache
-    raise DataNotFoundError(_message(layout, tried, download, failure)) from failure
+    raise DataNotFoundError(_message(layout, tried, cache, download, failure)) from failure
 
 
 def find_split(
@@ -200,12 +206,16 @@ def _missing(layout: Layout, root: Path) -> list[str]:
         return list(layout.files)
 
 
-def _message(layout: Layout, tried: Sequence[Path], download: bool, failure: Exception | None) -> str:
+def _message(
+    layout: Layout, tried: Sequence[Path], cache: Path | None, download: bool, failure: Exception | None
+) -> str:
     lines = [f"{layout.title}: no data root holds all of"]
     lines += [f"  {file}" for file in layout.files]
     lines += ["Data roots tried:"]
-    lines += [f"  {root} ({_state(layout, root)})" for root in tried[:-1]]
-    lines += [f"  {tried[-1]} (user cache; {_state(layout, tried[-1])})"]
+    own = tried if cache is None else tried[:-1]
+    lines += [f"  {root} ({_state(layout, root)})" for root in own]
+    lines += ["  none: there is no home folder for the user cache"] if cache is None else []
+    lines += [f"  {cache} (user cache; {_state(layout, cache)})"] if cache is not None else []
     if failure is not None:
         lines += [f"The download to the user cache failed: {type(failure).__name__}: {failure}"]
     elif layout.download is not None and not download:

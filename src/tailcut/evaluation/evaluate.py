@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tailcut.data import Dataset
-from tailcut.errors import ArgumentError, TailcutError, first_line
+from tailcut.errors import ArgumentError, TailcutError, first_line, is_out_of_memory
 from tailcut.evaluation.class_check import check_class_names
 from tailcut.evaluation.metrics import METRICS, ClassCounts, StreamingMean, has_nan, metrics_for
 from tailcut.evaluation.pixel_inputs import reader_of
@@ -272,7 +272,6 @@ def run_forward(model: nn.Module, images: Tensor) -> Tensor:
 
 
 # Errors of torch's layers, and of networks' own checks.
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 _REFUSALS = (MemoryError, RuntimeError, ValueError, TypeError, IndexError, AssertionError)
 
 
@@ -318,11 +317,6 @@ def within_memory(images: Tensor) -> Iterator[None]:
         raise ArgumentError(
             f"there is not enough memory to run the network on images of shape {shape}: {few}smaller ones need less"
         ) from error
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether this is an out-of-memory error; on the CPU torch says so only in the message."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in str(error) for words in _NO_MEMORY)
 
 
 def uses_batch_statistics(model: nn.Module) -> bool:

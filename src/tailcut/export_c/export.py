@@ -20,7 +20,7 @@ from tailcut.export_c.program.pooling import pool_outputs
 from tailcut.export_c.program.program import Program
 from tailcut.export_c.sources import integer_runner_files, other_runner_files, runner_files, runtime_folder
 from tailcut.export_c.writing.text import Text, features, features_text, write_program
-from tailcut.files import make_folder, write_atomically
+from tailcut.files import all_or_nothing, make_folder, write_atomically
 from tailcut.inputs.detection.detectors import Detector
 from tailcut.inputs.stem.replace import image_shape
 from tailcut.inputs.transform.input_transform import input_transform_of
@@ -205,22 +205,27 @@ def _write_integer(
 
 def _write(folder: str | Path, text: Text, used: str, runtime: tuple[str, ...]) -> tuple[str, ...]:
     """Write all files into a folder; return their names."""
+    own = {f"{NAME}.h": text.header, f"{NAME}.c": text.source, FEATURES: used}
+    shipped = {name: (runtime_folder() / name).read_text(encoding="utf-8") for name in runtime}
+    others = other_runner_files(shipped)  # of an earlier export: all `.c` files of the folder are compiled
+    with all_or_nothing():  # a header of one network beside the source of another would compile
+        folder = _made(folder)
+        for name in (*own, *shipped, *others):
+            _check_written_by_us(folder / name)
+        for name, content in (own | shipped).items():
+            write_atomically(folder / name, content)
+    for name in others:
+        (folder / name).unlink(missing_ok=True)
+    return (*own, *shipped)
+
+
+def _made(folder: str | Path) -> Path:
     try:
-        folder = make_folder(folder)
+        return make_folder(folder)
     except OSError as error:
         raise ArgumentError(
             f"cannot write {folder}: the folder cannot be made there ({error.strerror}); give another one"
         ) from error
-    own = {f"{NAME}.h": text.header, f"{NAME}.c": text.source, FEATURES: used}
-    shipped = {name: (runtime_folder() / name).read_text(encoding="utf-8") for name in runtime}
-    others = other_runner_files(shipped)  # of an earlier export: all `.c` files of the folder are compiled
-    for name in (*own, *shipped, *others):
-        _check_written_by_us(folder / name)
-    for name, content in (own | shipped).items():
-        write_atomically(folder / name, content)
-    for name in others:
-        (folder / name).unlink(missing_ok=True)
-    return (*own, *shipped)
 
 
 def _check_written_by_us(path: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tailcut.errors import ArgumentError
-from tailcut.files import make_folder
+from tailcut.files import all_or_nothing, make_folder
 from tailcut.inputs.energy import FrequencyReport, describe_image, frequency_energy
 from tailcut.inputs.selection.gate import GateActivity
 from tailcut.inputs.selection.patterns import COMPONENTS, NUM_CHANNELS, NUM_FREQUENCIES
@@ -192,15 +192,17 @@ def draw_image(image: Tensor, transform: BlockDCT, folder: str | Path, *, name: 
         MissingExtraError: matplotlib is not installed.
     """
     report = describe_image(image, transform, name=name)
-    folder = make_folder(folder)
     channels = transform(image)
     rebuilt = transform.inverse(channels, (report.height, report.width))
-    files = [folder / file for file in ("channels.png", "energy.png", "reconstruction.png")]
-    draw_channels(channels, transform.selection, files[0])
     energy = frequency_energy(image, chroma=transform.chroma)
-    draw_frequency_map(energy, files[1], title="energy", selection=transform.selection, logarithmic=True)
     psnr = "exact" if report.psnr_db is None else f"{report.psnr_db:.1f} dB"
-    draw_reconstruction(image, rebuilt, files[2], title=f"from {report.shape[0]} of {NUM_CHANNELS} channels: {psnr}")
+    title = f"from {report.shape[0]} of {NUM_CHANNELS} channels: {psnr}"
+    with all_or_nothing():
+        folder = make_folder(folder)
+        files = [folder / file for file in ("channels.png", "energy.png", "reconstruction.png")]
+        draw_channels(channels, transform.selection, files[0])
+        draw_frequency_map(energy, files[1], title="energy", selection=transform.selection, logarithmic=True)
+        draw_reconstruction(image, rebuilt, files[2], title=title)
     report.files = [str(file) for file in files]
     return report
 

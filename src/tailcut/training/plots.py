@@ -6,7 +6,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from tailcut.errors import MissingExtraError
+from tailcut.errors import ArgumentError, MissingExtraError
 from tailcut.plotting import new_figure, write_figure
 from tailcut.printing import is_fraction
 
@@ -51,10 +51,10 @@ def draw_curves(lines: Sequence[dict[str, Any]], path: Path, *, title: str) -> N
 
 
 def try_to_draw_curves(lines: Sequence[dict[str, Any]], path: Path, *, title: str) -> None:
-    """`draw_curves` if there is anything to draw; without matplotlib a message says how to get the plot."""
+    """`draw_curves` if there is anything to draw; what prevents it is told, and is no reason to lose a training."""
     if not lines:
         return
     try:
         draw_curves(lines, path, title=title)
-    except MissingExtraError as error:
+    except (MissingExtraError, ArgumentError, OSError) as error:
         logger.warning("%s was not drawn: %s", path.name, error)

@@ -549,11 +549,12 @@ def test_a_copy_has_the_hooks_and_attributes_of_the_wrapper() -> None:
     fused = fuse(model.eval(), x)
     expected = fused(x)
     fused.register_forward_hook(lambda module, given, output: 2 * output)
-    fused.note, fused.head = [3], nn.Linear(10, 2)
+    note = [3]
+    fused.__dict__["note"], fused.head = note, nn.Linear(10, 2)
     copied = copy.deepcopy(fused)
     torch.testing.assert_close(copied(x), 2 * expected)
-    assert copied.note == [3]
-    assert copied.note is not fused.note
+    assert copied.note == note
+    assert copied.note is not note
     assert copied.head.weight is not fused.head.weight
     assert copied.source is not model
     assert copied.report().layers == fused.report().layers

@@ -5,7 +5,6 @@ import re
 from typing import TYPE_CHECKING
 
 from tailcut.cli.parser import Commands, add_command, add_reading
-from tailcut.files import all_or_nothing
 from tailcut.inputs.stem.edit import CHROMA
 from tailcut.printing import Report
 
@@ -50,8 +49,7 @@ def run(arguments: argparse.Namespace) -> Report:
 
     transform = BlockDCT(selection_of(arguments.channels), chroma=arguments.chroma)
     image = read_image(arguments.image, channels=3)[0]
-    with all_or_nothing():
-        return draw_image(image, transform, arguments.out, name=arguments.image)
+    return draw_image(image, transform, arguments.out, name=arguments.image)
 
 
 def selection_of(text: str) -> "Selection":

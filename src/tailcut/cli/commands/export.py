@@ -6,7 +6,6 @@ import sys
 from tailcut.cli.parser import Commands, add_command, add_level
 from tailcut.errors import ArgumentError
 from tailcut.export_c.export import ARITHMETICS
-from tailcut.files import all_or_nothing
 from tailcut.printing import Report
 
 WEIGHTS = ("safetensors", "torch")
@@ -77,8 +76,7 @@ def run(arguments: argparse.Namespace) -> Report:
         from tailcut.export_c import export_c
 
         settings = {"size": arguments.size, "pixels": pixels, "arithmetic": arguments.arithmetic or "float32"}
-        with all_or_nothing():
-            return export_c(model, arguments.out, **settings)
+        return export_c(model, arguments.out, **settings)
     from tailcut.export_html import export_html
     from tailcut.format.load import read_contents
 
