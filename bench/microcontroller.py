@@ -128,7 +128,7 @@ def run(scale: Scale, machine: Machine) -> list[Table]:
 def _row(name: str, size: tuple[int, int] | None) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         model = tailcut.load(f"zoo:{name}")
-        report = export_c(model, folder, size=size)
+        report = export_c(model, folder, image_size=size)
         torch.manual_seed(0)
         x = torch.rand(1, *report.input_shape)
         write_given(Path(folder), x, f"zoo:{name}")

@@ -77,7 +77,7 @@ def test_the_reader_takes_a_file_there(tmp_path: Path) -> None:
 
 def test_unet_in_a_quarter_of_a_megabyte(tmp_path: Path) -> None:
     model = tailcut.load("zoo:unet-759-float16")
-    report = export_c(model, tmp_path, size=(96, 96))
+    report = export_c(model, tmp_path, image_size=(96, 96))
     x = torch.rand(1, 3, 96, 96)
     bench.write_given(tmp_path, x, "zoo:unet-759-float16")
     measured = bench.measure(tmp_path, report, optimize="-O2")

@@ -54,7 +54,7 @@ def test_integers_run_the_networks_of_the_zoo_that_the_page_says() -> None:
     for name in smallest.values():
         size = (48, 40) if name.startswith("unet") else None
         try:
-            integer_program_of(tailcut.load(f"zoo:{name}"), size=size)
+            integer_program_of(tailcut.load(f"zoo:{name}"), image_size=size)
         except StructureError:
             refused.add(name)
     text = (DOCS / "integer-arithmetic.md").read_text(encoding="utf-8")

@@ -167,7 +167,7 @@ def test_many_whole_numbers_are_coded(largest: int, tmp_path: Path) -> None:
 
 
 def test_unet_needs_less_than_its_maps(tmp_path: Path) -> None:
-    report = export_c(tailcut.load("zoo:unet-759-float16"), tmp_path, size=(96, 96))
+    report = export_c(tailcut.load("zoo:unet-759-float16"), tmp_path, image_size=(96, 96))
     assert report.arena_bytes < 240_000
     assert report.arena_bytes + report.input_and_output_bytes < 350_000
     assert report.dense_map_bytes > 9_000_000
@@ -276,16 +276,16 @@ def test_what_has_no_form_in_c_is_named(tmp_path: Path) -> None:
 def test_bad_examples(tmp_path: Path) -> None:
     model = tailcut.create_model("lenet5")
     with pytest.raises(ArgumentError, match="not both"):
-        export_c(model, tmp_path, example_input=torch.rand(1, 1, 28, 28), size=(28, 28))
+        export_c(model, tmp_path, example_input=torch.rand(1, 1, 28, 28), image_size=(28, 28))
     with pytest.raises(ArgumentError, match="expected an example"):
         export_c(model, tmp_path, example_input=torch.rand(2, 1, 28, 28))
     with pytest.raises(ArgumentError, match="example_input="):
         export_c(nn.Conv2d(1, 1, 1), tmp_path)
     with pytest.raises(StructureError, match="cannot be exported"):
-        export_c(model, tmp_path, size=(14, 14))
+        export_c(model, tmp_path, image_size=(14, 14))
     for size in ((0, 28), (28, 65_536), (60_000, 60_000)):
         with pytest.raises(ArgumentError, match=r"expected a height and a width of 1 to 65,535"):
-            export_c(model, tmp_path, size=size)
+            export_c(model, tmp_path, image_size=size)
 
 
 def test_bad_arguments_and_another_arena_of_the_same_size(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tailcut.inputs import loading
 from tailcut.inputs.jpeg.augmentation import crop, double_size, halve_size
 from tailcut.inputs.jpeg.decoding import decode_with_pillow
 from tailcut.inputs.jpeg.reader import read_jpeg
-from tailcut.inputs.loading import JpegFolder, loader, turned_upright
+from tailcut.inputs.loading import JpegFolder, make_loader, turned_upright
 from tailcut.inputs.transform.block_dct import BlockDCT
 
 
@@ -259,17 +259,18 @@ def test_augmented_images_are_of_the_image(root: Path) -> None:
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of one core
 def test_loader_in_workers(root: Path) -> None:
     dataset = JpegFolder(root, BlockDCT(24), size=32)
-    batches = list(loader(dataset, 3, num_workers=2))
+    batches = list(make_loader(dataset, 3, num_workers=2))
     assert [tuple(images.shape) for images, _ in batches] == [(3, 24, 4, 4), (1, 24, 4, 4)]
     assert torch.cat([labels for _, labels in batches]).tolist() == [0, 0, 1, 1]
     assert torch.equal(batches[0][0][1], dataset[1][0])
-    assert len(list(loader(dataset, 3, drop_last=True))) == 1
+    assert len(list(make_loader(dataset, 3, drop_last=True))) == 1
 
 
 def test_loader_shuffles_by_its_seed(root: Path) -> None:
     dataset = JpegFolder(root, None, size=16)
     orders = [
-        tuple(int(batch[1]) for batch in loader(dataset, 1, shuffle=True, seed=seed)) for seed in (*range(9), *range(9))
+        tuple(int(batch[1]) for batch in make_loader(dataset, 1, shuffle=True, seed=seed))
+        for seed in (*range(9), *range(9))
     ]
     assert orders[:9] == orders[9:]
     assert len(set(orders)) > 1
@@ -374,7 +375,7 @@ def test_broken_files_are_left_out_of_batches(root: Path, num_workers: int, capl
         data = encode(photo(40, 40 + number))
         (folder / f"{number}.jpg").write_bytes(data[: len(data) // 2] if number in (1, 4, 5) else data)
     dataset = JpegFolder(root / "many", BlockDCT(6), size=16, source="coefficients", on_error="skip")
-    batches = list(loader(dataset, 2, num_workers=num_workers))
+    batches = list(make_loader(dataset, 2, num_workers=num_workers))
     assert [len(labels) for _, labels in batches] == [1, 2, 1]
     assert sorted(dataset.skipped) == [1, 4, 5]
     assert "left out 3 of 7 images that cannot be read" in caplog.text
@@ -384,7 +385,7 @@ def test_broken_files_are_left_out_of_batches(root: Path, num_workers: int, capl
         dataset[1]
     strict = JpegFolder(root / "many", BlockDCT(6), size=16, source="coefficients")
     with pytest.raises(DataError, match=r"1\.jpg"):
-        list(loader(strict, 2))
+        list(make_loader(strict, 2))
 
 
 def test_a_bound_of_ones_own(root: Path) -> None:

@@ -294,3 +294,42 @@ def test_convolutions_are_drawn_by_all_their_inputs() -> None:
     tailcut.regularize(model, num_kept=4000, warn=False)
     initialize_coefficients(model, "he")
     assert float(model.weight.detach().var()) == pytest.approx(2 / (32 * 9), rel=0.1)
+
+
+def test_inputs_may_be_several_and_have_names() -> None:
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(5, 4), nn.Linear(3, 4)
+
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.one(x) + self.two(y)
+            return out
+
+    model = Sum()
+    regularize(model, keep_ratio=0.5)
+    twin, x, y = copy.deepcopy(model), torch.randn(50, 5), torch.randn(50, 3)
+    assert lsuv_init(model, (x, y)) == lsuv_init(twin, {"y": y, "x": x})
+    with pytest.raises(ArgumentError, match="example_input must be a tensor, a tuple of tensors"):
+        lsuv_init(model, 3)  # type: ignore[arg-type]
+
+
+def test_draws_may_have_a_generator_of_their_own() -> None:
+    def drawn(seed: int) -> torch.Tensor:
+        model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16))
+        regularize(model, keep_ratio=0.5)
+        generator = torch.Generator().manual_seed(seed)
+        initialize_norms(model, generator=generator)
+        initialize_coefficients(model, "he", generator=generator)
+        return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+    before = torch.get_rng_state()
+    nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16))
+    after = torch.get_rng_state()
+    torch.set_rng_state(before)
+    first = drawn(1)
+    assert torch.equal(torch.get_rng_state(), after)  # of making the network alone
+    torch.set_rng_state(before)
+    assert torch.equal(drawn(1), first)
+    torch.set_rng_state(before)
+    assert not torch.equal(drawn(2), first)

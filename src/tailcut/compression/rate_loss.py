@@ -352,6 +352,7 @@ class RateLoss(nn.Module):
         *,
         num_gradients: int = 300,
         loss: Drawn | None = None,
+        seed: int = 0,
         metadata: Mapping[str, Any] | None = None,
         registered: bool = True,
     ) -> SaveReport:
@@ -365,6 +366,7 @@ class RateLoss(nn.Module):
                 statistics; those that it had at the start when None.
             num_gradients: see `tailcut.measure_sensitivity`.
             loss: of a network of several outputs, see `tailcut.measure_sensitivity`.
+            seed: of the draws.
             metadata: see `tailcut.save`.
             registered: see `tailcut.save`.
 
@@ -377,7 +379,7 @@ class RateLoss(nn.Module):
         cut_to(masters, cut_empty_tails(network))
         has_untrained, measured = self.has_untrained, None
         if loader is not None and has_untrained:
-            measured = measure_sensitivity(network, loader, num_gradients=num_gradients, loss=loss)
+            measured = measure_sensitivity(network, loader, num_gradients=num_gradients, loss=loss, seed=seed)
         learned = replace(self.sensitivity(measured), blocks=())
         # Coarser steps for what was not trained come first, then for the trained numbers.
         for eighths in range(8 * MAX_COARSER + 1) if has_untrained else range(1):

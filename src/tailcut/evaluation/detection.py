@@ -44,7 +44,7 @@ Kind = Literal["bbox", "segm"]
 
 
 def evaluate_detector_file(
-    file: str | Path,
+    path: str | Path,
     data: str,
     split: str | None = None,
     *,
@@ -68,13 +68,13 @@ def evaluate_detector_file(
         raise ArgumentError(f"a detector is measured one image at a time; batch_size must be 1, got {batch_size}")
 
     def measure(share: Share) -> EvaluateReport:
-        model = load(file, device=str(share.device), level=level)
+        model = load(path, device=str(share.device), level=level)
         dataset = open_dataset(data, split, roots=roots, download=download)
         if not isinstance(model, Detector):
-            raise no_detector(file, data)
+            raise no_detector(path, data)
         if not isinstance(dataset, CocoDataset):
             raise ArgumentError(
-                f"{file} holds a detector, which is measured on objects, for example on coco; not on {data}"
+                f"{path} holds a detector, which is measured on objects, for example on coco; not on {data}"
             )
         start = time.perf_counter()
         shown = progress and share.rank == 0
@@ -82,14 +82,14 @@ def evaluate_detector_file(
             model, dataset, share=share, progress=shown, max_input_pixels=max_input_pixels, workers=workers
         )
         seconds = time.perf_counter() - start
-        return EvaluateReport(file_at_level(file, level), dataset.name, dataset.split, len(dataset), metrics, seconds)
+        return EvaluateReport(file_at_level(path, level), dataset.name, dataset.split, len(dataset), metrics, seconds)
 
     return run_in_processes(measure, device, devices)
 
 
-def no_detector(file: str | Path, data: str) -> ArgumentError:
+def no_detector(path: str | Path, data: str) -> ArgumentError:
     """Return the error for a file without a detector, on a data set of objects."""
-    return ArgumentError(f"{data} has boxes of objects, which only a detector finds; {file} holds none")
+    return ArgumentError(f"{data} has boxes of objects, which only a detector finds; {path} holds none")
 
 
 def evaluate_detector(

@@ -33,7 +33,7 @@ Task = Literal["generation", "detection", "prediction"]
 logger = logging.getLogger(__name__)
 
 
-def task_of_file(file: str | Path, level: int | None = None) -> Task:
+def task_of_file(path: str | Path, level: int | None = None) -> Task:
     """Return what the network of a .tailcut file (or `zoo:NAME`) does: make images, find objects, or neither.
 
     A network that is not registered here does neither: whoever loads the file says so.
@@ -41,7 +41,7 @@ def task_of_file(file: str | Path, level: int | None = None) -> Task:
     Raises:
         FormatError: the file cannot be read; see `tailcut.load`.
     """
-    base = read_contents(file, level).base
+    base = read_contents(path, level).base
     if base is None or base.name not in model_names():
         return "prediction"
     build = family(base.name).build
@@ -53,7 +53,7 @@ def task_of_file(file: str | Path, level: int | None = None) -> Task:
 
 
 def evaluate_file(
-    file: str | Path,
+    path: str | Path,
     data: str,
     split: str | None = None,
     *,
@@ -76,7 +76,7 @@ def evaluate_file(
     """Evaluate a .tailcut file on a data set, by one process or by several that share the images.
 
     Args:
-        file: a .tailcut file of a registered model, or `zoo:NAME`: of classes, masks, objects or made images.
+        path: a .tailcut file of a registered model, or `zoo:NAME`: of classes, masks, objects or made images.
         data: name of a data set.
         split: one of its splits; its test split when None.
         roots: data roots to try first.
@@ -106,8 +106,8 @@ def evaluate_file(
             argument is for, or there are no such devices.
         DataNotFoundError: the data set lies nowhere.
     """
-    task = task_of_file(file, level)
-    _check_settings(file, task, source, arithmetic, dense, (num_samples, seed, features))
+    task = task_of_file(path, level)
+    _check_settings(path, task, source, arithmetic, dense, (num_samples, seed, features))
     settings: dict[str, Any] = {
         "roots": roots,
         "batch_size": batch_size,
@@ -120,18 +120,18 @@ def evaluate_file(
     if task == "generation":
         given = {"num_samples": num_samples, "seed": seed, "features": features}
         settings |= {name: value for name, value in given.items() if value is not None}
-        return evaluate_generator_file(file, data, split, dense=dense, **settings)
+        return evaluate_generator_file(path, data, split, dense=dense, **settings)
     settings |= {"max_input_pixels": max_input_pixels, "workers": workers}
     if task == "detection":
-        return evaluate_detector_file(file, data, split, **settings)
-    return _evaluate_predictions(file, data, split, dense=dense, source=source, arithmetic=arithmetic, **settings)
+        return evaluate_detector_file(path, data, split, **settings)
+    return _evaluate_predictions(path, data, split, dense=dense, source=source, arithmetic=arithmetic, **settings)
 
 
 def _check_settings(
-    file: str | Path, task: Task, source: Source, arithmetic: str, dense: bool, of_samples: tuple[object, ...]
+    path: str | Path, task: Task, source: Source, arithmetic: str, dense: bool, of_samples: tuple[object, ...]
 ) -> None:
     if task != "generation" and any(value is not None for value in of_samples):
-        raise ArgumentError(f"num_samples, seed and features are for networks that make images; {file} makes none")
+        raise ArgumentError(f"num_samples, seed and features are for networks that make images; {path} makes none")
     if task != "prediction" and source != "pixels":
         raise ArgumentError(f'source="{source}" is for networks of classes on frequency channels')
     if task != "prediction" and arithmetic != "float32":
@@ -141,7 +141,7 @@ def _check_settings(
 
 
 def _evaluate_predictions(
-    file: str | Path,
+    path: str | Path,
     data: str,
     split: str | None,
     *,
@@ -161,10 +161,10 @@ def _evaluate_predictions(
     """`evaluate_file` of a network of classes or masks."""
 
     def measure(share: Share) -> EvaluateReport:
-        model = load(file, device=str(share.device), level=level)
+        model = load(path, device=str(share.device), level=level)
         dataset = open_dataset(data, split, roots=roots, download=download)
         if dataset.task == "detection":
-            raise no_detector(file, data)
+            raise no_detector(path, data)
         dataset = read_as(source, dataset, input_transform_of(model))
         check_pixels(model, (0, 0), max_input_pixels)  # the data set's own images are the user's
         model = with_arithmetic(model, arithmetic)
@@ -182,7 +182,7 @@ def _evaluate_predictions(
             workers=workers,
         )
         seconds = time.perf_counter() - start
-        name = file_at_level(file, level)
+        name = file_at_level(path, level)
         name = name if arithmetic == "float32" else f"{name}, {arithmetic}"
         return EvaluateReport(name, dataset.name, dataset.split, len(dataset), metrics, seconds)
 

@@ -214,7 +214,7 @@ def evaluate_generator(
 
 
 def evaluate_generator_file(
-    file: str | Path,
+    path: str | Path,
     data: str,
     split: str | None = None,
     *,
@@ -239,7 +239,7 @@ def evaluate_generator_file(
 
     def measure(share: Share) -> GenerationReport:
         network: Features = FeatureNetwork() if features == FEATURES[0] else InceptionFeatures(download=download)
-        model = load(file, device=str(share.device), level=level)
+        model = load(path, device=str(share.device), level=level)
         dataset = open_dataset(data, split, roots=roots, download=download)
         begin = time.perf_counter()
         metrics = evaluate_generator(
@@ -254,7 +254,7 @@ def evaluate_generator_file(
             progress=progress and share.rank == 0,
         )
         seconds = time.perf_counter() - begin
-        facts = (file_at_level(file, level), dataset.name, dataset.split, len(dataset), metrics, seconds)
+        facts = (file_at_level(path, level), dataset.name, dataset.split, len(dataset), metrics, seconds)
         return GenerationReport(*facts, num_samples, seed, network.title)
 
     return run_in_processes(measure, device, devices)

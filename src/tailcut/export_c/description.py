@@ -10,7 +10,7 @@ from tailcut.format.container.contents import Contents, StoredBase
 from tailcut.format.container.numbers import type_number
 from tailcut.format.load import apply_edits, bare_network, read_contents
 from tailcut.format.network.tensors import NetworkTensors, OtherTensor, meta_copy, network_tensors
-from tailcut.limits import MAX_PARAMETERS
+from tailcut.limits import limit_of
 from tailcut.structure import Writer
 
 REGULARIZE = 1
@@ -51,14 +51,14 @@ class NetworkDescription:
 
 
 def describe(
-    path: str | Path, *, into: nn.Module | None = None, max_parameters: int = MAX_PARAMETERS
+    path: str | Path, *, into: nn.Module | None = None, max_parameters: int | None = None
 ) -> NetworkDescription:
     """Describe the network of a file for the C reader: files of the same network can then be read in C.
 
     Args:
         path: a `.tailcut` file, or "zoo:NAME".
         into: a fresh network, if the file is one of your own class. It is not changed.
-        max_parameters: the most numbers that the network may have.
+        max_parameters: the most numbers that the network may have (2^30 if not given).
 
     Raises:
         FormatError: as `tailcut.load`.
@@ -68,16 +68,17 @@ def describe(
 
 
 def describe_contents(
-    contents: Contents, *, into: nn.Module | None = None, max_parameters: int = MAX_PARAMETERS
+    contents: Contents, *, into: nn.Module | None = None, max_parameters: int | None = None
 ) -> NetworkDescription:
     """Describe the network of a file that was read already; see `describe`."""
+    limit = limit_of(max_parameters)
     if contents.base is None and into is None:
         raise ArgumentError("the file holds a network of a user's own class: give a fresh network of it")
     # Tensors are told by their order before some of them are kept as coefficients, and by their shapes in the end.
     kinds = [kind for kind, _ in contents.edits]
     first = kinds.index(REGULARIZE) if REGULARIZE in kinds else len(kinds)
-    before = _tensors(replace(contents, edits=contents.edits[:first]), into, max_parameters)
-    after = _tensors(contents, into, max_parameters)
+    before = _tensors(replace(contents, edits=contents.edits[:first]), into, limit)
+    after = _tensors(contents, into, limit)
     shapes = after.shapes()
     slots = [
         Slot(other.name, shapes.get(other.name, other.shape), other.is_parameter, _type_of(other))

@@ -116,7 +116,7 @@ def export_c(
     folder: str | Path,
     *,
     example_input: Tensor | None = None,
-    size: tuple[int, int] | None = None,
+    image_size: tuple[int, int] | None = None,
     pixels: bool = False,
     arithmetic: str = "float32",
 ) -> CExportReport:
@@ -133,7 +133,7 @@ def export_c(
         example_input: (1, channels, height, width), (1, channels, length) for convolutions along one axis or (1,
             length, channels) where the network transposes it, (1, height, width) or (1, features); the registered
             shape if neither is given.
-        size: height and width of the input instead, for a registered model.
+        image_size: height and width of the input instead, for a registered model.
         pixels: the input is RGB images of 0 to 1, (1, 3, height, width), which the network's own transform makes its
             frequency channels or YCbCr; other networks read pixels anyway.
         arithmetic: "float32", or "integer" for processors without a floating-point unit: inputs, outputs, maps and
@@ -150,7 +150,7 @@ def export_c(
     if arithmetic not in ARITHMETICS:
         raise ArgumentError(f"expected an arithmetic of {', '.join(ARITHMETICS)}, got {arithmetic!r}")
     model = network_of(model)
-    example = _example(model, example_input, size, pixels=pixels)
+    example = _example(model, example_input, image_size, pixels=pixels)
     dense = in_evaluation(to_dense(model).cpu().float())
     read, read_dense = (reading_pixels(model), reading_pixels(dense)) if pixels else (model, dense)
     program, map_bytes = _lowered(read, read_dense, example)
@@ -245,7 +245,7 @@ def integer_program_of(
     model: nn.Module,
     *,
     example_input: Tensor | None = None,
-    size: tuple[int, int] | None = None,
+    image_size: tuple[int, int] | None = None,
     pixels: bool = False,
 ) -> IntegerProgram:
     """Return a network in integers, which `simulate` runs in Python bit for bit as C does. The model is not changed.
@@ -253,7 +253,7 @@ def integer_program_of(
     Arguments and errors as those of `export_c`.
     """
     model = network_of(model)
-    example = _example(model, example_input, size, pixels=pixels)
+    example = _example(model, example_input, image_size, pixels=pixels)
     dense = in_evaluation(to_dense(model).cpu().float())
     read, read_dense = (reading_pixels(model), reading_pixels(dense)) if pixels else (model, dense)
     return integer_program(_lowered(read, read_dense, example)[0])
@@ -335,7 +335,7 @@ def network_of(model: nn.Module) -> nn.Module:
 
 def _example(model: nn.Module, example: Tensor | None, size: tuple[int, int] | None, *, pixels: bool = False) -> Tensor:
     if example is not None and size is not None:
-        raise ArgumentError("give example_input= or size=, not both")
+        raise ArgumentError("give example_input= or image_size=, not both")
     if example is None:
         shape = example_shape(model)
         if shape is None:
@@ -344,7 +344,7 @@ def _example(model: nn.Module, example: Tensor | None, size: tuple[int, int] | N
             shape = (1, *(image_shape(model) or shape[1:]))
         if size is not None:
             if len(shape) != 4:
-                raise ArgumentError(f"size={size} is for networks that read maps")
+                raise ArgumentError(f"image_size={size} is for networks that read maps")
             check_size(shape[1], size)
             shape = (1, shape[1], *size)
         example = torch.rand(1, *shape[1:])
@@ -362,8 +362,8 @@ def check_size(channels: int, size: tuple[int, int]) -> None:
     """Raise `ArgumentError` if no input of C code has this height and width, before memory is taken for one."""
     if min(size) < 1 or max(size) > MAX_SIZE or channels * math.prod(size) > MAX_ARENA:
         raise ArgumentError(
-            f"size={size}: expected a height and a width of 1 to {MAX_SIZE:,}, and at most {MAX_ARENA:,} numbers in "
-            f"the {channels} channels of the input"
+            f"image_size={size}: expected a height and a width of 1 to {MAX_SIZE:,}, and at most {MAX_ARENA:,} numbers "
+            f"in the {channels} channels of the input"
         )
 
 

@@ -63,9 +63,9 @@ class HtmlExportReport(Report):
 
 def export_html(
     model: nn.Module,
-    file: str | Path,
+    path: str | Path,
     *,
-    size: tuple[int, int] | None = None,
+    image_size: tuple[int, int] | None = None,
     title: str = "",
     file_bytes: int | None = None,
 ) -> HtmlExportReport:
@@ -76,8 +76,8 @@ def export_html(
 
     Args:
         model: a network of a registered family.
-        file: the page; one that exists is replaced.
-        size: height and width that images are resized to, see `network.page_network`.
+        path: the page; one that exists is replaced.
+        image_size: height and width that images are resized to, see `network.page_network`.
         title: what the page calls the network; its class if empty.
         file_bytes: size of the network's file, to be told.
 
@@ -88,14 +88,14 @@ def export_html(
         ArgumentError: the network is of no registered family, or gives none of these.
         StructureError: a layer has no form in C; the message names it.
     """
-    network = page_network(model, size)
+    network = page_network(model, image_size)
     image = memory_image(network.programs)
     runners = {name: (_FOLDER / "wasm" / wasm).read_bytes() for name, wasm in RUNNERS.items()}
     title = title or type(model).__name__
     content = _page(network, title, file_bytes, image.content, image.models, runners)
-    write_atomically(file, content)
+    write_atomically(path, content)
     return HtmlExportReport(
-        str(file),
+        str(path),
         network.kind,
         tuple(program.input_shape for program in network.programs),
         len(content.encode()),

@@ -42,7 +42,7 @@ from tailcut.inputs.jpeg import augmentation as augmentation
 from tailcut.inputs.jpeg.reader import JpegCoefficients as JpegCoefficients
 from tailcut.inputs.jpeg.reader import read_jpeg as read_jpeg
 from tailcut.inputs.loading import JpegFolder as JpegFolder
-from tailcut.inputs.loading import loader as loader
+from tailcut.inputs.loading import make_loader as make_loader
 from tailcut.inputs.plots import draw_channels as draw_channels
 from tailcut.inputs.plots import draw_frequency_map as draw_frequency_map
 from tailcut.inputs.plots import draw_heat_maps as draw_heat_maps

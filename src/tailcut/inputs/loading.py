@@ -218,7 +218,7 @@ class JpegFolder(torch.utils.data.Dataset[tuple[Tensor, int]]):
         return self._compiled.from_coefficients(image).to(self.dtype)
 
 
-def loader(
+def make_loader(
     dataset: JpegFolder,
     batch_size: int,
     *,

@@ -164,7 +164,7 @@ def _check_data(method: str, data: str | None, *, is_detector: bool, looks: bool
 
 
 def _measure_again(network: nn.Module, images: Iterator[Tensor] | None, num_batches: int) -> int:
-    measured_on = 0 if images is None else measure_again(network, images, num_batches)
+    measured_on = 0 if images is None else measure_again(network, images, num_batches=num_batches)
     if not measured_on:
         logger.warning("nothing was measured again: the network has no batch norm that keeps statistics")
     return measured_on

@@ -18,6 +18,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from tailcut.counting import evaluating
 from tailcut.errors import ArgumentError, StructureError
+from tailcut.model_inputs import InputTensors, example_inputs
 from tailcut.structure import source_of
 from tailcut.transform.exact import exact
 from tailcut.weights.parametrization.truncated_tensors import TruncatedTensor, truncated_tensors
@@ -42,7 +43,12 @@ class _Layer:
         return bias if isinstance(bias, nn.Parameter) else None
 
 
-def initialize_coefficients(model: nn.Module, method: Literal["he", "rescaled", "normal"] = "he") -> None:
+def initialize_coefficients(
+    model: nn.Module,
+    method: Literal["he", "rescaled", "normal"] = "he",
+    *,
+    generator: torch.Generator | None = None,
+) -> None:
     """Give the coefficients of a truncated network new values or another scale (changes the model), before training.
 
     A cut takes energy from a random weight: the transform is orthonormal, so that the first n of N coefficients of
@@ -53,7 +59,8 @@ def initialize_coefficients(model: nn.Module, method: Literal["he", "rescaled", 
         method: "he" draws coefficients for which the whole weight has the variance 2 / fan_in, counted as by
             `torch.nn.init.kaiming_normal_` (of transposed convolutions too), and makes truncated biases 0; "rescaled"
             multiplies those that there are by sqrt(N / n); "normal" draws all with a standard deviation of 0.1, as the
-            paper's published code does. Draws are from torch's global generator.
+            paper's published code does.
+        generator: of the draws, on the coefficients' device; torch's global one when None.
 
     Raises:
         ArgumentError: there is no such method.
@@ -73,20 +80,20 @@ def initialize_coefficients(model: nn.Module, method: Literal["he", "rescaled", 
             if method == "rescaled":
                 tensor.vector.mul_(enlarged)
             elif method == "normal":
-                tensor.vector.normal_(std=PUBLISHED_STD)
+                tensor.vector.normal_(std=PUBLISHED_STD, generator=generator)
             elif len(tensor.shape) == 1:
                 tensor.vector.zero_()  # a bias
             else:
-                tensor.vector.normal_(std=enlarged * math.sqrt(2 / math.prod(tensor.shape[1:])))
+                tensor.vector.normal_(std=enlarged * math.sqrt(2 / math.prod(tensor.shape[1:])), generator=generator)
 
 
-def lsuv_init(model: nn.Module, *inputs: Tensor) -> dict[str, float]:
+def lsuv_init(model: nn.Module, example_input: InputTensors) -> dict[str, float]:
     """Scale the coefficients so that each truncated layer's outputs have mean 0 and variance 1 (changes the model).
 
     A truncated weight is smooth along its channels, and so is what the next layer reads: random coefficients add up or
     cancel out, by factors that no formula of the layer's size knows. So they are measured: linear layers,
     convolutions and transposed ones, in the order in which the network calls them, are each scaled by what they give
-    for `inputs`. The variance is the mean over the channels; the bias absorbs each channel's mean, where the layer
+    for the example. The variance is the mean over the channels; the bias absorbs each channel's mean, where the layer
     has one that is not truncated (a truncated one is scaled along). Batch norm after a layer takes its scale away:
     such networks need none of this.
 
@@ -96,7 +103,8 @@ def lsuv_init(model: nn.Module, *inputs: Tensor) -> dict[str, float]:
 
     Args:
         model: a regularised network, before training.
-        inputs: what it is called with: a batch of a few hundred different images.
+        example_input: a batch of a few hundred different images, or what else the network takes: several tensors as a
+            tuple, or by name as a dict.
 
     Returns:
         What each weight was multiplied by, by the tensor's name.
@@ -106,14 +114,14 @@ def lsuv_init(model: nn.Module, *inputs: Tensor) -> dict[str, float]:
         ArgumentError: a layer gives the same, or no finite, numbers for all inputs. The model is then unchanged.
     """
     model = source_of(model)  # a fused view runs parts of layers
-    layers = _layers(model)
+    layers, given = _layers(model), example_inputs(example_input)
     before = {id(held): (held, held.detach().clone()) for layer in layers for held in _held(layer)}
     measurement = _Measurement()
     try:
         with ExitStack() as hooks, evaluating(model), torch.no_grad():
             for layer in layers:
                 hooks.enter_context(layer.module.register_forward_hook(measurement.hook(layer)))
-            model(*inputs)
+            given.run(model)
         if not measurement.factors:
             raise StructureError("the network called no layer with a truncated weight for these inputs")
     except BaseException:
@@ -188,14 +196,15 @@ def _moments(outputs: Tensor, name: str) -> tuple[Tensor, float]:
     )
 
 
-def initialize_norms(model: nn.Module, std: float = 1.0) -> list[str]:
+def initialize_norms(model: nn.Module, std: float = 1.0, *, generator: torch.Generator | None = None) -> list[str]:
     """Add normal noise to the gains and biases of batch norm (changes the model), before training.
 
-    Each number gets independent noise from torch's global generator. Frozen gains and biases stay as they are.
+    Each number gets independent noise. Frozen gains and biases stay as they are.
 
     Args:
         model: a network before training.
         std: standard deviation of the noise, above 0. By custom gains begin at 1, and what they scale has variance 1.
+        generator: of the draws, on the device of the gains; torch's global one when None.
 
     Returns:
         Names of the layers that were changed.
@@ -216,7 +225,8 @@ def initialize_norms(model: nn.Module, std: float = 1.0) -> list[str]:
     with torch.no_grad():
         for name in changed:
             for part in norms[name]:
-                part.add_(torch.randn_like(part), alpha=float(std))
+                noise = torch.empty_like(part).normal_(generator=generator)
+                part.add_(noise, alpha=float(std))
     return changed
 
 

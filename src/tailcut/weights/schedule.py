@@ -325,7 +325,7 @@ def _belongs_to_vector(value: object, length: int) -> bool:
     return isinstance(value, torch.Tensor) and value.ndim == 1 and value.shape[0] == length
 
 
-def steps_to_reach(start: int, target: int, gamma: float) -> int:
+def steps_to_reach(start: int, target: int, gamma: float = 0.01) -> int:
     """Return the number of steps of the paper's schedule after which `start` coefficients round to `target`."""
     if start <= target:
         return 0

@@ -179,8 +179,7 @@ def test_keywords_that_may_be_none_and_outputs_by_their_keys(tmp_path: Path) -> 
     words, mask = torch.randint(0, 50, (2, 6)), torch.ones(2, 10)
     past = ((torch.rand(2, 4, 32), torch.rand(2, 4, 32)),)
     given = {"words": words, "mask": mask, "past": past}
-    report = export_onnx(model, tmp_path / "a.onnx", example_kwargs=given)
-    assert export_onnx(model, tmp_path / "b.onnx", example_input=given).inputs == report.inputs
+    report = export_onnx(model, tmp_path / "a.onnx", example_input=given)
     assert list(report.inputs) == ["words", "mask", "past_0_0", "past_0_1"]
     assert list(report.outputs) == ["logits", "mask_out", "past_0_0_out", "past_0_1_out"]
     session = onnxruntime.InferenceSession(tmp_path / "a.onnx")
@@ -197,12 +196,12 @@ def test_keywords_that_may_be_none_and_outputs_by_their_keys(tmp_path: Path) -> 
             np.testing.assert_allclose(one, two.numpy(), atol=1e-5)
 
 
-def test_arguments_by_place_and_by_keyword_and_switches(tmp_path: Path) -> None:
+def test_arguments_by_name_and_switches(tmp_path: Path) -> None:
     model = Dialogue()
     words = torch.randint(0, 50, (1, 6))
     labels = torch.randint(0, 50, (1, 6))
-    given = {"labels": labels, "use_cache": False}
-    report = export_onnx(model, tmp_path / "a.onnx", example_input=words, example_kwargs=given)
+    given = {"words": words, "labels": labels, "use_cache": False}
+    report = export_onnx(model, tmp_path / "a.onnx", example_input=given)
     assert list(report.inputs) == ["words", "labels"]
     assert report.outputs == {"logits": ("batch", "words_1", 50), "loss": ()}
     found = onnxruntime.InferenceSession(tmp_path / "a.onnx").run(
@@ -227,7 +226,7 @@ def test_networks_of_transformers(name: str, tmp_path: Path) -> None:
         model.set_attn_implementation("eager")
         given["decoder_input_ids"] = words[:, :5]
     regularize(model, keep_ratio=0.3)
-    export_onnx(model, tmp_path / "a.onnx", example_kwargs=given)
+    export_onnx(model, tmp_path / "a.onnx", example_input=given)
     num_texts = 2 if name == "t5" else 1  # T5's position biases fix the size of the batch
     named = {key: value[:num_texts, :4].numpy() for key, value in given.items() if isinstance(value, Tensor)}
     (found,) = onnxruntime.InferenceSession(tmp_path / "a.onnx").run(["logits"], named)
@@ -314,9 +313,11 @@ def test_the_published_unet_takes_less_than_30_kilobytes(carvana_root: Path, tmp
     ("options", "message"),
     [
         ({}, "needs example_input for a network that is not registered"),
-        ({"example_input": [1, 2]}, "must be a tensor or a tuple of tensors, got int, int"),
+        ({"example_input": [1, 2]}, "must be a tensor, or a tuple or dict of arguments with tensors, got int, int"),
         ({"example_input": ()}, "got nothing"),
-        ({"example_kwargs": [torch.ones(2, 5)]}, "example_kwargs must be a dict of arguments by name, .* got list"),
+        ({"example_input": {}}, "got dict"),
+        ({"example_input": {1: torch.ones(2, 5)}}, "has the arguments' names as keys, got \\[1\\]"),
+        ({"example_input": {"input": 3}}, "with tensors, got int"),
         ({"example_input": torch.ones(2, 5), "opset": 11}, "opset must be an integer from 18 to"),
         ({"example_input": torch.ones(2, 5), "opset": True}, "opset must be an integer"),
     ],

@@ -96,16 +96,16 @@ def test_bottleneck_takes_64_channels_unchanged_and_others_by_two_convolutions(
 def test_macs_of_resnet50_are_those_of_the_papers_networks(channels: int, strides: str, giga_macs: float) -> None:
     with torch.device("meta"):
         model = replace_stem(create_model("resnet50"), channels, strides=strides)
-    report = describe_stem(model, 448)
+    report = describe_stem(model, image_size=448)
     assert report.map_size == (56, 56)
     assert report.macs / 1e9 == pytest.approx(giga_macs, abs=0.006)
-    assert describe_stem(model, (445, 450)).map_size == (56, 57)
+    assert describe_stem(model, image_size=(445, 450)).map_size == (56, 57)
 
 
 def test_macs_of_mobilenet_are_those_of_the_paper_network() -> None:
     with torch.device("meta"):
         model = replace_stem(create_model("mobilenetv2"), 24)
-    report = describe_stem(model, 896)
+    report = describe_stem(model, image_size=896)
     assert report.map_size == (112, 112)
     stem = 112 * 112 * 3 * 32 * 9
     narrower = 112 * 112 * 8 * (9 + 16)  # the first block reads 24 instead of 32: depthwise 3 x 3, then 1 x 1 to 16
@@ -133,7 +133,7 @@ def test_vgg_keeps_what_follows_the_second_pooling(name: str) -> None:
     replace_stem(model, 24)
     assert all(isinstance(layer, nn.Identity) for layer in features[: pools[1] + 1])
     assert features[pools[1] + 1].in_channels == 24
-    report = describe_stem(model, 448)
+    report = describe_stem(model, image_size=448)
     assert report.map_size == tuple(rgb_maps.shape[2:])
     assert f"features.0 to features.{pools[1]}" in str(report)
 
@@ -453,7 +453,7 @@ def test_the_report_is_for_people_and_machines() -> None:
     model = replace_stem(
         create_model("resnet18", **SMALL), 24, gate=True, strides={"layer3.0.conv1": 1, "layer3.0.downsample.0": 1}
     )
-    report = describe_stem(model, 64)
+    report = describe_stem(model, image_size=64)
     assert report.to_dict()["removed"] == ["conv1", "bn1", "relu", "maxpool"]
     assert report.changed[:2] == ("layer1.0.conv1 (24 to 4)", "layer1.0.downsample (24 to 4)")
     assert "gated" in str(report)
@@ -472,7 +472,7 @@ def test_the_example_of_a_network_that_reads_channels() -> None:
         with pytest.raises(ArgumentError, match="side of an image"):
             replace_stem(create_model("resnet18", **SMALL), 24, image_size=wrong)  # type: ignore[arg-type]
         with pytest.raises(ArgumentError, match="side of an image"):
-            describe_stem(model, wrong)  # type: ignore[arg-type]
+            describe_stem(model, image_size=wrong)  # type: ignore[arg-type]
 
 
 def test_example_of_own_networks_is_a_photo() -> None:

@@ -269,7 +269,7 @@ def test_norms_are_measured_for_the_parameters_that_are_packed(
     packed = load(tmp_path / "run" / "model.tailcut")
     before = {name: value.clone() for name, value in packed.named_buffers() if "running" in name}
     assert before
-    recalibrate(packed, network_inputs(packed, colours, 8, 3, recipe.training.seed), 3)
+    recalibrate(packed, network_inputs(packed, colours, 8, 3, recipe.training.seed), num_batches=3)
     for name, value in before.items():
         torch.testing.assert_close(packed.get_buffer(name), value, rtol=1e-4, atol=1e-5)
 
@@ -347,7 +347,7 @@ def test_norms_behind_a_gate_are_measured_as_it_evaluates(
     train(recipe, tmp_path / "run", devices=Devices("cpu"))
     packed = load(tmp_path / "run" / "model.tailcut")
     before = {name: value.clone() for name, value in packed.named_buffers() if "running" in name}
-    recalibrate(packed, network_inputs(packed, colours, 8, 3, recipe.training.seed), 3)
+    recalibrate(packed, network_inputs(packed, colours, 8, 3, recipe.training.seed), num_batches=3)
     for name, value in before.items():
         torch.testing.assert_close(packed.get_buffer(name), value)
 

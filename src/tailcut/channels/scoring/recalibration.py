@@ -18,7 +18,7 @@ def norms_with_statistics(network: nn.Module) -> list[_BatchNorm]:
 
 
 def recalibrate(
-    model: nn.Module, loader: Loader, num_batches: int | None = None, *, inputs: Choose | None = None
+    model: nn.Module, loader: Loader, *, num_batches: int | None = None, inputs: Choose | None = None
 ) -> int:
     """Replace the running statistics of batch norm by the mean over batches. Changes the module.
 

@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> Report:
     if arguments.to == "c":
         from tailcut.export_c import export_c
 
-        settings = {"size": arguments.size, "pixels": pixels, "arithmetic": arguments.arithmetic or "float32"}
+        settings = {"image_size": arguments.size, "pixels": pixels, "arithmetic": arguments.arithmetic or "float32"}
         return export_c(model, arguments.out, **settings)
     from tailcut.export_html import export_html
     from tailcut.format.load import read_contents
@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> Report:
     title = arguments.file if arguments.file.startswith("zoo:") else path.stem
     ends = () if level is None else read_contents(path, level).level_ends  # of a file without levels none
     file_bytes = ends[-1] if ends else path.stat().st_size
-    return export_html(model, arguments.out, size=arguments.size, title=title, file_bytes=file_bytes)
+    return export_html(model, arguments.out, image_size=arguments.size, title=title, file_bytes=file_bytes)
 
 
 def _size(text: str) -> tuple[int, int]:

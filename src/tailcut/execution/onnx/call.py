@@ -60,9 +60,7 @@ class Call:
             self.names = ("pixels", *self.names[1:])
         self.tensors = tuple(self._leaves[place] for place in self._places)
         if not self.tensors:
-            raise ArgumentError(
-                "the example holds no tensor: example_input and example_kwargs give the tensors of a call"
-            )
+            raise ArgumentError("the example holds no tensor: example_input gives the tensors of a call")
 
     def run(self, network: nn.Module, tensors: Sequence[Tensor]) -> Any:
         """Run the network on such tensors, all else as in the example."""
@@ -141,7 +139,7 @@ def named_tensors(result: Any, network: str) -> Iterator[tuple[str, Tensor]]:
             raise StructureError(
                 f"{network} cannot be exported: it returns a {type(value).__name__}{where}, and an ONNX file returns "
                 "tensors only; let the network return tensors in tuples and dicts, or ask it by an argument to leave "
-                "this out (example_kwargs={'use_cache': False} for caches of transformers)"
+                "this out (example_input={**inputs, 'use_cache': False} for caches of transformers)"
             )
         num += 1
         yield _output_name(path), value
@@ -196,8 +194,8 @@ def _argument_names(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str
         signature.bind(*args, **kwargs)
     except TypeError as error:
         raise ArgumentError(
-            f"the example does not fit {type(network).__name__}.forward{signature}: {error}; example_input gives the "
-            "arguments by their place, example_kwargs by their name"
+            f"the example does not fit {type(network).__name__}.forward{signature}: {error}; example_input is a "
+            "tensor, a tuple of arguments or a dict of them by name"
         ) from error
     words = {name: name for name in kwargs}
     parameters = [each for each in signature.parameters.values() if each.kind != each.KEYWORD_ONLY]

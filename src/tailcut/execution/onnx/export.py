@@ -88,7 +88,6 @@ def export_onnx(
     path: str | Path,
     *,
     example_input: Any = None,
-    example_kwargs: Mapping[str, Any] | None = None,
     opset: int = DEFAULT_OPSET,
     dynamic: bool = True,
     pixels: bool = False,
@@ -110,11 +109,9 @@ def export_onnx(
             tensors it is exported as it is.
         path: the file to write, whole or not at all.
         example_input: a tensor; for a network with several inputs a tuple of arguments, or a dict of them by name. The
-            batch is first. Ones of the registered shape for a registered model when neither this nor `example_kwargs`
-            is given.
+            batch is first. Ones of the registered shape for a registered model when None.
             At a batch of 1 the image is taken twice for tracing. Each tensor in it becomes an input, also in lists,
             tuples and dicts; None, numbers and strings stay as they are.
-        example_kwargs: arguments by keyword, beside those of `example_input`.
         opset: version of ONNX's operators, from 18.
         dynamic: let every size of the inputs vary that the network lets vary (the report says which: for example
             "batch", "height"). An axis of size 1 in the example never varies, the batch excepted.
@@ -140,12 +137,10 @@ def export_onnx(
     check_output_path(path)  # the export takes up to minutes
     _check_opset(opset)
     source = _source(model)
-    if isinstance(example_input, Mapping):
-        example_input, example_kwargs = None, {**example_input, **(example_kwargs or {})}
-    example = _example(source, example_input, example_kwargs, pixels=pixels)
+    arguments, by_name = _example(source, example_input, pixels=pixels)
     tensors = truncated_tensors(source)
     dense = in_evaluation(to_dense(source))
-    call = Call(dense, example, example_kwargs or {}, pixels=pixels)
+    call = Call(dense, arguments, by_name, pixels=pixels)
     with silenced() as loudly:
         program = trace(dense, call, opset=opset, dynamic=dynamic, tell=loudly(tell))
         loudly(tell)("making it small")
@@ -205,32 +200,34 @@ def _check_opset(opset: int) -> None:
         )
 
 
-def _example(model: nn.Module, example_input: Any, example_kwargs: Any, *, pixels: bool) -> tuple[Any, ...]:
-    if example_kwargs is not None and not (
-        isinstance(example_kwargs, Mapping) and all(isinstance(name, str) for name in example_kwargs)
-    ):
-        raise ArgumentError(
-            "example_kwargs must be a dict of arguments by name, such as {'input_ids': tensor}, got "
-            f"{type(example_kwargs).__name__}"
-        )
-    if example_input is None and example_kwargs:
-        return ()
+def _example(model: nn.Module, example_input: Any, *, pixels: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of the example call, by place and by name."""
     if example_input is None:
-        shape = example_shape(model)
-        if shape is None:
-            raise ArgumentError(
-                "export_onnx needs example_input for a network that is not registered: a tensor (or a tuple of "
-                "tensors) of a shape that the network takes, batch first; or example_kwargs, arguments by name"
-            )
-        if pixels:
-            shape = (shape[0], *(image_shape(model) or shape[1:]))
-        like = next(model.parameters(), torch.empty(0))
-        return (torch.ones(shape, dtype=like.dtype, device=like.device),)
-    example = tuple(example_input) if isinstance(example_input, (tuple, list)) else (example_input,)
-    if not any(isinstance(value, Tensor) for value in pytree.tree_leaves((example, example_kwargs))):
-        kinds = ", ".join(type(value).__name__ for value in example) or "nothing"
-        raise ArgumentError(f"example_input must be a tensor or a tuple of tensors, got {kinds}")
-    return example
+        return (_registered_example(model, pixels=pixels),), {}
+    by_name = example_input if isinstance(example_input, Mapping) else {}
+    if not all(isinstance(name, str) for name in by_name):
+        raise ArgumentError(f"a dict as example_input has the arguments' names as keys, got {list(by_name)!r}")
+    several = isinstance(example_input, (tuple, list))
+    arguments = tuple(example_input) if several else () if by_name else (example_input,)
+    if not any(isinstance(value, Tensor) for value in pytree.tree_leaves((arguments, dict(by_name)))):
+        kinds = ", ".join(type(value).__name__ for value in (*arguments, *by_name.values())) or "nothing"
+        raise ArgumentError(
+            f"example_input must be a tensor, or a tuple or dict of arguments with tensors, got {kinds}"
+        )
+    return arguments, dict(by_name)
+
+
+def _registered_example(model: nn.Module, *, pixels: bool) -> Tensor:
+    shape = example_shape(model)
+    if shape is None:
+        raise ArgumentError(
+            "export_onnx needs example_input for a network that is not registered: a tensor of a shape that the "
+            "network takes, batch first; or a tuple of arguments, or a dict of them by name"
+        )
+    if pixels:
+        shape = (shape[0], *(image_shape(model) or shape[1:]))
+    like = next(model.parameters(), torch.empty(0))
+    return torch.ones(shape, dtype=like.dtype, device=like.device)
 
 
 def _shrink(program: "ir.Model", tensors: Sequence[TruncatedTensor], names: Sequence[str]) -> dict[str, str]:

@@ -96,7 +96,7 @@ def _others_of(
     named = dict(zip((entry.name for entry in tensors.coefficients), counts, strict=True))
     for tensor in truncated_tensors(smaller):
         set_length(tensor.holder, tensor.truncation, named[tensor.name])
-    recalibrate(smaller, batches, None)
+    recalibrate(smaller, batches)
     return network_tensors(smaller, list(edits)).others
 
 

@@ -211,12 +211,12 @@ def replace_stem(
     return model
 
 
-def describe_stem(model: nn.Module, size: int | tuple[int, int] | None = None) -> StemReport:
+def describe_stem(model: nn.Module, *, image_size: int | tuple[int, int] | None = None) -> StemReport:
     """Report the channels that a network with a replaced stem reads, and their cost. Does not change the model.
 
     Args:
         model: changed by `replace_stem`, `transplant_stem` or `convert_patch_embedding`, or loaded from a file.
-        size: side of the image, or (height, width), in pixels; not every network takes every size. None: the
+        image_size: side of the image, or (height, width), in pixels; not every network takes every size. None: the
             size that the model was made for, see `replace_stem`.
 
     Raises:
@@ -228,7 +228,7 @@ def describe_stem(model: nn.Module, size: int | tuple[int, int] | None = None) -
     if transform is None or edit is None:
         raise StructureError("the model reads pixels: its stem was not replaced")
     own = edit.map_size[0] * BLOCK_SIZE, edit.map_size[1] * BLOCK_SIZE
-    image_size, map_size = _map_size(own if size is None else size)
+    image_size, map_size = _map_size(own if image_size is None else image_size)
     changed = [f"{layer.name} ({layer.in_channels} to {layer.out_channels})" for layer in edit.resized]
     changed += [
         f"{item.name}.{item.attribute} ({item.in_channels} to {item.out_channels})" for item in edit.projections

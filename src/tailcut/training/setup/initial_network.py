@@ -250,7 +250,7 @@ def _prune(model: nn.Module, section: PruningSection, dataset: Dataset, seed: in
             ignore=section.ignore,
         )
         if section.recalibrate:
-            recalibrate(model, images(), section.num_batches)
+            recalibrate(model, images(), num_batches=section.num_batches)
     except (ArgumentError, StructureError) as error:
         raise RecipeError(f"pruning: {error}") from error
     logger.info("%s", report)

@@ -161,7 +161,7 @@ class DetectionTrainer(Trainer):
 
     def _recalibrate(self, size: int, count: int) -> None:
         numbers = random_batches(self.data.train, size, count, self.recipe.training.seed)
-        recalibrate(_ByNumber(self.detector, self.images), numbers, count)
+        recalibrate(_ByNumber(self.detector, self.images), numbers, num_batches=count)
 
     def _evaluate(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
         return evaluate_detector(model, check_boxes(self.detector, dataset), share=share_of(self.fabric))

@@ -98,7 +98,7 @@ class GanTrainer(Trainer):
         """Measure the generator's statistics on random codes. The discriminator's are left: nothing evaluates it."""
         random = torch.Generator().manual_seed(self.recipe.training.seed)
         codes = (torch.randn(size, self.code_size, generator=random).to(self.fabric.device) for _ in range(count))
-        recalibrate(self.networks.generator, codes, count)
+        recalibrate(self.networks.generator, codes, num_batches=count)
 
     def _evaluate(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
         network = model.generator if isinstance(model, GanNetworks) else model

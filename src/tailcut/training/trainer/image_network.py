@@ -85,7 +85,7 @@ class ImageNetwork:
 
     def recalibrate(self, execution: Execution, size: int, count: int) -> None:
         """Measure batch norm's statistics on `count` batches of `size` inputs (changes the model)."""
-        recalibrate(trained_as(execution, self.model), self.inputs(size, count), count)
+        recalibrate(trained_as(execution, self.model), self.inputs(size, count), num_batches=count)
 
     def inputs(self, size: int, count: int) -> Iterator[Tensor]:
         """Yield `count` batches of `size` training images as the network reads them."""
