@@ -50,7 +50,7 @@ ZOO = {
 @pytest.mark.parametrize("name", ZOO)
 def test_networks_of_the_zoo(name: str, tmp_path: Path) -> None:
     model = tailcut.load(f"zoo:{name}")
-    difference, report = compare(model, tmp_path, options=optimized(name), size=ZOO[name])
+    difference, report = compare(model, tmp_path, options=optimized(name), image_size=ZOO[name])
     assert difference < CLOSE
     if "-ref" not in name:
         assert sum(report.flash_bytes.values()) < report.dense_weight_bytes / 15
@@ -61,7 +61,7 @@ def test_networks_of_the_zoo(name: str, tmp_path: Path) -> None:
 def test_pixels_become_frequency_channels(chroma: str, size: tuple[int, int] | None, tmp_path: Path) -> None:
     model = tailcut.create_model("resnet50", width=4, small_input=True)
     replace_stem(model, BlockDCT(24, chroma=chroma), image_size=64)  # type: ignore[arg-type]
-    difference, report = compare(lively(with_statistics(model)), tmp_path, pixels=True, size=size)
+    difference, report = compare(lively(with_statistics(model)), tmp_path, pixels=True, image_size=size)
     assert report.input_shape == (3, *(size or (64, 64)))
     assert difference < CLOSE
 
@@ -131,7 +131,7 @@ def test_registered_networks(
     torch.manual_seed(0)
     model = lively(tailcut.create_model(name, **arguments))
     tailcut.regularize(model, num_kept=40)
-    difference, _ = compare(enliven(model), tmp_path, size=size)
+    difference, _ = compare(enliven(model), tmp_path, image_size=size)
     assert difference < CLOSE
 
 

@@ -181,7 +181,7 @@ def test_an_input_of_fewer_bits_is_the_same_in_c(tmp_path: Path) -> None:
 def test_masks_of_the_unet_are_those_of_float32(tmp_path: Path) -> None:
     model = tailcut.load("zoo:unet-759-float16")
     noise = np.random.default_rng(0).integers(0, 1 << 15, (2, 3, 48, 40))
-    check_same(model, tmp_path, np.concatenate([noise, noise - (1 << 14)]), size=(48, 40))
+    check_same(model, tmp_path, np.concatenate([noise, noise - (1 << 14)]), image_size=(48, 40))
     y, x = torch.meshgrid(torch.linspace(-1, 1, 96), torch.linspace(-1, 1, 96), indexing="ij")
     image = torch.stack([torch.exp(-3 * (y**2 + x**2)), 0.5 + 0.4 * y, 0.5 - 0.3 * x])[None]
     with torch.no_grad():
@@ -191,7 +191,7 @@ def test_masks_of_the_unet_are_those_of_float32(tmp_path: Path) -> None:
     assert (found.argmax(1) != wanted.argmax(1)).float().mean() < 0.005
 
 
-SMALL = {"size": (16, 12)}  # on fewer pixels a network has the same layers, and odd sizes among its maps
+SMALL = {"image_size": (16, 12)}  # on fewer pixels a network has the same layers, and odd sizes among its maps
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_registered_networks(
 
 
 def test_pixels_of_a_network_on_channels(tmp_path: Path) -> None:
-    check_same(tailcut.load("zoo:cifar10-resnet20-combined"), tmp_path, pixels=True, size=(40, 37))
+    check_same(tailcut.load("zoo:cifar10-resnet20-combined"), tmp_path, pixels=True, image_size=(40, 37))
 
 
 @given(data=st.data())

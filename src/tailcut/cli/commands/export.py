@@ -49,13 +49,17 @@ def add_parser(commands: Commands) -> None:
         help="c: integer computes with integers alone, for processors without a floating-point unit (default: float32)",
     )
     parser.add_argument(
-        "--size", type=_size, metavar="HxW", help="c, html: height and width of the input, such as 96x96"
+        "--size",
+        dest="image_size",
+        type=_size,
+        metavar="HxW",
+        help="c, html: height and width of the input, such as 96x96",
     )
     add_level(parser)
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    if arguments.size is not None and arguments.to not in SIZED:
+    if arguments.image_size is not None and arguments.to not in SIZED:
         raise ArgumentError(f"--size is for --to {' and '.join(SIZED)}; --to {arguments.to} takes no --size")
     if arguments.input is not None and arguments.to not in WITH_INPUT:
         raise ArgumentError(f"--input is for --to {' and '.join(WITH_INPUT)}; --to {arguments.to} takes no --input")
@@ -75,7 +79,11 @@ def run(arguments: argparse.Namespace) -> Report:
     if arguments.to == "c":
         from tailcut.export_c import export_c
 
-        settings = {"image_size": arguments.size, "pixels": pixels, "arithmetic": arguments.arithmetic or "float32"}
+        settings = {
+            "image_size": arguments.image_size,
+            "pixels": pixels,
+            "arithmetic": arguments.arithmetic or "float32",
+        }
         return export_c(model, arguments.out, **settings)
     from tailcut.export_html import export_html
     from tailcut.format.load import read_contents
@@ -84,7 +92,7 @@ def run(arguments: argparse.Namespace) -> Report:
     title = arguments.file if arguments.file.startswith("zoo:") else path.stem
     ends = () if level is None else read_contents(path, level).level_ends  # of a file without levels none
     file_bytes = ends[-1] if ends else path.stat().st_size
-    return export_html(model, arguments.out, image_size=arguments.size, title=title, file_bytes=file_bytes)
+    return export_html(model, arguments.out, image_size=arguments.image_size, title=title, file_bytes=file_bytes)
 
 
 def _size(text: str) -> tuple[int, int]:
