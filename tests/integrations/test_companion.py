@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 import tailcut
-from tailcut.integrations.companion import EpochCuts, warn_if_unfinished, write_companion
+from tailcut.errors import ArgumentError
+from tailcut.integrations.companion import EpochCuts, check_settings, warn_if_unfinished, write_companion
 
 
 def network() -> nn.Module:
@@ -54,3 +55,13 @@ def test_the_file_lies_in_the_folder_which_is_made(tmp_path: Path) -> None:
     rate_loss = tailcut.RateLoss(model, target_bytes=700, num_steps=2)
     write_companion(model, tmp_path, rate_loss, {})
     assert tailcut.inspect(tmp_path / "model.tailcut").tensors[0].dtype == "quantized"
+
+
+def test_settings_that_the_file_does_not_take_are_told_before_the_training() -> None:
+    check_settings(None, {"dtype": "float16", "other_dtype": "float16", "metadata": {"a": 1}})
+    with pytest.raises(ArgumentError, match=r"PackCallback takes no folder; it takes dtype, .*levels"):
+        check_settings(None, {"folder": "a", "dtype": "float16"})
+    loss = tailcut.RateLoss(network(), target_bytes=300, num_steps=10)
+    check_settings(loss, {"loader": [torch.rand(2, 30)], "num_gradients": 20})
+    with pytest.raises(ArgumentError, match="PackCallback takes no dtype; it takes loader, num_gradients"):
+        check_settings(loss, {"dtype": "float16"})

@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from tailcut.compression import RateLoss
+from tailcut.errors import ArgumentError
 from tailcut.files import make_folder
 from tailcut.format import SaveReport, save
 from tailcut.runs import Run
@@ -60,6 +62,15 @@ def warn_if_unfinished(schedule: TailTruncation) -> None:
             f"{sum(schedule.num_kept.values()):,}",
             f"{sum(schedule.targets.values()):,}",
         )
+
+
+def check_settings(rate_loss: RateLoss | None, settings: Mapping[str, Any]) -> None:
+    """Raise `ArgumentError` for settings that `write_companion` does not take: the first checkpoint may be hours away."""
+    taken = signature(save if rate_loss is None else rate_loss.save).parameters
+    own = [name for name, each in taken.items() if each.kind == each.KEYWORD_ONLY or name == "loader"]
+    unknown = [name for name in settings if name not in own]
+    if unknown:
+        raise ArgumentError(f"PackCallback takes no {', '.join(unknown)}; it takes {', '.join(own)}")
 
 
 def write_companion(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tailcut.compression import RateLoss
 from tailcut.errors import MissingExtraError
-from tailcut.integrations.companion import EpochCuts, warn_if_unfinished, write_companion
+from tailcut.integrations.companion import EpochCuts, check_settings, warn_if_unfinished, write_companion
 from tailcut.structure import check_module
 from tailcut.weights import TailTruncation
 
@@ -155,6 +155,7 @@ class PackCallback(Callback):
         self, model: nn.Module, *, folder: str | Path | None = None, rate_loss: RateLoss | None = None, **settings: Any
     ) -> None:
         check_module("PackCallback", model)
+        check_settings(rate_loss, settings)
         self.model, self.folder, self.rate_loss, self.settings = model, folder, rate_loss, settings
 
     def on_save_checkpoint(self, trainer: "Trainer", pl_module: "LightningModule", checkpoint: dict[str, Any]) -> None:

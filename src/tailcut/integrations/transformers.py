@@ -15,7 +15,7 @@ from torch import nn
 from tailcut.compression import RateLoss
 from tailcut.errors import MissingExtraError
 from tailcut.format.conversion.checkpoints import load_plain
-from tailcut.integrations.companion import EpochCuts, warn_if_unfinished, write_companion
+from tailcut.integrations.companion import EpochCuts, check_settings, warn_if_unfinished, write_companion
 from tailcut.structure import check_module
 from tailcut.weights import TailTruncation
 
@@ -174,6 +174,7 @@ class PackCallback(TrainerCallback):
 
     def __init__(self, model: nn.Module, *, rate_loss: RateLoss | None = None, **settings: Any) -> None:
         check_module("PackCallback", model)
+        check_settings(rate_loss, settings)
         self.model, self.rate_loss, self.settings = model, rate_loss, settings
 
     def on_save(
