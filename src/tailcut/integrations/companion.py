@@ -65,7 +65,7 @@ def warn_if_unfinished(schedule: TailTruncation) -> None:
 
 
 def check_settings(rate_loss: RateLoss | None, settings: Mapping[str, Any]) -> None:
-    """Raise `ArgumentError` for settings that `write_companion` does not take: the first checkpoint may be hours away."""
+    """Raise `ArgumentError` for settings that `write_companion` does not take: the first checkpoint is hours away."""
     taken = signature(save if rate_loss is None else rate_loss.save).parameters
     own = [name for name, each in taken.items() if each.kind == each.KEYWORD_ONLY or name == "loader"]
     unknown = [name for name in settings if name not in own]
