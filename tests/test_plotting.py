@@ -1,6 +1,7 @@
 """Figures are written whole."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,9 @@ from PIL import Image
 
 from tailcut.errors import ArgumentError, MissingExtraError
 from tailcut.plotting import new_figure, write_figure
+from tailcut.tasks.attack import AttackPlan, attack_files
+from tailcut.tasks.prediction.explain import explain_files
+from tailcut.tasks.score import score_file
 
 
 def test_a_figure_is_a_png_of_the_wanted_size(tmp_path: Path) -> None:
@@ -47,3 +51,21 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match=r"a line needs the package 'matplotlib': pip install '\.\[plots\]'"):
         new_figure("a line", (3, 2))
+
+
+def test_the_tasks_ask_for_matplotlib_before_they_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for module in ("attack", "prediction.explain", "score"):
+        for work in ("load", "open_network", "open_dataset"):
+            monkeypatch.setattr(f"tailcut.tasks.{module}.{work}", None, raising=False)
+    out, image = tmp_path / "a.json", tmp_path / "a.png"
+    tasks: list[Callable[[], object]] = [
+        lambda: attack_files(["zoo:lenet5-776"], "digits", plan=AttackPlan(), out=image, device="cpu"),
+        lambda: explain_files(["zoo:lenet5-776"], "digit.png", image, device="cpu"),
+        lambda: score_file("zoo:lenet5-776", out, "digits", plot=image, device="cpu"),
+    ]
+    for task in tasks:
+        with pytest.raises(MissingExtraError, match=r"pip install '\.\[plots\]'"):
+            task()
+    assert not list(tmp_path.iterdir())

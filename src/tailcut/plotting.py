@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tailcut.errors import MissingExtraError
-from tailcut.files import write_atomically
+from tailcut.files import check_output_path, write_atomically
 
 
 def import_matplotlib(what: str) -> Any:
@@ -39,6 +39,17 @@ def new_figure(what: str, size: tuple[float, float]) -> Any:
     figure = matplotlib.figure.Figure(figsize=size, layout="constrained", facecolor="white")
     matplotlib.backends.backend_agg.FigureCanvasAgg(figure)
     return figure
+
+
+def check_figure_path(path: str | Path, what: str) -> None:
+    """Raise an error if `what` cannot be drawn there as a PNG; for what would notice only after hours of work.
+
+    Raises:
+        ArgumentError, OSError: as `check_output_path`.
+        MissingExtraError: matplotlib is not installed.
+    """
+    check_output_path(path, ".png")
+    import_matplotlib(what)
 
 
 def write_figure(figure: Any, path: str | Path) -> None:

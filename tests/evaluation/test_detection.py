@@ -1,6 +1,7 @@
 import contextlib
 import io
 import json
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor
 
 import tailcut
 from tailcut.data import CocoDataset, open_dataset, reading
-from tailcut.errors import ArgumentError, DataError
+from tailcut.errors import ArgumentError, DataError, MissingExtraError
 from tailcut.evaluation.detection import (
     Kind,
     average_precision,
@@ -34,6 +35,8 @@ from tailcut.runtime.share import Share
 from tailcut.tasks.attack import AttackPlan, attack_files
 from tailcut.tasks.compress import compress_file
 from tailcut.tasks.prediction.explain import explain_files
+from tailcut.training.setup.data import TrainingData
+from tailcut.training.trainer.detection import check_objects
 
 HERE = ("AP", "AP50", "AP75", "APS", "APM")  # there is no large object in the small data set
 
@@ -302,3 +305,12 @@ def test_the_level_of_a_detector_is_in_the_report(level: int | None, name: str, 
     tailcut.save(model, tmp_path / "a.tailcut", levels=(0.5,))
     report = evaluate_file(tmp_path / "a.tailcut", "coco", roots=tmp_path, device="cpu", level=level)
     assert report.source == str(tmp_path / name)
+
+
+def test_pycocotools_is_asked_for_before_the_images(small: CocoDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    monkeypatch.setattr("tailcut.evaluation.detection.images_in_order", None)
+    with pytest.raises(MissingExtraError, match="COCO's average precision needs the package 'pycocotools'"):
+        evaluate_detector(faster_rcnn(**TINY), small)
+    with pytest.raises(MissingExtraError, match="pycocotools"):
+        check_objects(faster_rcnn(**TINY), TrainingData(small, None, small, 1))

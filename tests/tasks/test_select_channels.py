@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,6 @@ from tailcut.inputs.stem.edit import transform_of
 from tailcut.inputs.stem.replace import replace_stem
 from tailcut.runs import Run
 from tailcut.structure import create_model
-from tailcut.tasks import select_channels as selecting
 from tailcut.tasks.select_channels import select_channels
 
 
@@ -138,10 +138,8 @@ def test_what_cannot_be_written_is_told_before_the_pass(
         with pytest.raises(ArgumentError, match="expected 1 to 24 channels"):
             select_channels(tmp_path / "gate.tailcut", out, num_channels=25, **settings)  # type: ignore[arg-type]
 
-    def broken(*args: object, **kwargs: object) -> None:
-        raise MissingExtraError("heat maps", "matplotlib", "plots")
-
-    monkeypatch.setattr(selecting, "draw_heat_maps", broken)
+    monkeypatch.setattr(FrequencyGate, "measure", measured)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingExtraError):
         select_channels(
             tmp_path / "gate.tailcut",

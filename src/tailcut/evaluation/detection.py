@@ -128,6 +128,7 @@ def evaluate_detector(
     network = runnable(model, share.device, dense=True)
     if not isinstance(network, Detector):
         raise ArgumentError(f"expected a detector, got {type(model).__name__}")
+    check_pycocotools()
     check_class_names(model, dataset)
     check_finite(network)
     findings: list[Finding] = []
@@ -243,6 +244,11 @@ def _indexed(content: dict[str, Any]) -> Any:
     coco.dataset = content
     coco.createIndex()
     return coco
+
+
+def check_pycocotools() -> None:
+    """Raise `MissingExtraError` if pycocotools is not installed, which measures what a detector finds in the end."""
+    _pycocotools("coco")
 
 
 def _pycocotools(name: str) -> Any:

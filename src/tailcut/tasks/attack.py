@@ -32,9 +32,8 @@ from tailcut.evaluation.evaluate import (
 )
 from tailcut.evaluation.metrics import StreamingMean, accuracy
 from tailcut.evaluation.pixel_inputs import ImageReader
-from tailcut.files import check_output_path
 from tailcut.format import load
-from tailcut.plotting import new_figure, write_figure
+from tailcut.plotting import check_figure_path, new_figure, write_figure
 from tailcut.printing import Report, table
 from tailcut.reports.networks import check_named_once
 from tailcut.runtime.progress import Progress, live_progress
@@ -46,6 +45,7 @@ EPSILONS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)  # those of the paper's Table 
 NUM_STEPS = 10
 REACH = 2.5  # all steps of PGD together reach this many epsilon, as in Madry et al.
 BATCH_SIZE = 250
+FIGURE = "the curves of an attack"
 
 
 @dataclass(frozen=True)
@@ -298,7 +298,7 @@ def attack_files(
     """
     start, place = time.perf_counter(), choose_device(device)
     if out is not None:
-        check_output_path(out, ".png")
+        check_figure_path(out, FIGURE)
     check_named_once(files)
     dataset = open_dataset(data, split, roots=roots, download=download)
     if num_images is not None:
@@ -337,7 +337,7 @@ def draw_curves(report: AttackReport, path: str | Path) -> None:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    figure = new_figure("the curves of an attack", (6, 4))
+    figure = new_figure(FIGURE, (6, 4))
     panel = figure.subplots()
     for curve in report.curves:
         # Matplotlib leaves names that begin with an underscore out of a legend.

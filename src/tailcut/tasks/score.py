@@ -14,6 +14,7 @@ from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, choose_device
 from tailcut.evaluation.random_batches import BATCH_SIZE, SPLIT, network_inputs
 from tailcut.files import check_output_path
 from tailcut.format.open_network import open_network
+from tailcut.plotting import check_figure_path
 from tailcut.printing import Report
 from tailcut.runtime.progress import live_progress
 
@@ -92,7 +93,7 @@ def score_file(
     """
     check_output_path(out)
     if plot is not None:
-        check_output_path(plot, ".png")
+        check_figure_path(plot, "a plot of the scores")
     place = choose_device(device)
     method, num_batches = settings.get("method", SPECTRAL), settings.get("num_batches", NUM_BATCHES)
     if needs_loader(method) and data is None:

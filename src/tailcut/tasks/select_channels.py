@@ -14,6 +14,7 @@ from tailcut.format import load
 from tailcut.inputs.plots import draw_heat_maps
 from tailcut.inputs.selection.gate import FrequencyGate
 from tailcut.inputs.stem.edit import transform_of
+from tailcut.plotting import check_figure_path
 from tailcut.printing import Report
 from tailcut.runs import Run, packed_network
 from tailcut.runtime.progress import live_progress
@@ -104,7 +105,7 @@ def select_channels(
         raise ArgumentError(f"{source}: the network has no trained gate; train one with replace_stem(..., gate=True)")
     check_output_path(out)
     if heat_maps is not None:
-        check_output_path(heat_maps, ".png")
+        check_figure_path(heat_maps, "heat maps")
     gate.check_num_channels(num_channels)
     dataset = open_dataset(data or _data_of(source), split, roots=roots, download=download)
     activity = gate.measure(_batches(dataset, batch_size), transform=transform)

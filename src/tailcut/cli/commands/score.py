@@ -24,7 +24,9 @@ def add_parser(commands: Commands) -> None:
     )
     add_network(parser)
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="the JSON file to write")
-    parser.add_argument("--plot", metavar="IMAGE", help="draw the sorted scores of up to 12 layers as a PNG")
+    parser.add_argument(
+        "--plot", metavar="IMAGE", help="draw the sorted scores of up to 12 layers as a PNG; needs the extra plots"
+    )
     parser.add_argument("--method", choices=METHODS, default="spectral", help="the score (default: spectral)")
     add_images(parser)
     _add_formula(parser)

@@ -257,8 +257,7 @@ def check_magic(content: bytes) -> None:
         raise NotTailcutFileError("not a .tailcut file: it does not begin with the magic bytes 89 54 43 54")
     if len(content) > len(MAGIC) and content[len(MAGIC)] not in VERSIONS:
         raise UnsupportedVersionError(
-            f"the file has format version {content[len(MAGIC)]}, this Tailcut reads versions 1 to 3; "
-            "update tailcut (pip install -U tailcut)"
+            f"the file has format version {content[len(MAGIC)]}, this Tailcut reads versions 1 to 3; update Tailcut"
         )
 
 

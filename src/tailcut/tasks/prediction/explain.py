@@ -20,14 +20,15 @@ from tailcut.errors import ArgumentError, StructureError
 from tailcut.evaluation.evaluate import check_no_detector, choose_device, fitting, runnable
 from tailcut.evaluation.metrics import check_answers
 from tailcut.evaluation.pixel_inputs import image_shape, reader_of
-from tailcut.files import check_output_path
 from tailcut.format import load
-from tailcut.plotting import new_figure, write_figure
+from tailcut.plotting import check_figure_path, new_figure, write_figure
 from tailcut.printing import Report, table
 from tailcut.reports.networks import check_named_once
 from tailcut.structure import MAX_INPUT_PIXELS, check_pixels, name_of
 from tailcut.structure.views import unwrapped
 from tailcut.tasks.prediction.predict import shown_class
+
+FIGURE = "a heat map"
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ def explain_files(
     """
     if not files:
         raise ArgumentError("give at least one file to explain")
-    check_output_path(out, ".png")
+    check_figure_path(out, FIGURE)
     check_named_once(files)
     place = choose_device(device)
     panels: list[tuple[str, Tensor, HeatMap]] = []
@@ -256,7 +257,7 @@ def _focus(values: Tensor) -> tuple[float, float] | None:
 
 
 def _draw(panels: Sequence[tuple[str, Tensor, HeatMap]], explained: str, out: str | Path) -> None:
-    figure = new_figure("a heat map", (3.4 * (len(panels) + 1), 4.2))
+    figure = new_figure(FIGURE, (3.4 * (len(panels) + 1), 4.2))
     axes = figure.subplots(1, len(panels) + 1)
     for place, axis in enumerate(axes):
         title, image, heat = panels[max(0, place - 1)]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tailcut.channels import recalibrate
 from tailcut.data import CocoDataset, Dataset
 from tailcut.errors import ArgumentError, RecipeError, TailcutError
-from tailcut.evaluation.detection import evaluate_detector, images_in_order
+from tailcut.evaluation.detection import check_pycocotools, evaluate_detector, images_in_order
 from tailcut.evaluation.random_batches import random_batches
 from tailcut.format import load
 from tailcut.inputs.detection.detectors import Detector
@@ -194,7 +194,9 @@ def check_objects(detector: Detector, data: TrainingData) -> CocoDataset:
 
     Raises:
         RecipeError: see `check_boxes`; or there is nothing to measure it by.
+        MissingExtraError: pycocotools, which measures it, is not installed.
     """
+    check_pycocotools()
     for dataset in (data.test, data.held_out):
         if dataset is not None and not check_boxes(detector, dataset).has_objects:
             raise RecipeError(f"data: {dataset.name}, split {dataset.split}, has no objects to measure a detector by")
