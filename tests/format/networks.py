@@ -113,9 +113,9 @@ def same_bits(first: torch.Tensor, second: torch.Tensor) -> bool:
 
 
 @contextmanager
-def registered(name: str, cls: type[nn.Module]) -> Iterator[None]:
+def registered(name: str, cls: type[nn.Module], *, example_shape: tuple[int, ...] = (1, 4)) -> Iterator[None]:
     """A class that is registered for the time of the block."""
-    tailcut.register_model(name, example_shape=(1, 4))(cls)
+    tailcut.register_model(name, example_shape=example_shape)(cls)
     try:
         yield
     finally:

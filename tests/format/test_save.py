@@ -715,5 +715,5 @@ def test_a_type_of_coefficients_of_a_network_that_has_none_is_told(
     assert f"dtype={dtype} is the type of coefficients, and the network has none" in caplog.text
     caplog.clear()
     tailcut.save(regularized("lenet300", num_kept=9), tmp_path / "a.tailcut", dtype=dtype)
-    tailcut.save(nn.Linear(4, 4), tmp_path / "a.tailcut", dtype="float32", other_dtype=dtype)
+    tailcut.save(nn.Linear(4, 4), tmp_path / "a.tailcut", dtype=dtype, other_dtype=dtype)
     assert "the network has none" not in caplog.text

@@ -5,16 +5,18 @@ from typing import Any
 
 import pytest
 import torch
+from tests.format.networks import registered
 from torch import nn
 
 import tailcut
-from tailcut.errors import DivergedError
+from tailcut.errors import DivergedError, RecipeError
 from tailcut.format import load, save
 from tailcut.runs import Run
 from tailcut.structure import create_model
 from tailcut.training.recipe.schema import PackSection, Recipe
 from tailcut.training.result import make_result, num_kept, save_trained, trained_on
 from tailcut.training.setup.build import build_model
+from tailcut.training.train import train
 from tailcut.weights import truncate_norms
 
 MakeRecipe = Callable[..., Recipe]
@@ -84,3 +86,32 @@ def test_coefficients_of_norms_count_beside_those_of_weights(make_recipe: MakeRe
     told: dict[str, Any] = {"command": "", "device": "cpu", "num_devices": 1, "epochs": 1, "seconds": 1.0}
     result = make_result(make_recipe(), run, model, **told, split_sizes={}, metrics={}, validation={})
     assert (result.num_kept, result.num_other) == (30, 6)
+
+
+class Odd(nn.Module):
+    """Networks whose class does not make them again, or that no file holds."""
+
+    def __init__(self, *, num_classes: int = 10, odd: str = "meta") -> None:
+        super().__init__()
+        self.layer = nn.Linear(784, num_classes)
+        if odd == "meta":
+            self.rates = [value.item() for value in torch.linspace(0, 1, 3)]
+        else:
+            self.register_buffer("turn", torch.zeros(3, dtype=torch.complex64))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.layer(images.flatten(1))
+        return out
+
+
+@pytest.mark.parametrize("odd", ["meta", "complex"])
+def test_a_network_that_cannot_be_packed_is_refused_before_the_training(
+    odd: str, make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with registered("odd", Odd):
+        recipe = make_recipe(
+            f"model={{ name = 'odd', arguments = {{ odd = '{odd}' }} }}", "regularization=", "schedule="
+        )
+        monkeypatch.setattr("tailcut.training.trainer.base.Trainer.train_epochs", None)
+        with pytest.raises(RecipeError, match=r"^model: the trained network could not be packed: "):
+            train(recipe, tmp_path / "run")

@@ -153,7 +153,8 @@ def save(
         levels=levels,
         loader=loader,
     )
-    if report.num_truncated == 0 and asked_for not in (None, QUANTIZED_DTYPE, "float32", torch.float32):
+    is_plain = other_dtype is None and report.num_truncated == 0
+    if is_plain and asked_for not in (None, QUANTIZED_DTYPE, "float32", torch.float32):
         _log.warning(
             "dtype=%s is the type of coefficients, and the network has none: other_dtype= stores its weights so",
             asked_for,

@@ -18,7 +18,9 @@ from tailcut.files import check_output_path, write_atomically
 from tailcut.format import SaveReport, WriteSettings, inspect, load, write_network
 from tailcut.format.container.numbers import QUANTIZED_DTYPE
 from tailcut.format.conversion.checkpoints import check_numbers, named_tensors, read_state, with_tied
+from tailcut.format.network.tensors import current_tensors
 from tailcut.format.open_network import is_tailcut_file
+from tailcut.format.save_report import save_report
 from tailcut.printing import Report, named, sizes, table
 from tailcut.runs import Run
 from tailcut.structure import as_metadata, create_model, family, set_class_names, set_image_size
@@ -153,7 +155,9 @@ def pack(
         dtype = found.dtype if (max_bytes, step) == (None, None) else QUANTIZED_DTYPE
     if other_dtype is None and (dtype != QUANTIZED_DTYPE or rounds_again):
         other_dtype = found.other_dtype
-    if found.rate_loss is not None and is_as_it_was:
+    if found.finished is not None and is_as_it_was:
+        written = _copied(found.finished, out)
+    elif found.rate_loss is not None and is_as_it_was:
         written = found.rate_loss.save(out, metadata=found.metadata)
     else:
         settings: WriteSettings = {"max_bytes": max_bytes, "step": step, "levels": levels or found.levels}
@@ -195,7 +199,8 @@ class _Cut:
 class _Source:
     """A network to pack, the number types and levels to use where none are asked for, and the cut of plain weights.
 
-    Of a training for bytes `rate_loss` has the steps that it has learned.
+    Of a training for bytes `rate_loss` has the steps that it has learned; of a run that is finished, `finished` is its
+    file.
     """
 
     network: nn.Module
@@ -205,6 +210,14 @@ class _Source:
     metadata: dict[str, Any] = field(default_factory=dict)
     levels: tuple[float, ...] = ()
     rate_loss: RateLoss | None = None
+    finished: Path | None = None
+
+
+def _copied(file: Path, out: str | Path) -> SaveReport:
+    """Write the file of a finished run again: it has statistics and levels that were measured on the run's data."""
+    content, network = file.read_bytes(), load(file)
+    write_atomically(out, content)
+    return save_report(out, len(content), current_tensors(network))
 
 
 def _from_file(file: str | Path) -> _Source:
@@ -316,6 +329,9 @@ def _from_checkpoint(state: Mapping[str, Any], path: Path) -> _Source:
         schedule.finish()
     if isinstance(network, GanNetworks):
         network = network.generator
+    is_finished = state["epoch"] == recipe.training.epochs and run.result.is_file() and run.model.is_file()
+    if is_finished and recipe.compression is None:
+        _take_statistics(network, load(run.model))
     set_class_names(network, state.get("class_names"))
     set_image_size(network, state.get("image_size"))
     levels = tuple(recipe.pack.levels)
@@ -325,7 +341,17 @@ def _from_checkpoint(state: Mapping[str, Any], path: Path) -> _Source:
         recipe.pack.other_dtype,
         levels=levels,
         rate_loss=_rate_loss_of(recipe, network, state),
+        finished=run.model if is_finished else None,
     )
+
+
+def _take_statistics(network: nn.Module, finished: nn.Module) -> None:
+    """Give a network (it is changed) the running statistics of its run's file, measured after the last cut."""
+    measured = dict(finished.named_buffers())
+    with torch.no_grad():
+        for name, buffer in network.named_buffers():
+            if name in measured and measured[name].shape == buffer.shape:
+                buffer.copy_(measured[name])
 
 
 def _rate_loss_of(recipe: "Recipe", network: nn.Module, state: Mapping[str, Any]) -> RateLoss | None:

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from tailcut.errors import ArgumentError, DivergedError
-from tailcut.format import save
+from tailcut.errors import ArgumentError, DivergedError, RecipeError, StructureError
+from tailcut.format import encode_network, save
 from tailcut.model_inputs import Loader
 from tailcut.printing import is_fraction
 from tailcut.runs import Result, Run, tailcut_version
+from tailcut.structure import deepcopied
 from tailcut.training.recipe.schema import PackSection, Recipe
 from tailcut.training.setup.initial_network import parent_fingerprint
 from tailcut.training.setup.initialization import num_in_use
@@ -22,8 +23,28 @@ from tailcut.weights import kept_counts, norm_counts, truncated_tensors
 
 logger = logging.getLogger(__name__)
 
+EXACT = "--dtype float32 --other-dtype float32"
+
 FILE_LOSS = 0.02
 """What packing may cost of a metric between 0 and 1 before it is said; rounding costs a tenth of it."""
+
+
+def check_packable(network: nn.Module, section: PackSection) -> None:
+    """Refuse a network that no file can hold, or that its class does not make again, before it is trained.
+
+    Its numbers do not matter: a copy without them is packed into memory.
+
+    Raises:
+        RecipeError: says why.
+    """
+    try:
+        empty = deepcopied(network)
+        with torch.no_grad():
+            for value in empty.state_dict(keep_vars=True).values():
+                value.zero_()
+        encode_network(empty, dtype=section.dtype, other_dtype=section.other_dtype, levels=section.levels)
+    except (ArgumentError, StructureError) as error:
+        raise RecipeError(f"model: the trained network could not be packed: {error}") from error
 
 
 def save_trained(network: nn.Module, path: Path, run: Run, section: PackSection, loader: Loader | None = None) -> None:
@@ -43,7 +64,7 @@ def save_trained(network: nn.Module, path: Path, run: Run, section: PackSection,
         )
     except ArgumentError as error:
         raise DivergedError(
-            f"not packed: {error}. The checkpoint is kept: tailcut pack {run.path} -o FILE --dtype float32 "
+            f"not packed: {error}. The checkpoint is kept: tailcut pack {run.path} -o FILE {EXACT} "
             "packs it; or train anew in another folder with a lower optimizer.lr"
         ) from error
 
@@ -127,9 +148,10 @@ def warn_of_worse_file(run: Run, line: dict[str, Any], result: Result) -> None:
         if is_fraction(name) and before - packed.get(name, before) > FILE_LOSS:
             logger.warning(
                 "the packed network has %s %.2f %%, after the last epoch the trained one had %.2f %% on the same "
-                "images; its checkpoint is kept: tailcut pack %s -o FILE --dtype float32 packs it without rounding",
+                "images; its checkpoint is kept: tailcut pack %s -o FILE %s packs it without rounding",
                 name,
                 100 * packed[name],
                 100 * before,
                 run.path,
+                EXACT,
             )

@@ -256,3 +256,23 @@ def test_a_convolution_in_the_place_of_a_linear_layer_has_no_places() -> None:
         grad_cam(head, X, layer="2")
     with pytest.raises(StructureError, match="more than one place"):
         grad_cam(nn.Sequential(nn.Conv2d(3, 4, (12, 16)), nn.Flatten()), X)
+
+
+def test_maps_that_are_concatenated_have_their_own_gradients() -> None:
+    """By hand: the last convolution's maps are the last channels of what the final batch norm and ReLU give."""
+    torch.manual_seed(0)
+    model, image = create_model("densenet40", growth=4).eval(), torch.rand(1, 3, 32, 32)
+    kept: list[torch.Tensor] = []
+    with model.get_submodule("bn").register_forward_hook(lambda module, given, output: kept.append(output.relu())):
+        model(image)
+    maps = kept[0].detach().requires_grad_()
+    outputs = model.get_submodule("fc")(maps.mean(dim=(2, 3)))
+    (gradient,) = torch.autograd.grad(outputs[0, int(outputs.argmax())], maps)
+    heat = (gradient[:, -4:].mean(dim=(2, 3), keepdim=True) * maps[:, -4:]).sum(dim=1, keepdim=True).relu()
+    heat = interpolate(heat, size=(32, 32), mode="bilinear", align_corners=False)[0, 0].detach()
+    assert float(heat.max()) > 0
+    found = grad_cam(model, image)
+    assert found.layer == "dense3.11.conv1"  # not that of the pooling before, whose maps are known later
+    torch.testing.assert_close(found.values, heat / heat.max(), atol=1e-5, rtol=1e-4)
+    for layer in ("dense1.3.conv1", "trans1.conv1", "conv1"):
+        assert grad_cam(model, image, layer=layer).layer == layer

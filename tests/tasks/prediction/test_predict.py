@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.format.networks import registered
 from torch import nn
 
 from tailcut.data import open_dataset, read_image, read_mask, reading, write_mask
 from tailcut.errors import ArgumentError, DataError, LimitError
-from tailcut.format import save
+from tailcut.format import load, save
 from tailcut.structure import create_model, set_class_names, set_image_size
 from tailcut.tasks.prediction.predict import predict, predict_file
 
@@ -225,3 +226,28 @@ def test_settings_of_a_file_arrive_at_predict(tmp_path: Path, monkeypatch: pytes
         "name": str(packed),
         "max_input_pixels": 99,
     }
+
+
+class Convolutional(nn.Module):
+    """A classifier without a linear layer, as the one of the quick start: places become classes in other sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features, self.classifier = nn.Conv2d(1, 8, 5, stride=2, padding=2), nn.Conv2d(8, 10, 14)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.classifier(self.features(images).relu()).flatten(1)
+        return out
+
+
+def test_classifiers_without_linear_layers_get_images_of_their_size(tmp_path: Path) -> None:
+    with registered("convolutional", Convolutional, example_shape=(1, 1, 28, 28)):
+        torch.manual_seed(0)
+        save(create_model("convolutional").eval(), tmp_path / "a.tailcut")
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64), dtype=np.uint8)).save(tmp_path / "a.png")
+        (found,) = predict_file(tmp_path / "a.tailcut", [tmp_path / "a.png"], device="cpu").predictions
+        image = read_image(tmp_path / "a.png", channels=1, size=(28, 28))
+        with torch.no_grad():
+            expected = load(tmp_path / "a.tailcut")(image).softmax(1)[0]
+    assert found["class_number"] == int(expected.argmax()) < 10
+    assert found["probability"] == pytest.approx(float(expected.max()), rel=1e-4)

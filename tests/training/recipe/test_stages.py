@@ -119,3 +119,25 @@ def test_a_gan_has_no_stages() -> None:
     text = RECIPE.replace("epochs = 2,", "epochs = 2, loss = 'gan',")
     with pytest.raises(RecipeError, match="a gan and a detector cannot go on from another network"):
         parse_recipe(f"generation = {{ discriminator = {{ name = 'dcgan_discriminator' }} }}\n{text}", source="a.toml")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "without", "message"),
+    [
+        ("inputs = { channels = 24 }", "[]", "inputs: the network reads them from stage wide on, and stage cut would"),
+        ("inputs = { channels = 24 }", "['inputs']", "inputs: .* from stage cut on, and the recipe itself would"),
+    ],
+)
+def test_an_input_that_would_be_replaced_twice_is_told_before_the_first_stage(
+    inputs: str, without: str, message: str
+) -> None:
+    text = RECIPE.replace("regularization = {}", f"regularization = {{}}\n{inputs}")
+    text = text.replace('without = ["data.coarse"]', f"without = {without}")
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(text, source="staged.toml")
+
+
+def test_the_first_stage_alone_may_replace_the_input() -> None:
+    text = RECIPE.replace("[stage.regularization]", "[stage.inputs]\nchannels = 24\n\n[stage.regularization]")
+    stages = stages_of(parse_recipe(text, source="staged.toml"))
+    assert [stage.inputs is None for stage in stages.values()] == [False, True]

@@ -190,6 +190,14 @@ def test_a_square_to_hide_is_within_the_image(make_recipe: MakeRecipe) -> None:
         ),
         (["regularization.min_kept=9"], r"regularization\.min_kept: has no meaning for counts without a keep_ratio"),
         (["start.file=a.tailcut"], r"regularization\.initialization: 'he' would replace the numbers of \[start\]"),
+        (
+            ["start.file=a.tailcut", "regularization.initialization=rescaled"],
+            r"regularization\.initialization: 'rescaled' would make the numbers of \[start\] larger",
+        ),
+        (
+            ["start.file=a.tailcut", "regularization={ num_kept = 9, norm_std = 0.5 }"],
+            r"regularization\.norm_std: noise would be added to the numbers of \[start\]",
+        ),
     ],
 )
 def test_settings_without_effect_are_refused(overrides: list[str], message: str, make_recipe: MakeRecipe) -> None:
@@ -275,7 +283,9 @@ def test_a_truncated_teacher_is_fused_in_float32(precision: str, is_fused: bool,
 
 
 @pytest.mark.parametrize(("num_kept", "counts"), [(3, {3}), (0, set())])
-def test_batch_norm_may_have_fewer_numbers(num_kept: int, counts: set[int], make_recipe: MakeRecipe) -> None:
+def test_batch_norm_may_have_fewer_numbers(
+    num_kept: int, counts: set[int], make_recipe: MakeRecipe, caplog: pytest.LogCaptureFixture
+) -> None:
     changes = ('model={name="resnet20"}', "schedule=", f"norms.num_kept={num_kept}")
     model = build_model(make_recipe("regularization.num_kept=20", *changes))
     assert set(norm_counts(model).values()) == counts
@@ -286,6 +296,19 @@ def test_batch_norm_may_have_fewer_numbers(num_kept: int, counts: set[int], make
         fewer = make_recipe("regularization={}", *changes[:2], "norms.num_kept=2")
         with pytest.raises(RecipeError, match=r"^norms\.num_kept: bn1\.\w+ of \[start\] keeps 3, and 2 are asked for"):
             build_model(fewer, model)
+        build_model(make_recipe("regularization={}", *changes[:2], "norms.num_kept=5"), model)
+        assert "norms.num_kept 5 has no effect: the network of [start] keeps at most 3" in caplog.text
+
+
+def test_a_truncated_start_may_get_other_counts_of_weights_and_keeps_its_norms(make_recipe: MakeRecipe) -> None:
+    changes = ('model={name="resnet20"}', "schedule=", "norms.num_kept=3")
+    model = build_model(make_recipe("regularization.num_kept=20", *changes))
+    before = {tensor.name: tensor.vector.detach().clone() for tensor in truncated_tensors(model)}
+    again = build_model(make_recipe("regularization={ num_kept = 10 }", *changes), model)
+    assert set(norm_counts(again).values()) == {3}
+    for tensor in truncated_tensors(again):
+        count = min(tensor.num_kept, len(before[tensor.name]))
+        torch.testing.assert_close(tensor.vector[:count], before[tensor.name][:count], atol=1e-5, rtol=1e-5)
 
 
 def test_a_ratio_of_the_schedule_is_of_the_weights_alone(make_recipe: MakeRecipe) -> None:
@@ -410,3 +433,26 @@ def test_groups_keep_their_relative_learning_rate() -> None:
     optimizer = torch.optim.Adam(groups)
     set_lr(optimizer, OptimizerSection(name="adam", lr=0.4), 0.5)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.4, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (
+            ["data.coarse.fraction=0.8"],
+            "data.coarse.fraction 0.8 of 4 epochs are all of them: no epoch",
+        ),
+        (["data.coarse.fraction=0.75"], ""),
+        (
+            ["training.round_from=0.8"],
+            "training.round_from 0.8 of 4 epochs leaves none: no step",
+        ),
+        (["training.round_from=0.75"], ""),
+    ],
+)
+def test_parts_of_a_run_without_an_epoch_are_told(
+    overrides: list[str], told: str, make_recipe: MakeRecipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    check_data(make_recipe(*overrides), open_dataset("digits", "train"), 1)
+    found = [record.message for record in caplog.records if "of 4 epochs " in record.message]
+    assert [message.startswith(told) for message in found] == ([True] if told else [])

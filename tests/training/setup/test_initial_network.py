@@ -380,3 +380,25 @@ def test_statistics_are_measured_again_where_the_recipe_says_so(
     text = f'[pruning]\nrates = 0.5\nmethod = "l1"\nnum_batches = 2\nrecalibrate = {str(wanted).lower()}'
     started(recipe_of(text), run, colours)
     assert calls == ([2] if wanted else [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("{ convolutional = true, bias = false, conv_relu = true }", ""),
+        ("{ bias = true }", r"model\.arguments\.bias: is True here and False in the network of start\.file"),
+        ("{ num_classes = 5 }", r"model\.arguments\.num_classes: is 5 here and 10 in the network of start\.file"),
+    ],
+)
+def test_arguments_that_the_network_of_the_start_does_not_have_are_refused(
+    arguments: str, message: str, run: Run, colours: InMemoryDataset
+) -> None:
+    text = TRUNCATED.replace(
+        "arguments = { bias = false, convolutional = true, conv_relu = true }", f"arguments = {arguments}"
+    )
+    recipe = parse_recipe(text, source="text")
+    if not message:
+        make_start(recipe, run, colours)
+        return
+    with pytest.raises(RecipeError, match=message):
+        make_start(recipe, run, colours)

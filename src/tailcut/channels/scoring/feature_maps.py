@@ -137,11 +137,16 @@ class MapFollower(TorchFunctionMode):
 
     Args:
         take: see `follow_maps`.
+
+    Attributes:
+        whole: while `take` is called: the tensor of the forward in which the map lies, and the axis, start and size of
+            the map in it. A part is a view that the forward has not seen, so that only the whole has a gradient.
     """
 
     def __init__(self, take: Take) -> None:
         super().__init__()
         self._take = take
+        self.whole: tuple[Tensor, int, int, int] | None = None
         # By id; the tensors are held, so that no id is given twice.
         self._followed: dict[int, tuple[Tensor, list[_Part]]] = {}
 
@@ -232,7 +237,9 @@ class MapFollower(TorchFunctionMode):
         for part in parts:
             by_place.setdefault((part.axis, part.start, part.size), []).append(part.layer)
         for (axis, start, size), names in by_place.items():
+            self.whole = x, axis, start, size
             self._take(tuple(names), x if size == x.shape[axis] else x.narrow(axis, start, size))
+            self.whole = None
 
 
 def _goes_on(part: _Part, x: Tensor, result: Any) -> bool:

@@ -5,9 +5,12 @@ a layer, each weighted by the mean of the gradient of the class's output over it
 class is left out.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -126,14 +129,16 @@ def grad_cam(model: nn.Module, image: Tensor, *, layer: str | None = None, class
     if image.ndim != 4 or len(image) != 1:
         raise ArgumentError(f"Grad-CAM looks at one image (1, channels, height, width), got {tuple(image.shape)}")
     layers = _convolutions(network, layer)
-    found: list[tuple[str, Tensor, Tensor]] = []
+    found: list[_Maps] = []
+    ran: dict[str, int] = {}
 
     def take(names: tuple[str, ...], maps: Tensor) -> None:
-        # A copy of the values: what comes after may work in place.
-        found.append((names[-1], maps, maps.detach().clone()))
+        if follower.whole is not None:
+            # A copy of the values: what comes after may work in place.
+            found.append(_Maps(max(names, key=lambda name: ran[name]), maps.detach().clone(), *follower.whole))
 
     # The image requires a gradient too, so that a network with frozen weights has one.
-    with running(network), follow_maps(layers, take):
+    with running(network), _noting_order(layers, ran), follow_maps(layers, take) as follower:
         outputs = network(image.detach().clone().requires_grad_())
     if not isinstance(outputs, Tensor) or outputs.ndim != 2:
         raise ArgumentError("Grad-CAM needs a classifier: outputs (1, classes)")
@@ -145,17 +150,17 @@ def grad_cam(model: nn.Module, image: Tensor, *, layer: str | None = None, class
     number = int(outputs.argmax()) if class_number is None else class_number
     if not 0 <= number < outputs.shape[1]:
         raise ArgumentError(f"the network has classes 0 to {outputs.shape[1] - 1}, got {number}")
-    name, maps, values = _last_with_places(found, layer)
-    (gradient,) = torch.autograd.grad(outputs[0, number], maps, allow_unused=True)
+    maps = _last_with_places(sorted(found, key=lambda entry: ran[entry.layer]), layer)
+    (gradient,) = torch.autograd.grad(outputs[0, number], maps.whole, allow_unused=True)
     if gradient is None:
-        raise ArgumentError(f"the outputs do not depend on the maps of layer {name}")
-    weights = gradient.mean(dim=(2, 3), keepdim=True)
-    heat = (weights * values).sum(dim=1, keepdim=True).relu()
+        raise ArgumentError(f"the outputs do not depend on the maps of layer {maps.layer}")
+    weights = gradient.narrow(maps.axis, maps.start, maps.size).mean(dim=(2, 3), keepdim=True)
+    heat = (weights * maps.values).sum(dim=1, keepdim=True).relu()
     heat = interpolate(heat.float(), size=image.shape[2:], mode="bilinear", align_corners=False)[0, 0]
     highest = float(heat.max())
     scaled = heat / highest if highest > 0 else torch.zeros_like(heat)
     probability = float(outputs[0].detach().softmax(dim=0)[number])
-    return HeatMap(name, number, outputs.shape[1], probability, scaled.cpu())
+    return HeatMap(maps.layer, number, outputs.shape[1], probability, scaled.cpu())
 
 
 def explain_files(
@@ -226,9 +231,37 @@ def _convolutions(network: nn.Module, layer: str | None) -> dict[str, nn.Module]
     return {layer: found[layer]}
 
 
-def _last_with_places(found: list[tuple[str, Tensor, Tensor]], layer: str | None) -> tuple[str, Tensor, Tensor]:
+class _Maps(NamedTuple):
+    """A layer's maps: their values, and the tensor of the forward in which they lie; see `MapFollower.whole`."""
+
+    layer: str
+    values: Tensor
+    whole: Tensor
+    axis: int
+    start: int
+    size: int
+
+
+@contextmanager
+def _noting_order(layers: Mapping[str, nn.Module], ran: dict[str, int]) -> Iterator[None]:
+    """Within the block, note in `ran` which of the layers ran how late: their maps may be known in another order."""
+    numbers = itertools.count()
+
+    def noting(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def note(module: nn.Module, arguments: Any, output: Any) -> None:
+            ran[name] = next(numbers)
+
+        return note
+
+    with ExitStack() as hooks:
+        for name, layer in layers.items():
+            hooks.enter_context(layer.register_forward_hook(noting(name)))
+        yield
+
+
+def _last_with_places(found: Sequence[_Maps], layer: str | None) -> _Maps:
     """Return the last maps of more than one place: those of a convolution in the place of a linear layer have one."""
-    wide = [entry for entry in found if entry[1].shape[2:].numel() > 1]
+    wide = [entry for entry in found if entry.values.shape[2:].numel() > 1]
     if wide:
         return wide[-1]
     hint = "a heat map needs maps of more than one place"

@@ -88,9 +88,8 @@ def predict(
 ) -> PredictReport:
     """Run a network on image files. The model is not changed.
 
-    A network with fully connected layers gets the images resized to its example shape; any other gets them
-    in their own size, enlarged to its example shape where they are smaller. Masks have the size of their
-    image.
+    A network of classes, or with fully connected layers, gets the images resized to its example shape; any other gets
+    them in their own size, enlarged to its example shape where they are smaller. Masks have the size of their image.
 
     Args:
         model: a network of a registered family (its example shape gives channels and size).
@@ -115,7 +114,8 @@ def predict(
     device = device_of(model) if device is None else device
     network = runnable(model, device, dense=dense)
     read = reader_of(network)
-    resized = any(isinstance(module, nn.Linear) for module in network.modules())
+    example = _answers(run_forward(network, read(torch.zeros(1, *shape, device=device))))
+    resized = example.ndim == 2 or any(isinstance(module, nn.Linear) for module in network.modules())
     paths, folder = [Path(image) for image in images], None if out is None else make_folder(out)
     masks: dict[Path, Path] | None = None
     predictions, skipped = [], list[dict[str, Any]]()

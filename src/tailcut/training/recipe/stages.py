@@ -34,7 +34,19 @@ def stages_of(recipe: Recipe) -> dict[str, Recipe]:
             raise RecipeError(f"stage {section.name}: {key}: a gan or a detector can be no stage of another training")
         found[section.name] = stage
         start = StartSection(file=f"{STAGE_PREFIX}{section.name}")
+    _check_inputs(recipe, found)
     return found
+
+
+def _check_inputs(recipe: Recipe, stages: Mapping[str, Recipe]) -> None:
+    """Refuse a second change of the network's input: a stage has the sections of the recipe, and so has the last."""
+    changing = [f"stage {name}" for name, stage in stages.items() if stage.inputs is not None]
+    changing += ["the recipe itself"] if recipe.inputs is not None and stages else []
+    if len(changing) > 1:
+        raise RecipeError(
+            f"inputs: the network reads them from {changing[0]} on, and {changing[1]} would replace its input again; "
+            "give the section to the first stage alone, as [stage.inputs]"
+        )
 
 
 def last_stage(recipe: Recipe) -> Recipe:

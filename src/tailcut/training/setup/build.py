@@ -70,6 +70,9 @@ def check_settings(recipe: Recipe) -> None:
             raise RecipeError(f"paper.metrics.{name}: is not measured in this training; known are {', '.join(known)}")
 
 
+RANDOM = "replace the numbers of [start] by random ones"
+
+
 def _check_inputs(section: InputsSection | None) -> None:
     if section is None:
         return
@@ -88,10 +91,16 @@ def _check_regularization(recipe: Recipe) -> None:
         return
     unused = section.keep_ratio is None and section.min_kept != RegularizationSection().min_kept
     check_unused({"regularization.min_kept": unused and not section.overrides}, of="counts without a keep_ratio")
-    if recipe.start is not None and section.initialization in ("he", "normal", "lsuv"):
+    if recipe.start is not None and section.initialization != "model":
+        how = "make the numbers of [start] larger" if section.initialization == "rescaled" else RANDOM
         raise RecipeError(
-            f"regularization.initialization: {section.initialization!r} would replace the numbers of [start] by random "
-            "ones; leave it out (in a stage: name it in without)"
+            f"regularization.initialization: {section.initialization!r} would {how}; leave it out (in a stage: name "
+            "it in without)"
+        )
+    if recipe.start is not None and section.norm_std:
+        raise RecipeError(
+            "regularization.norm_std: noise would be added to the numbers of [start]; leave it out (in a stage: name "
+            "it in without)"
         )
 
 
@@ -147,7 +156,7 @@ def build_model(recipe: Recipe, start: nn.Module | None = None) -> nn.Module:
     if recipe.training.loss == "gan":
         return build_gan(recipe)
     model = fresh_network(recipe) if start is None else start
-    model = regularized(model, recipe.regularization)
+    model = regularized(model, recipe.regularization, truncates_norms=recipe.norms is not None)
     if recipe.norms is not None:
         _truncate_norms(model, recipe.norms.num_kept)
     return model
@@ -161,6 +170,10 @@ def _truncate_norms(model: nn.Module, num_kept: int) -> None:
         except (ArgumentError, StructureError) as error:
             raise RecipeError(f"norms: {error}") from error
     # A network of [start] or of a stage before has them already.
+    if counts and max(counts.values()) < num_kept:
+        logger.warning(
+            "norms.num_kept %d has no effect: the network of [start] keeps at most %d", num_kept, max(counts.values())
+        )
     more = [name for name, count in counts.items() if count > num_kept]
     if more:
         raise RecipeError(
@@ -337,6 +350,7 @@ def check_data(recipe: Recipe, train: Dataset, num_processes: int) -> int:
         raise RecipeError(f"training.loss: {recipe.training.loss} is for masks; {recipe.data.name} has classes")
     num_steps = len(train) // size
     _warn_of_few_steps(recipe, num_steps)
+    _warn_of_short_parts(recipe)
     return num_steps
 
 
@@ -358,6 +372,23 @@ def _warn_of_few_steps(recipe: Recipe, num_steps: int) -> None:
             num_steps,
             all_steps,
             recipe.data.batch_size,
+        )
+
+
+def _warn_of_short_parts(recipe: Recipe) -> None:
+    """Say which part of the run has no epoch: parts of runs of few epochs are easily empty."""
+    coarse, begin, epochs = recipe.data.coarse, recipe.training.round_from, recipe.training.epochs
+    if epochs and coarse is not None and coarse.fraction < 1 and epochs - 1 < coarse.fraction * epochs:
+        logger.warning(
+            "data.coarse.fraction %g of %d epochs are all of them: no epoch has images of full size",
+            coarse.fraction,
+            epochs,
+        )
+    if epochs and begin is not None and begin < 1 and epochs - 1 < begin * epochs:
+        logger.warning(
+            "training.round_from %g of %d epochs leaves none: no step is trained with rounded coefficients",
+            begin,
+            epochs,
         )
 
 

@@ -1,6 +1,7 @@
 """Initial network of a training: created or loaded, with a new stem, pruned. Made once per run."""
 
 import logging
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from tailcut.format.open_network import is_tailcut_file, open_network
 from tailcut.inputs import BlockDCT, Selection, YCbCrPixels, replace_stem, use_ycbcr
 from tailcut.inputs.transform.input_transform import InputTransform, input_transform_of
 from tailcut.runs import RUN_PREFIX, STAGE_PREFIX, Run, packed_network
-from tailcut.structure import base_of, create_model
+from tailcut.structure import base_of, create_model, family
 from tailcut.training.recipe.schema import InputsSection, PruningSection, Recipe
 from tailcut.training.recipe.stages import stages_of
 from tailcut.training.setup.job import Job
@@ -155,7 +156,19 @@ def parent(recipe: Recipe, *, roots: Roots = None, beside: Run | None = None) ->
     base = base_of(model)
     if base is None or base.name != name:
         raise RecipeError(f"start.file: holds the model {base and base.name!r}, the recipe's is {name!r}")
+    _check_arguments(recipe.model.arguments, {**family(name).defaults, **base.arguments})
     return model.requires_grad_()
+
+
+def _check_arguments(given: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Raise `RecipeError` for arguments of the recipe's model that the network of the start section does not have."""
+    for key, value in given.items():
+        wanted = tuple(value) if isinstance(value, list) else value
+        if wanted != own.get(key):
+            raise RecipeError(
+                f"model.arguments.{key}: is {value!r} here and {own.get(key)!r} in the network of start.file, which "
+                "stays as it is; leave it out"
+            )
 
 
 def input_transform(job: Job) -> InputTransform | None:

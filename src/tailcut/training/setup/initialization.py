@@ -16,18 +16,19 @@ from tailcut.weights import (
     initialize_norms,
     kept_counts,
     lsuv_init,
+    norm_counts,
     regularize,
     to_dense,
     truncated_tensors,
 )
 
 
-def regularized(model: nn.Module, section: RegularizationSection | None) -> nn.Module:
+def regularized(model: nn.Module, section: RegularizationSection | None, *, truncates_norms: bool = False) -> nn.Module:
     """Return the model, regularised as in the section (changes the module); unchanged without a section.
 
     A model that is truncated already keeps its coefficients if the section is empty. Otherwise a dense copy of
     it is regularised, which must have a corner for each tensor again: coefficients inside of the old and the new one
-    keep their values, those new to it are zero.
+    keep their values, those new to it are zero. With `truncates_norms` the caller truncates batch norm afterwards.
 
     Raises:
         RecipeError: the section does not fit the network.
@@ -43,6 +44,7 @@ def regularized(model: nn.Module, section: RegularizationSection | None) -> nn.M
                 "regularization: the network of [start] is truncated, and without keep_ratio or num_kept all of its "
                 "coefficients would come back; give one of them, or leave the section empty to go on with those it has"
             )
+        before -= norm_counts(model).keys() if truncates_norms else set()
         model = to_dense(model)
     _regularize(model, section)
     dense = sorted(before - kept_counts(model).keys())

@@ -20,6 +20,7 @@ from tailcut.runtime.distributed import share_of
 from tailcut.training.distillation import Teacher
 from tailcut.training.losses import total_loss
 from tailcut.training.recipe.sections import AugmentationSection, GenerationSection
+from tailcut.training.result import check_packable
 from tailcut.training.setup.build import build_model, load_teacher, note_data, seed_parameters
 from tailcut.training.setup.data import TrainingData, open_data
 from tailcut.training.setup.execution_mode import Execution, choose_execution, example_batch, trained_as
@@ -52,6 +53,7 @@ class ImageNetwork:
         self.read = reader_of(self.model, self.data.train)
         if job.recipe.training.loss != "vae":
             runnable(self.model, job.fabric.device)  # what it refuses would else end the run after its first epoch
+        check_packable(self.model, job.recipe.pack)
         self.teacher = make_teacher(job, self.data)
 
     def choose_execution(self) -> Execution:
