@@ -1,7 +1,7 @@
 """Data set classes: images as float tensors in 0..1 with one class or one mask each."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -99,16 +99,23 @@ class Dataset(ABC, torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         """
         positions = as_positions(indices).tolist()
         images, targets = zip(*(self[position] for position in positions), strict=True)
-        if len({image.shape for image in images}) > 1:
-            sizes = sorted({tuple(image.shape[1:]) for image in images})
-            some = ", ".join(map(str, sizes[:MAX_SHOWN_SIZES])) + (" ..." if len(sizes) > MAX_SHOWN_SIZES else "")
-            resizing = f"open the data as {self.name}@SIDE, which resizes them all to SIDE x SIDE pixels, or "
-            raise DataError(
-                f"{self.name}, split {self.split}: the images of a batch must have one size, these have (height, "
-                f"width) {some}; {resizing if self.task == 'classification' else ''}"
-                "use batches of one image"
-            )
+        self.check_one_size({tuple(image.shape[1:]) for image in images})
         return torch.stack(images), torch.stack(targets)
+
+    def check_one_size(self, sizes: Collection[tuple[int, ...]]) -> None:
+        """Raise `DataError` if these sizes, (height, width), are several: images of a batch have one."""
+        if len(sizes) < 2:
+            return
+        some = ", ".join(map(str, sorted(sizes)[:MAX_SHOWN_SIZES])) + (" ..." if len(sizes) > MAX_SHOWN_SIZES else "")
+        resizing = f"open the data as {self.name}@SIDE, which resizes them all to SIDE x SIDE pixels, or "
+        raise DataError(
+            f"{self.name}, split {self.split}: the images of a batch must have one size, these have (height, "
+            f"width) {some}; {resizing if self.task == 'classification' else ''}"
+            "use batches of one image"
+        )
+
+    def check_sizes(self) -> None:
+        """Raise `DataError` if images that are yet to be read differ in size, where their files' headers tell."""
 
     def in_order(self, batch_size: int) -> list[range]:
         """Return the positions of batches of all images, in order; the last one may be smaller.

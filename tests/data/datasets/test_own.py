@@ -149,3 +149,31 @@ def test_a_pipe_among_the_images_is_refused(tmp_path: Path) -> None:
         os.mkfifo(folder / "x.jpg")
     with pytest.raises(DataError, match=r"x.jpg is no regular file, but a pipe"):
         open_dataset("folder:pipes", "test", roots=tmp_path)
+
+
+def test_a_test_image_of_another_size_is_told_before_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(8):
+        for split in ("train", "val"):
+            write(tmp_path / "pots" / split / "red" / f"{number}.png", number * 5)
+            write(tmp_path / "pots" / split / "blue" / f"{number}.png", 255 - number * 5)
+    opened = open_dataset("folder:pots", "val", roots=tmp_path)
+    opened.check_sizes()
+    write(tmp_path / "pots" / "val" / "red" / "7.png", 3, side=11)
+    with pytest.raises(DataError, match=r"split val: .* one size, these have \(height, width\) \(11, 11\), \(12, 12\)"):
+        open_dataset("folder:pots", "val", roots=tmp_path).check_sizes()
+    open_dataset("folder:pots@9", "val", roots=tmp_path).check_sizes()
+    monkeypatch.setattr("tailcut.training.trainer.base.Trainer.train_epochs", None)
+    recipe = parse_recipe(OWN_SIZES, source="pots.toml")
+    with pytest.raises(DataError, match="split val"):
+        train(recipe, tmp_path / "run", roots=tmp_path)
+
+
+OWN_SIZES = """
+name = "pots"
+model = { name = "resnet20", arguments = { num_classes = 2 } }
+data = { name = "folder:pots", test_split = "val", batch_size = 4 }
+optimizer = { lr = 0.01 }
+training = { epochs = 1 }
+"""

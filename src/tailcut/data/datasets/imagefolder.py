@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tailcut.data.dataset import Dataset, Indices, as_positions
 from tailcut.data.framing import Framing, check_framing, framed, named, random_part, side_of
-from tailcut.data.images import read_image
+from tailcut.data.images import image_file_size, read_image
 from tailcut.data.kept import KeptTensors
 from tailcut.data.reading import current_reading, readable, warn_of_misplaced, warn_of_other_files
 from tailcut.data.roots import Roots, find_split, folders_of
@@ -114,6 +114,13 @@ class FolderDataset(Dataset):
         """
         pixels = self._resized(self._decoded(range(len(self))[index]))
         return pixels.float() / 255, self.labels[index].clone()
+
+    def check_sizes(self) -> None:
+        """See `Dataset.check_sizes`."""
+        sizes: set[tuple[int, ...]] = set()
+        for path in self.files if self.framing is None else ():
+            sizes.add(image_file_size(path, max_pixels=self._reading.max_pixels))
+            self.check_one_size(sizes)
 
     def random_parts(self, indices: Indices, noises: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
         """See `Dataset.random_parts`. Files are decoded anew each time."""

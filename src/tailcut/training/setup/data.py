@@ -40,6 +40,7 @@ def open_data(job: Job) -> TrainingData:
     Raises:
         RecipeError: the splits have other classes, or the batches do not fit the images or the processes.
         DataNotFoundError: the data set lies nowhere.
+        DataError: test images differ in size.
     """
     section = job.recipe.data
     transform = None if section.source == "pixels" else input_transform(job)
@@ -53,6 +54,8 @@ def open_data(job: Job) -> TrainingData:
 
     everything, test = opened(section.train_split), opened(section.test_split)
     check_splits(everything, test)
+    if section.batch_size > 1:
+        test.check_sizes()  # which are else read when the training has ended
     if job.recipe.training.loss not in GENERATIVE:
         warn_of_one_class(everything)
     train, held_out = hold_out(job.recipe, everything)
