@@ -97,7 +97,9 @@ class Odd(nn.Module):
         if odd == "meta":
             self.rates = [value.item() for value in torch.linspace(0, 1, 3)]
         else:
-            self.register_buffer("turn", torch.zeros(3, dtype=torch.complex64))
+            self.register_buffer(
+                "turn", torch.zeros(3, dtype=torch.complex64 if odd == "complex" else None).expand(2, 3)
+            )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.layer(images.flatten(1))
@@ -115,3 +117,10 @@ def test_a_network_that_cannot_be_packed_is_refused_before_the_training(
         monkeypatch.setattr("tailcut.training.trainer.base.Trainer.train_epochs", None)
         with pytest.raises(RecipeError, match=r"^model: the trained network could not be packed: "):
             train(recipe, tmp_path / "run")
+
+
+def test_a_buffer_whose_numbers_share_memory_is_no_reason_to_refuse(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    with registered("odd", Odd):
+        model = "model={ name = 'odd', arguments = { odd = 'expanded' } }"
+        train(make_recipe(model, "regularization=", "schedule=", "training.epochs=1"), tmp_path / "run")
+    assert (tmp_path / "run" / "model.tailcut").is_file()

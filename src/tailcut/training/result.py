@@ -4,6 +4,7 @@ import logging
 import math
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def check_packable(network: nn.Module, section: PackSection) -> None:
         empty = deepcopied(network)
         with torch.no_grad():
             for value in empty.state_dict(keep_vars=True).values():
-                value.zero_()
+                with suppress(RuntimeError):  # of memory that several numbers share, as expanded buffers do
+                    value.zero_()
         encode_network(empty, dtype=section.dtype, other_dtype=section.other_dtype, levels=section.levels)
     except (ArgumentError, StructureError) as error:
         raise RecipeError(f"model: the trained network could not be packed: {error}") from error
