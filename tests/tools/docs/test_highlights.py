@@ -24,7 +24,7 @@ def test_figures_come_from_the_records(tmp_path: Path) -> None:
 def test_what_was_not_trained_has_no_line(tmp_path: Path) -> None:
     shutil.copytree(RECORDS, tmp_path / "results")
     shutil.rmtree(tmp_path / "results" / "frequency-pruning")
-    (tmp_path / "results" / "frequency-regularization" / "unet-2936-float16.json").unlink()
+    (tmp_path / "results" / "training-for-bytes" / "unet-1000.json").unlink()
     told = highlights(tmp_path / "results")
     assert "of its MACs" not in told
     assert "of its MACs" in highlights(RECORDS)
