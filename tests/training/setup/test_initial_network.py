@@ -402,3 +402,13 @@ def test_arguments_that_the_network_of_the_start_does_not_have_are_refused(
         return
     with pytest.raises(RecipeError, match=message):
         make_start(recipe, run, colours)
+
+
+def test_a_checkpoint_of_a_truncated_run_is_named_as_one(
+    make_recipe: MakeRecipe, tmp_path: Path, run: Run, colours: InMemoryDataset
+) -> None:
+    train(make_recipe("training.epochs=1", "data.batch_size=600"), tmp_path / "first")
+    checkpoint = Run(tmp_path / "first").last_checkpoint
+    recipe = make_recipe(f"start.file={checkpoint}", "regularization={}", "schedule=")
+    with pytest.raises(RecipeError, match="it is a checkpoint of a run: give the run's folder"):
+        make_start(recipe, run, colours)

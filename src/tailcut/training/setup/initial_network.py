@@ -152,12 +152,21 @@ def parent(recipe: Recipe, *, roots: Roots = None, beside: Run | None = None) ->
     except DataNotFoundError:  # no defect of the recipe: tables leave such a row out
         raise
     except (TailcutError, OSError) as error:
-        raise RecipeError(f"start.file: {error}") from error
+        raise RecipeError(f"start.file: {error}{_run_of_checkpoint(recipe.start.file)}") from error
     base = base_of(model)
     if base is None or base.name != name:
         raise RecipeError(f"start.file: holds the model {base and base.name!r}, the recipe's is {name!r}")
     _check_arguments(recipe.model.arguments, {**family(name).defaults, **base.arguments})
     return model.requires_grad_()
+
+
+def _run_of_checkpoint(file: str) -> str:
+    """Return what to give in place of a checkpoint of a run, which may have coefficients; empty for other files."""
+    path = Path(file).absolute()
+    run = Run(path.parent.parent)
+    if not run.recipe.is_file() or path.parent != run.checkpoints:
+        return ""
+    return "; it is a checkpoint of a run: give the run's folder, or what tailcut pack makes of it"
 
 
 def _check_arguments(given: Mapping[str, Any], own: Mapping[str, Any]) -> None:
