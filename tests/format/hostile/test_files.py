@@ -239,7 +239,7 @@ def test_other_versions(version: int, trial: Trial) -> None:
     changed = with_checksum(content[:4] + bytes([version]) + content[5:])
     for damaged in (changed, changed[:5], changed[:-1]):
         trial.refuse(
-            damaged, UnsupportedVersionError, f"format version {version}, .* reads versions 1 to 3; update tailcut"
+            damaged, UnsupportedVersionError, f"format version {version}, .* reads versions 1 to 3; update Tailcut"
         )
 
 
