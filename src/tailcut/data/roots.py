@@ -87,10 +87,10 @@ def find(layout: Layout, *, roots: Roots = None, download: bool = False) -> Path
             return root
     failure: Exception | None = None
     cache = cache_root()
-    if download and layout.download is not None and cache is None:
-        failure = ArgumentError("there is no home folder for it: set HOME or XDG_CACHE_HOME")
-    elif download and layout.download is not None and cache is not None:
+    if download and layout.download is not None:
         try:
+            if cache is None:
+                raise ArgumentError("there is no home folder for it: set HOME or XDG_CACHE_HOME")
             layout.download(cache)
         except (OSError, ValueError, tarfile.TarError) as error:
             failure = error
@@ -212,10 +212,12 @@ def _message(
     lines = [f"{layout.title}: no data root holds all of"]
     lines += [f"  {file}" for file in layout.files]
     lines += ["Data roots tried:"]
-    own = tried if cache is None else tried[:-1]
-    lines += [f"  {root} ({_state(layout, root)})" for root in own]
-    lines += ["  none: there is no home folder for the user cache"] if cache is None else []
-    lines += [f"  {cache} (user cache; {_state(layout, cache)})"] if cache is not None else []
+    if cache is None:
+        lines += [f"  {root} ({_state(layout, root)})" for root in tried]
+        lines += ["  none: there is no home folder for the user cache"]
+    else:
+        lines += [f"  {root} ({_state(layout, root)})" for root in tried[:-1]]
+        lines += [f"  {cache} (user cache; {_state(layout, cache)})"]
     if failure is not None:
         lines += [f"The download to the user cache failed: {type(failure).__name__}: {failure}"]
     elif layout.download is not None and not download:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 from tailcut.errors import ArgumentError
 from tailcut.format.container.contents import StoredOther
@@ -106,6 +105,7 @@ def network_tensors(model: nn.Module, edits: list[Edit]) -> NetworkTensors:
     parameters: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
     tensors = parameters | dict(model.named_buffers(remove_duplicate=False))
     others = []
+    check_initialized(model)
     for name in model.state_dict(keep_vars=True):
         # Only tensors that the model holds itself can be filled in again: a state_dict may have more.
         if name not in tensors:
@@ -114,8 +114,6 @@ def network_tensors(model: nn.Module, edits: list[Edit]) -> NetworkTensors:
                 "(an extra state, or a renaming hook); make it a buffer"
             )
         tensor = tensors[name]
-        if is_lazy(tensor):
-            raise ArgumentError(f"{name} is not initialised yet: run one forward first")
         if tensor.layout != torch.strided:
             raise ArgumentError(f"{name}: sparse tensors cannot be stored; make it dense first")
         # Tied tensors appear under several names and are stored once.

@@ -70,9 +70,6 @@ def check_settings(recipe: Recipe) -> None:
             raise RecipeError(f"paper.metrics.{name}: is not measured in this training; known are {', '.join(known)}")
 
 
-RANDOM = "replace the numbers of [start] by random ones"
-
-
 def _check_inputs(section: InputsSection | None) -> None:
     if section is None:
         return
@@ -92,7 +89,8 @@ def _check_regularization(recipe: Recipe) -> None:
     unused = section.keep_ratio is None and section.min_kept != RegularizationSection().min_kept
     check_unused({"regularization.min_kept": unused and not section.overrides}, of="counts without a keep_ratio")
     if recipe.start is not None and section.initialization != "model":
-        how = "make the numbers of [start] larger" if section.initialization == "rescaled" else RANDOM
+        is_scaled = section.initialization == "rescaled"
+        how = "make the numbers of [start] larger" if is_scaled else "replace the numbers of [start] by random ones"
         raise RecipeError(
             f"regularization.initialization: {section.initialization!r} would {how}; leave it out (in a stage: name "
             "it in without)"
