@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from itertools import count
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import FrameType
 from typing import Any
 
@@ -18,6 +18,7 @@ from tailcut.errors import ArgumentError
 from tailcut.files import (
     all_or_nothing,
     atomic_write,
+    by_name,
     check_output_path,
     locked,
     make_folder,
@@ -438,3 +439,8 @@ def test_a_name_of_a_folder_is_no_file(tmp_path: Path) -> None:
             write_atomically(f"{tmp_path}/{name}", b"new")
     assert (tmp_path / "file").read_bytes() == b"old"
     assert names_in(tmp_path) == ["file"]
+
+
+def test_names_are_sorted_alike_on_all_systems() -> None:
+    for kind in (PurePosixPath, PureWindowsPath):  # the second compares without case
+        assert sorted(map(kind, ("apple", "Zebra")), key=by_name) == [kind("Zebra"), kind("apple")]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO
 
 from tailcut.errors import ArgumentError, DataError
@@ -74,6 +74,11 @@ def read_image_bytes(path: str | Path) -> bytes:
     except (OSError, ValueError) as error:  # the second of a path with a null byte
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"cannot read the image {path}: {reason}") from error
+
+
+def by_name(path: PurePath) -> str:
+    """Return a path's name, to sort a folder's files alike everywhere: Windows compares paths without case."""
+    return path.name
 
 
 def check_is_regular(path: Path) -> None:

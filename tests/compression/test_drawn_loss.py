@@ -164,3 +164,12 @@ def test_the_axis_of_outputs_that_no_layer_gave_is_that_of_the_layers_with_their
     assert not linear(tokens, lambda y: y.mT, nn.Linear(7, 4))
     assert not linear(flat, lambda y: y[:, None], nn.Linear(7, 4))  # a signal of one channel
     assert not linear(signal, lambda y: y.repeat_interleave(2, 2), nn.Conv1d(1, 3, 1))
+
+
+@pytest.mark.parametrize("module", ["torch_geometric.nn.dense.linear", "transformers.pytorch_utils"])
+def test_linear_layers_of_other_libraries_have_their_classes_last(module: str) -> None:
+    name = "Linear" if "geometric" in module else "Conv1D"
+    kind = type(name, (nn.Module,), {"__module__": module, "__qualname__": name, "forward": lambda self, x: x @ self.w})
+    layer = kind()
+    layer.w = nn.Parameter(torch.rand(5, 7))
+    assert features_of(layer, ModelInputs((torch.rand(2, 7, 5),))) == (True,)

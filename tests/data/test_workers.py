@@ -212,3 +212,42 @@ def test_batches_of_files_are_the_same_with_workers(tmp_path: Path, monkeypatch:
             assert all(torch.equal(one, two) for one, two in zip(own, other, strict=True))
     with pytest.raises(ArgumentError, match="workers must be an integer from 0 to 256"), reading(workers=-1):
         pass
+
+
+# Asks a process for items that raise, or give, what cannot be sent to another.
+FAILING = """
+import sys
+
+import torch
+
+from tailcut.data.workers import Workers
+
+
+class OfTwoArguments(Exception):
+    def __init__(self, path, line):
+        super().__init__(f"{path}: line {line} is broken")
+
+
+class Broken(torch.utils.data.Dataset):
+    def __getitem__(self, index):
+        if index:
+            return lambda: index
+        raise OfTwoArguments("x.csv", 7)
+
+
+if __name__ == "__main__":
+    for index in (0, 1):
+        with Workers(1) as workers:
+            try:
+                list(workers.items(Broken(), [index]))
+            except Exception as error:
+                print(type(error).__name__, error, *getattr(error, "__notes__", ()))
+"""
+
+
+def test_errors_and_items_that_cannot_be_sent_are_told(tmp_path: Path) -> None:
+    script = tmp_path / "failing.py"
+    script.write_text(FAILING)
+    told = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True).stdout
+    assert "DataError OfTwoArguments: x.csv: line 7 is broken In a worker process" in told
+    assert "DataError an item cannot be sent between processes" in told

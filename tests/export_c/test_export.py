@@ -348,3 +348,9 @@ def test_an_export_that_fails_half_way_leaves_the_earlier_one_whole(
             export_c(nn.Linear(9, 3), tmp_path / "net", example_input=torch.zeros(1, 9))
     assert written
     assert {path.name: path.read_bytes() for path in (tmp_path / "net").iterdir()} == before
+
+
+def test_a_network_that_reads_tokens_is_refused_in_our_words(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(32, 2))
+    with pytest.raises(ArgumentError, match=r"example_input is int64, and C code reads floating-point numbers"):
+        export_c(network, tmp_path / "out", example_input=torch.arange(8)[None])

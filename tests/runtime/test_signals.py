@@ -133,3 +133,14 @@ def test_messages_count_from_one_and_say_what_to_do() -> None:
 def test_a_lost_connection_is_known_by_what_pytorch_raises(error: Exception, lost: bool) -> None:
     assert is_lost_connection(error) is lost
     assert str(error) in lost_connection(error)
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell starts jobs in the background
+    try:
+        with listen_for_interruption() as interruption:
+            signal.raise_signal(signal.SIGINT)
+        assert not interruption.wanted
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

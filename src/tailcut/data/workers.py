@@ -1,5 +1,6 @@
 """Items of a data set from worker processes, in order."""
 
+import copy
 import signal
 import traceback
 from collections import deque
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import multiprocessing
 
-from tailcut.errors import ArgumentError, DataError, TailcutError
+from tailcut.errors import ArgumentError, DataError, TailcutError, first_line
 
 MAX_WORKERS = 256
 NUM_AHEAD = 2  # items that each process makes ahead
@@ -125,11 +126,25 @@ def _serve(connection: Connection, source: "torch.utils.data.Dataset[Any]") -> N
         except Exception as error:  # noqa: BLE001 -- any error is for the process that asked
             if not isinstance(error, TailcutError):
                 error.add_note(f"In a worker process:\n{traceback.format_exc()}")
-            answer = None, error
+            answer = None, _that_travels(error)
         try:
             connection.send(answer)
         except ConnectionError:
             return
+        except Exception as error:  # noqa: BLE001 -- of the user's item, before anything was sent
+            connection.send((None, DataError(f"an item cannot be sent between processes: {first_line(error)}")))
+
+
+def _that_travels(error: Exception) -> Exception:
+    """Return the error; as a `DataError` if it cannot be sent, as where its class takes more than its text."""
+    try:
+        copy.deepcopy(error)  # makes it anew, as the other process does
+    except Exception:  # noqa: BLE001 -- of the user's class
+        carried = DataError(f"{type(error).__name__}: {first_line(error)}")
+        for note in getattr(error, "__notes__", ()):
+            carried.add_note(note)
+        return carried
+    return error
 
 
 def _received(connection: Connection) -> Any:

@@ -355,6 +355,11 @@ def _example(model: nn.Module, example: Tensor | None, size: tuple[int, int] | N
             "expected an example (1, channels, height, width), (1, channels, length) or (1, features), got "
             f"{tuple(example.shape)}"
         )
+    if example.dtype != torch.uint8 and not example.is_floating_point():
+        raise ArgumentError(
+            f"example_input is {str(example.dtype).removeprefix('torch.')}, and C code reads floating-point numbers: "
+            "of a network that reads tokens, export what follows the embedding, or the whole with export_onnx"
+        )
     return example.cpu().float()
 
 

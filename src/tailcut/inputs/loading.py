@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from tailcut.arguments import check_seed
 from tailcut.errors import ArgumentError, DataError, MissingExtraError, first_line
-from tailcut.files import check_is_regular
+from tailcut.files import by_name, check_is_regular
 from tailcut.inputs.jpeg.augmentation import (
     FLIPPED_COLUMNS,
     FLIPPED_ROWS,
@@ -370,14 +370,16 @@ def _sides(size: Any, unit: int) -> tuple[int, int]:
 
 def _files_of(root: Path) -> tuple[list[Path], list[int], tuple[str, ...]]:
     try:
-        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        folders = sorted(
+            (path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")), key=by_name
+        )
     except (OSError, ValueError) as error:  # of ValueError: a name with a zero byte
         raise DataError(f"cannot read the folder {root}: {getattr(error, 'strerror', None) or error}") from error
     files: list[Path] = []
     labels: list[int] = []
     others: list[Path] = []
     for label, folder in enumerate(folders):
-        there = sorted(path for path in folder.iterdir() if path.name[0] != ".")
+        there = sorted((path for path in folder.iterdir() if path.name[0] != "."), key=by_name)
         own = [path for path in there if path.suffix.lower() in SUFFIXES]
         others += [path for path in there if path.suffix.lower() not in SUFFIXES and path.is_file()]
         for path in own:

@@ -40,7 +40,8 @@ class Interruption:
 def listen_for_interruption(*, at_once: bool = False) -> Iterator[Interruption]:
     """Within the block, SIGINT (Ctrl-C) and SIGTERM set `wanted`; a second one stops at once.
 
-    Signals reach Python's main thread only; in another thread nothing is changed.
+    Signals reach Python's main thread only; in another thread nothing is changed. What is ignored stays so, as `&` in
+    a shell and nohup want it.
 
     Args:
         at_once: the first one does so already.
@@ -49,7 +50,9 @@ def listen_for_interruption(*, at_once: bool = False) -> Iterator[Interruption]:
     if threading.current_thread() is not threading.main_thread():
         yield interruption
         return
-    before = {number: signal.signal(number, interruption.ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    # None is a handler of another language, which Python cannot put back.
+    heard = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) not in (signal.SIG_IGN, None)]
+    before = {number: signal.signal(number, interruption.ask) for number in heard}
     try:
         yield interruption
     finally:

@@ -5,6 +5,9 @@ from torch import nn
 TRANSFORMERS_CONV1D = "transformers.pytorch_utils.Conv1D"
 """The linear layer of GPT-2, which holds its weight as (in, out)."""
 
+GEOMETRIC_LINEAR = "torch_geometric.nn.dense.linear.Linear"
+"""The linear layer of torch_geometric, which holds its weight as (out, in)."""
+
 
 def is_of_type(module: nn.Module, kind: type[nn.Module] | str) -> bool:
     """Return whether a module is of a class or of a subclass; by its full name if its library is not needed."""

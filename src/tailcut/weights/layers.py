@@ -15,7 +15,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
 from tailcut.structure import sharing
-from tailcut.structure.module_types import TRANSFORMERS_CONV1D, is_of_type
+from tailcut.structure.module_types import GEOMETRIC_LINEAR, TRANSFORMERS_CONV1D, is_of_type
 
 _OUT_IN = ("output", "input")
 _IN_OUT = ("input", "output")
@@ -67,7 +67,7 @@ LAYERS = (
     Layer(nn.RNNBase, _RECURRENT, biases=("bias_*",), once_per_forward=True),
     Layer(nn.RNNCellBase, _RECURRENT, biases=("bias_*",)),
     Layer(TRANSFORMERS_CONV1D, {"weight": _IN_OUT}),
-    Layer("torch_geometric.nn.dense.linear.Linear", {"weight": _OUT_IN}),
+    Layer(GEOMETRIC_LINEAR, {"weight": _OUT_IN}),
 )
 
 NORMALIZATIONS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)

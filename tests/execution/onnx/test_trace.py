@@ -1,3 +1,5 @@
+import onnx_ir as ir
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -95,3 +97,22 @@ class Bessel(nn.Module):
 def test_what_cannot_be_traced_is_told_with_the_reason(model: nn.Module, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         trace(model, Call(model, [torch.ones(2, 5)], {}), opset=18, dynamic=True)
+
+
+class Windowed(nn.Module):
+    """Its window becomes as small as the smallest map that it has seen, as in Swin of `transformers`."""
+
+    window = 4
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.window = min(self.window, x.shape[-1])
+        return x[..., : self.window].sum(-1)
+
+
+def test_trials_of_other_sizes_leave_no_trace_in_the_program() -> None:
+    x = torch.randn(2, 3, 6)
+    network = Windowed().eval()
+    program = trace(network, Call(network, (x,), {}), opset=20, dynamic=True)
+    assert network.window == 4
+    runs = onnxruntime.InferenceSession(ir.to_proto(program).SerializeToString())
+    torch.testing.assert_close(torch.from_numpy(runs.run(None, {"x": x.numpy()})[0]), x[..., :4].sum(-1))

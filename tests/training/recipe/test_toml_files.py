@@ -1,6 +1,6 @@
 import shlex
 import tomllib
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pytest
 from hypothesis import given
@@ -308,3 +308,7 @@ def test_whether_a_file_says_just_this_recipe(recipe_text: str, tmp_path: Path) 
         path.write_text(content)
         assert holds(path, recipe) == expected
     assert not holds(path, parse_recipe(recipe_text, source="my.toml", overrides=["training.epochs=9"]))
+
+
+def test_a_shipped_recipe_is_found_by_a_path_of_windows() -> None:
+    assert find_recipe(PureWindowsPath("demo/digits")) == find_recipe("demo/digits")

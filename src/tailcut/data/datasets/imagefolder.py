@@ -15,7 +15,7 @@ from tailcut.data.kept import KeptTensors
 from tailcut.data.reading import current_reading, readable, warn_of_misplaced, warn_of_other_files
 from tailcut.data.roots import Roots, find_split, folders_of
 from tailcut.errors import DataError
-from tailcut.files import check_is_regular
+from tailcut.files import by_name, check_is_regular
 
 NAME = "imagenette"
 FOLDER = "imagenette224"
@@ -227,4 +227,4 @@ def _images_of(folder: Path) -> tuple[list[Path], list[str]]:
     for entry in found:
         if not _is_file(entry):  # which scandir knows
             check_is_regular(Path(entry.path))
-    return sorted(Path(entry.path) for entry in found), sorted(others)
+    return sorted((Path(entry.path) for entry in found), key=by_name), sorted(others)

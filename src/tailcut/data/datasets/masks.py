@@ -10,7 +10,7 @@ from tailcut.data.images import image_file_size, read_image, read_mask
 from tailcut.data.reading import current_reading, readable, warn_of_misplaced, warn_of_other_files
 from tailcut.data.roots import Roots, find_split, folders_of
 from tailcut.errors import DataError
-from tailcut.files import check_is_regular
+from tailcut.files import by_name, check_is_regular
 from tailcut.printing import named
 
 CARVANA = "carvana"
@@ -86,8 +86,8 @@ def images_of_masks(folder: Path) -> dict[str, Path]:
     if beside is None or not beside.is_dir():
         return {}
     stems = {path.stem: path for path in folder.iterdir()}
-    images = [path for path in sorted(beside.iterdir()) if path.suffix.lower() in SUFFIXES and path.name[0] != "."]
-    return {_mask_stem(path.stem, stems): path for path in images}
+    images = [path for path in beside.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != "."]
+    return {_mask_stem(path.stem, stems): path for path in sorted(images, key=by_name)}
 
 
 def open_carvana(split: str, *, roots: Roots = None) -> MaskDataset:
@@ -135,7 +135,7 @@ def _files_by_stem(folder: Path) -> tuple[dict[str, Path], list[str]]:
     """Return the images of a folder by their names, and its other files, which are not hidden, as within the split."""
     files: dict[str, Path] = {}
     others = []
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.iterdir(), key=by_name):
         if path.name.startswith("."):
             continue
         if path.suffix.lower() not in SUFFIXES:

@@ -139,7 +139,8 @@ def export_onnx(
     source = _source(model)
     arguments, by_name = _example(source, example_input, pixels=pixels)
     tensors = truncated_tensors(source)
-    dense = in_evaluation(to_dense(source))
+    # Without gradients: where attention has a learned bias, torch.export records another layout of memory with them.
+    dense = in_evaluation(to_dense(source)).requires_grad_(False)
     call = Call(dense, arguments, by_name, pixels=pixels)
     with silenced() as loudly:
         program = trace(dense, call, opset=opset, dynamic=dynamic, tell=loudly(tell))

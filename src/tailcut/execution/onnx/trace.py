@@ -1,5 +1,6 @@
 """A network as an ONNX program with dense weights: torch.export, then torch's ONNX exporter. Needs the extra `onnx`."""
 
+import copy
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
@@ -194,7 +195,7 @@ def _is_branched(
     ):
         if any(resized[n].shape[axis] <= 1 for n, axis in axes):  # torch.export takes a size of one as fixed
             continue
-        wanted, found = _results(network, resized), _results(runs, resized)
+        wanted, found = _results(copy.deepcopy(network), resized), _results(runs, resized)  # a copy: see `_takes`
         if wanted is not None:
             return found is None or not all(map(_is_close, found, wanted))
     return False
@@ -222,7 +223,7 @@ def _doubled(dense: nn.Module, call: Call) -> tuple[Tensor, ...]:
     """Return the example; with a batch of one, twice, since the tracer takes a size of one as fixed."""
     batches = [value.shape[0] for value in call.tensors if value.ndim > 0]
     twice = tuple(torch.cat([value, value]) if value.ndim > 0 else value for value in call.tensors)
-    return twice if set(batches) == {1} and call.problem(dense, twice) is None else call.tensors
+    return twice if set(batches) == {1} and _takes(dense, call, twice) else call.tensors
 
 
 def _open_axes(dense: nn.Module, call: Call, example: Sequence[Tensor]) -> list[list[Axis]]:
@@ -237,10 +238,15 @@ def _open_axes(dense: nn.Module, call: Call, example: Sequence[Tensor]) -> list[
         for axes in groups(example, closed):
             # Half comes first: it is run in less time.
             resized = (_resized(example, axes, twice=twice) for twice in (False, True))
-            if any(call.problem(dense, other) is None for other in resized):
+            if any(_takes(dense, call, other) for other in resized):
                 found.append(axes)
         closed = [axis for axis in closed if not any(axis in group for group in found)]
     return found
+
+
+def _takes(dense: nn.Module, call: Call, tensors: Sequence[Tensor]) -> bool:
+    # A copy, as some networks adapt their modules for good to a size that they have seen (Swin's windows).
+    return call.problem(copy.deepcopy(dense), tensors) is None
 
 
 def _alone(example: Sequence[Tensor], axes: Sequence[Axis]) -> Iterator[list[Axis]]:

@@ -2,11 +2,12 @@
 
 import importlib.resources
 import json
+import os
 import re
 import shlex
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -138,7 +139,7 @@ def training_command(
     return shlex.join(words)
 
 
-def find_recipe(name_or_path: str | Path) -> Path:
+def find_recipe(name_or_path: str | PurePath) -> Path:
     """Return the file of a recipe.
 
     Args:
@@ -151,12 +152,13 @@ def find_recipe(name_or_path: str | Path) -> Path:
     return find_shipped(name_or_path, "recipe")
 
 
-def find_shipped(name_or_path: str | Path, kind: Literal["recipe", "experiment"]) -> Path:
+def find_shipped(name_or_path: str | PurePath, kind: Literal["recipe", "experiment"]) -> Path:
     """Return the file of a recipe or an experiment, as `find_recipe` does."""
     path = Path(name_or_path)
     if path.is_file():
         return path
-    wanted = str(name_or_path).removesuffix(SUFFIX)
+    wanted = (name_or_path if isinstance(name_or_path, str) else name_or_path.as_posix()).replace(os.sep, "/")
+    wanted = wanted.removesuffix(SUFFIX)
     known = shipped(kind)
     found = [name for name in known if wanted in (name, name.rpartition("/")[2])]
     if len(found) == 1:
