@@ -29,7 +29,7 @@ class UNet(nn.Module):
     widths; 2 ** len(widths) in general). Output: (batch, num_classes, height, width), logits.
 
     With the defaults it has 31,043,586 parameters: 31,024,960 weights, 11,776 of batch norm and 6,850
-    biases, as in the paper's Table 1. The network that the paper's authors published has `bias=False,
+    biases, as in the paper's Table 3. The network that the paper's authors published has `bias=False,
     affine=False, running_stats=False`: 23 weights and nothing else. Without running statistics batch norm
     uses those of the batch in evaluation too; give such a network one image at a time, or the answer for an
     image depends on its neighbours.
