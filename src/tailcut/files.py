@@ -81,6 +81,16 @@ def by_name(path: PurePath) -> str:
     return path.name
 
 
+def visible_folders(parent: Path) -> list[Path]:
+    """Return the folders in a folder, without hidden ones, by name.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    found = [path for path in parent.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    return sorted(found, key=by_name)
+
+
 def check_is_regular(path: Path) -> None:
     """Raise `DataError` for a pipe, a socket or a device among files to read: it might never end."""
     if not path.is_file() and not path.is_dir() and path.exists():

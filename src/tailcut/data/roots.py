@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tailcut.errors import ArgumentError, DataNotFoundError
-from tailcut.files import atomic_write, by_name, expand_user
+from tailcut.files import atomic_write, expand_user, visible_folders
 
 ENVIRONMENT_VARIABLE = "TAILCUT_DATA"
 
@@ -143,10 +143,9 @@ def split_layout(
 def folders_of(parent: Path) -> list[Path]:
     """Return the sorted folders in a folder without hidden ones; none if it is not a readable folder."""
     try:
-        found = [path for path in parent.iterdir() if path.is_dir() and not path.name.startswith(".")]
+        return visible_folders(parent)
     except OSError:  # `find` reports a root that cannot be read
         return []
-    return sorted(found, key=by_name)
 
 
 def fetch(url: str, folder: Path, known_hash: str) -> Path:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from tailcut.arguments import check_seed
 from tailcut.errors import ArgumentError, DataError, MissingExtraError, first_line
-from tailcut.files import by_name, check_is_regular
+from tailcut.files import by_name, check_is_regular, visible_folders
 from tailcut.inputs.jpeg.augmentation import (
     FLIPPED_COLUMNS,
     FLIPPED_ROWS,
@@ -370,9 +370,7 @@ def _sides(size: Any, unit: int) -> tuple[int, int]:
 
 def _files_of(root: Path) -> tuple[list[Path], list[int], tuple[str, ...]]:
     try:
-        folders = sorted(
-            (path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")), key=by_name
-        )
+        folders = visible_folders(root)
     except (OSError, ValueError) as error:  # of ValueError: a name with a zero byte
         raise DataError(f"cannot read the folder {root}: {getattr(error, 'strerror', None) or error}") from error
     files: list[Path] = []

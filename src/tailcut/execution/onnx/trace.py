@@ -1,6 +1,5 @@
 """A network as an ONNX program with dense weights: torch.export, then torch's ONNX exporter. Needs the extra `onnx`."""
 
-import copy
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from tailcut.errors import StructureError, TailcutError
 from tailcut.execution.onnx.call import Call, Flat, first_line
 from tailcut.execution.onnx.lowering import lower_locally
 from tailcut.execution.onnx.tidy import name_outputs
+from tailcut.structure.copying import deepcopied
 
 Axis = tuple[int, int]
 Tell = Callable[[str], object]
@@ -195,7 +195,7 @@ def _is_branched(
     ):
         if any(resized[n].shape[axis] <= 1 for n, axis in axes):  # torch.export takes a size of one as fixed
             continue
-        wanted, found = _results(copy.deepcopy(network), resized), _results(runs, resized)  # a copy: see `_takes`
+        wanted, found = _results(deepcopied(network), resized), _results(runs, resized)  # a copy: see `_takes`
         if wanted is not None:
             return found is None or not all(map(_is_close, found, wanted))
     return False
@@ -246,7 +246,7 @@ def _open_axes(dense: nn.Module, call: Call, example: Sequence[Tensor]) -> list[
 
 def _takes(dense: nn.Module, call: Call, tensors: Sequence[Tensor]) -> bool:
     # A copy, as some networks adapt their modules for good to a size that they have seen (Swin's windows).
-    return call.problem(copy.deepcopy(dense), tensors) is None
+    return call.problem(deepcopied(dense), tensors) is None
 
 
 def _alone(example: Sequence[Tensor], axes: Sequence[Axis]) -> Iterator[list[Axis]]:
