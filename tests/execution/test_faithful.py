@@ -52,6 +52,29 @@ def with_an_empty_one(y: Tensor, _: nn.Module) -> Tensor:
     return torch.cat([torch.tensor([], dtype=y.dtype), y], 1)
 
 
+def from_tokens_back_to_a_map(y: Tensor, _: nn.Module) -> Tensor:
+    """As SegFormer's blocks: the tokens are in use while a view of them is a map."""
+    tokens = y.flatten(2).transpose(1, 2)
+    again = tokens.transpose(1, 2).view(y.shape)
+    return torch.relu(y) + again.cumsum(2) + tokens.transpose(1, 2).reshape(y.shape)
+
+
+def changes_the_map_of_tokens(y: Tensor, _: nn.Module) -> Tensor:
+    again = y.flatten(2).transpose(1, 2).transpose(1, 2).view(y.shape)
+    again[:, 0] += 1
+    return torch.relu(y)
+
+
+def changes_it_before_another(y: Tensor, _: nn.Module) -> Tensor:
+    """The first map has no views any more where the second one is made."""
+    tokens = (2 * y).flatten(2)
+    tokens.transpose(1, 2).transpose(1, 2).view(y.shape).mul_(2)
+    total = torch.relu(tokens)
+    del tokens
+    others = y.flatten(2)
+    return total.reshape(y.shape) + others.transpose(1, 2).transpose(1, 2).view(y.shape)
+
+
 def under_a_view(y: Tensor, _: nn.Module) -> Tensor:
     view = y.flatten(2)
     y.relu_()
@@ -179,8 +202,11 @@ def calls(function: Any) -> Callable[..., Tensor]:
     return lambda y, _: function.apply(1.5 * y)
 
 
-STAY_LOW_RANK = [by_a_view, by_a_part, under_a_detached_one, after_it_was_written, with_an_empty_one]
+STAY_LOW_RANK = [
+    *(by_a_view, by_a_part, under_a_detached_one, after_it_was_written, with_an_empty_one, from_tokens_back_to_a_map)
+]
 RUN_DENSELY = [
+    *(changes_the_map_of_tokens, changes_it_before_another),
     *(under_a_view, through_a_turned_one, block_without_gradients, used_within_no_grad, changed_within_no_grad),
     *(shrinks_gradients, shrinks_gradients_by_its_node, shrinks_gradients_after_a_use),
     *(calls_a_script, calls_a_mapped_function, statistic_of_a_script),
@@ -199,6 +225,15 @@ def test_what_code_does_with_maps(function: Callable[..., Tensor]) -> None:
     assert (set(strategies_of(fused).values()) == {"dense"}) == (function in RUN_DENSELY)
     with torch.no_grad():
         torch.testing.assert_close(fused(x), model(x))
+
+
+@pytest.mark.parametrize("function", [from_tokens_back_to_a_map, changes_the_map_of_tokens, changes_it_before_another])
+def test_writes_are_seen_in_inference_mode(function: Callable[..., Tensor]) -> None:
+    model, x = between(function)
+    fused = fused_as(model, "low_rank")
+    with torch.inference_mode():
+        torch.testing.assert_close(fused(x), model(x))
+    assert (set(strategies_of(fused).values()) == {"dense"}) == (function in RUN_DENSELY)
 
 
 def test_gradients_of_maps_are_retained() -> None:

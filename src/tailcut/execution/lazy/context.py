@@ -1,5 +1,6 @@
 """State of one forward of a fused network: settings, values that are computed once, and the record for the report."""
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -7,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tailcut.execution.ir.cost import Costs, Work
 
 # Passes over a map that is written: it is made, transposed for its reader, and read.
 WRITING_PASSES = 3
+WRITTEN_WITH_VIEW = "a map is written in place, or in part, while a view of it is in use"
 
 
 class UnsupportedError(Exception):
@@ -69,6 +72,30 @@ class LayerRecord:
 
 
 @dataclass
+class SharedMap:
+    """A written map that the network has as an ordinary tensor, while lazy maps are views of the same map.
+
+    Attributes:
+        full: the written map.
+        version: torch's count of the writes to it, when the network got it.
+        views: references to the lazy maps.
+    """
+
+    full: Tensor
+    version: int
+    views: "list[weakref.ref[Any]]"
+
+    def check(self) -> None:
+        """Raise `UnsupportedError` if the map was written to since, which its lazy views do not show."""
+        if self.full._version != self.version:
+            raise UnsupportedError(WRITTEN_WITH_VIEW)
+
+    def has_views(self) -> bool:
+        """Return whether one of the lazy maps is still in use."""
+        return any(view() is not None for view in self.views)
+
+
+@dataclass
 class Context:
     """The state of one forward.
 
@@ -80,6 +107,7 @@ class Context:
         records: by layer, in order of execution.
         memo: values computed once per forward (dense weights that need a gradient).
         spoiled: why the result cannot be used, where that came up at a place that cannot raise; else empty.
+        shared: maps whose views must not be written to.
         hooks: those of `saving_hooks` around the network.
         is_grad_enabled: around the network.
     """
@@ -91,6 +119,7 @@ class Context:
     records: dict[str, LayerRecord] = field(default_factory=dict)
     memo: dict[Any, Any] = field(default_factory=dict)
     spoiled: str = ""
+    shared: list[SharedMap] = field(default_factory=list)
     hooks: Any = field(default_factory=saving_hooks)
     is_grad_enabled: bool = field(default_factory=torch.is_grad_enabled)
 
@@ -120,6 +149,18 @@ class Context:
         """Raise `UnsupportedError` if the result cannot be trusted."""
         if self.spoiled:
             raise UnsupportedError(self.spoiled)
+        for item in self.shared:
+            item.check()
+
+    def share(self, item: SharedMap) -> None:
+        """Keep a shared map under watch until its views are gone.
+
+        Raises:
+            UnsupportedError: one that was shared before was written to.
+        """
+        for known in self.shared:
+            known.check()
+        self.shared = [known for known in self.shared if known.has_views()] + [item]
 
     def pays(self) -> bool:
         """Return whether the whole forward is clearly cheaper than with dense weights, written maps included."""

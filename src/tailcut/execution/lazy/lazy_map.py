@@ -12,7 +12,13 @@ from torch.utils import _pytree as pytree
 from tailcut.errors import StructureError
 from tailcut.execution.cpu.tiles import project, write
 from tailcut.execution.ir.expression import Expression, Given, a_source, grid_of, nodes, parameters, sources
-from tailcut.execution.lazy.context import UnsupportedError, active_context, current_context
+from tailcut.execution.lazy.context import (
+    WRITTEN_WITH_VIEW,
+    SharedMap,
+    UnsupportedError,
+    active_context,
+    current_context,
+)
 from tailcut.execution.lazy.unsupported import is_autocast, refuse_unsupported, unsupported_reason
 from tailcut.transform.dct import without_autocast
 
@@ -133,7 +139,9 @@ class LazyMap(torch.Tensor):
             if context is not None:
                 context.note(self.makers, reason, num_bytes(self))
             engine = "torch" if context is None else context.engine
-            with torch.set_grad_enabled(self._differentiable), without_autocast(a_source(self.parts[0]).device):
+            device = a_source(self.parts[0]).device
+            # An ordinary tensor in inference mode too: torch counts the writes to it, see `share`.
+            with torch.inference_mode(mode=False), torch.set_grad_enabled(self._differentiable), without_autocast(device):
                 maps = [write(part, engine=engine) for part in self.parts]
                 stacked = maps[0] if len(maps) == 1 else torch.cat(maps)
                 self._full = stacked.movedim(0, self.channel_axis).contiguous()
@@ -170,7 +178,15 @@ class LazyMap(torch.Tensor):
     def check_alone(self) -> None:
         """Raise `UnsupportedError` if another lazy map shares this one's storage."""
         if self.has_relatives():
-            _give_up("a map is written in place, or in part, while a view of it is in use")
+            _give_up(WRITTEN_WITH_VIEW)
+
+    def share(self) -> None:
+        """Let the network have the written map, and the forward give up if it writes there: relatives do not change."""
+        context = active_context()
+        if context is None or self._full is None or self._full.is_inference():  # torch counts no writes to the last
+            self.check_alone()
+        else:
+            context.share(SharedMap(self._full, self._full._version, self._relatives))
 
     def has_relatives(self) -> bool:
         """Return whether another lazy map shares this one's storage."""
@@ -297,12 +313,12 @@ def _on_full(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs:
     if changed is not None:
         changed.check_alone()
     result = func(*as_tensor(args, reason), **as_tensor(kwargs, reason))
-    _check_views(result, args)
+    _watch_views(result, args)
     return result if changed is None or result is None else changed
 
 
-def _check_views(result: Any, args: tuple[Any, ...]) -> None:
-    """Raise `UnsupportedError` for views of a map that others share: what is written to them would not reach those."""
+def _watch_views(result: Any, args: tuple[Any, ...]) -> None:
+    """Have the forward watch the maps that others share and that the result is a view of, for writes to it."""
     shared = [item for item in _maps_in(args) if item._full is not None and item.has_relatives()]
     if not shared:
         return
@@ -311,7 +327,7 @@ def _check_views(result: Any, args: tuple[Any, ...]) -> None:
         if type(leaf) is Tensor and leaf.layout == torch.strided:
             found = places.get(leaf.untyped_storage().data_ptr())
             if found is not None:
-                found.check_alone()
+                found.share()
 
 
 def _maps_in(args: Sequence[Any]) -> list[LazyMap]:
