@@ -1,6 +1,7 @@
 """Moved statistics and biases: channels of the rounded network have the means of the original."""
 
 import torch
+from conformance.torch_networks import Conv1D
 from torch import nn
 
 from tailcut.compression.correction import Original, write_numbers
@@ -87,3 +88,20 @@ def test_layers_that_run_twice_stay() -> None:
     original = Original(model, list(loader_inputs(torch.randn(8, 4))))
     moved = original.corrected({"line.weight": torch.zeros(16)})
     assert torch.equal(moved.get_parameter("line.bias"), model.line.bias)
+
+
+def test_gpt_2_s_linear_layers_are_corrected_as_torch_s() -> None:
+    turned, usual = (nn.Sequential(kind(5, 6), nn.ReLU(), kind(6, 4)).eval() for kind in (turned_linear, nn.Linear))
+    x, found = torch.randn(40, 5), []
+    for one, other in zip(usual[::2], turned[::2], strict=True):
+        other.load_state_dict({"weight": one.get_parameter("weight").T, "bias": one.get_parameter("bias")})
+    for model in (usual, turned):
+        numbers = {"0.weight": model[0].get_parameter("weight").detach().round().reshape(-1)}
+        found.append(Original(model, list(loader_inputs(x))).corrected(numbers).state_dict())
+    for name in ("0.bias", "2.bias"):
+        torch.testing.assert_close(found[1][name], found[0][name])
+        assert not torch.equal(found[0][name], usual.state_dict()[name])
+
+
+def turned_linear(num_in: int, num_out: int) -> nn.Module:
+    return Conv1D(num_out, num_in)

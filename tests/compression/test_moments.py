@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import scipy.fft
 import torch
+from conformance.torch_networks import Conv1D
 from torch import nn
 
 from tailcut.compression import moments
@@ -91,3 +92,11 @@ def test_rows_are_what_the_weights_are_multiplied_with(
     y = layer(x)
     found = (rows @ dct(layer.weight, (2, 3)).flatten(1).T).reshape(2, *y.shape[2:], 5).permute(0, 3, 1, 2)
     torch.testing.assert_close(found, y, rtol=1e-4, atol=1e-5)
+
+
+def test_a_turned_weight_has_the_block_of_a_linear_layer() -> None:
+    usual, turned = nn.Sequential(nn.Linear(4, 3)).eval(), nn.Sequential(Conv1D(3, 4)).eval()
+    x = list(loader_inputs(torch.randn(50, 4)))
+    (one,), (other,) = (input_blocks(model, x, {"0.weight"}, generator()) for model in (usual, turned))
+    assert (one.is_turned, other.is_turned) == (False, True)
+    assert torch.equal(one.upper, other.upper)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from conformance.torch_networks import Conv1D
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -157,3 +158,17 @@ def test_a_rounded_network_that_overflows_is_left() -> None:
     with_bias = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).eval()  # no bias makes good what is infinite
     with pytest.raises(CoarseStepError, match="no finite numbers at 0: ask for more bytes"):
         Original(with_bias, ones, Refit(with_bias, ["1.weight"])).corrected(overflowing, half)
+
+
+def test_gpt_2_s_linear_layers_are_fitted_as_torch_s() -> None:
+    torch.manual_seed(0)
+    usual, turned = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3)), nn.Sequential(Conv1D(5, 6), Conv1D(3, 5))
+    for one, other in zip(usual, turned, strict=True):
+        other.load_state_dict({"weight": one.get_parameter("weight").T, "bias": one.get_parameter("bias")})
+    x, found = torch.randn(50, 6), []
+    for model in (usual.eval(), turned.eval()):
+        numbers = {name: half("", value.detach().reshape(-1)) for name, value in model.named_parameters()}
+        moved = Original(model, [ModelInputs((x,))], Refit(model, ["1.weight"])).corrected(numbers, half)
+        found.append(moved.get_parameter("1.weight").detach())
+    torch.testing.assert_close(found[1].T, found[0])
+    assert not torch.equal(found[0], usual[1].get_parameter("weight"))

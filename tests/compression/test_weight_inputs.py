@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from conformance.torch_networks import Conv1D
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -48,13 +49,13 @@ X = torch.randn(5, 7, 8, generator=torch.Generator().manual_seed(1))
 
 
 def test_attention_has_the_blocks_of_its_linear_layers() -> None:
-    model = Attending().eval()
-    written = Written(model.own).eval()
-    torch.testing.assert_close(written(X), model(X))
+    model = Attending().eval().double()
+    written, x = Written(model.own).eval().double(), X.double()
+    torch.testing.assert_close(written(x), model(x))
     names = ("own.in_proj_weight", "own.out_proj.weight", "inputs.weight", "out.weight")
     found: dict[str, Block] = {}
     for network in (model, written):
-        blocks = input_blocks(network, [ModelInputs((X,))], set(names), torch.Generator())
+        blocks = input_blocks(network, [ModelInputs((x,))], set(names), torch.Generator())
         found |= {block.names[0]: block for block in blocks}
     assert set(found) == set(names)
     for one, other in zip(names[:2], names[2:], strict=True):
@@ -98,7 +99,7 @@ def test_keys_of_other_inputs_show_the_last_product_alone() -> None:
 
 
 def test_what_a_listener_changes_is_used_at_once() -> None:
-    model = Attending().eval()
+    model, x = Attending().eval().double(), X.double()
     wanted = copy.deepcopy(model)
     with torch.no_grad():
         wanted.own.get_parameter("in_proj_weight").mul_(2)
@@ -109,8 +110,8 @@ def test_what_a_listener_changes_is_used_at_once() -> None:
         weights[name].detach().mul_(3 if "out" in name else 2)
 
     with torch.no_grad(), listening_before(model, weights, change):
-        found = model(X)
-    torch.testing.assert_close(found, wanted(X))
+        found = model(x)
+    torch.testing.assert_close(found, wanted(x))
 
 
 def test_a_forward_of_its_own_is_left_alone() -> None:
@@ -121,3 +122,17 @@ def test_a_forward_of_its_own_is_left_alone() -> None:
     assert not weight_inputs.is_packed_attention(Own(8, 2))
     assert not weight_inputs.is_packed_attention(nn.MultiheadAttention(8, 2, kdim=4, vdim=4))
     assert sorted(multiplications(Own(8, 2))) == ["out_proj.weight"]
+
+
+def test_rows_of_gpt_2_s_linear_layer_are_its_columns() -> None:
+    model = nn.Sequential(Conv1D(3, 2), nn.Linear(3, 4))
+    turned, usual = multiplications(model).values()
+    assert (turned.is_turned, usual.is_turned) == (True, False)
+    assert (turned.is_plain, usual.is_plain) == (True, True)
+    assert (turned.rows.shape, usual.rows.shape) == ((3, 2), (4, 3))
+    turned.rows[2, 1] = 7
+    assert model[0].get_parameter("weight")[1, 2] == 7
+    seen: list[str] = []
+    with listening_before(model, {"0.weight", "1.weight"}, lambda name, x: seen.append(f"{name} {tuple(x.shape)}")):
+        model(torch.rand(5, 2))
+    assert seen == ["0.weight (5, 2)", "1.weight (5, 3)"]

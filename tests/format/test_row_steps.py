@@ -1,6 +1,7 @@
 """Steps that differ along the axes of a weight's rows, against the theory of rates."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ import torch
 from torch import Tensor
 
 from tailcut.errors import ArgumentError
+from tailcut.format.quantized import Coded, Layout, decode, encode
+from tailcut.format.quantized.coder import DEPENDENT
 from tailcut.format.row_steps import (
     MOST_SHIFT,
     Rows,
@@ -18,6 +21,7 @@ from tailcut.format.row_steps import (
     steps_of_rows,
 )
 from tailcut.format.sensitivity import Block, block_of
+from tailcut.format.trellis import rounded_rows
 
 
 def independent(curvature: Tensor) -> Block:
@@ -168,13 +172,16 @@ def test_steps_of_rows_move_one_by_one() -> None:
     assert float(moved.max()) < 1.3 / 64
 
 
-def test_factors_of_rows_and_steps_in_a_row_are_the_steps() -> None:
+def test_scaled_rows_have_the_steps_of_one_row() -> None:
     shifts = {0: np.array([1, -2, 0]), 1: np.array([0, 3, -1, 2])}
-    steps = RowSteps(5, shifts)
-    factors, sizes = steps.by_rows((3, 4))
-    torch.testing.assert_close((factors * sizes).reshape(-1), steps.sizes((3, 4)))
-    factors, sizes = RowSteps(5).by_rows((3, 4))
-    assert (factors.tolist(), sizes.tolist()) == ([[1.0]] * 3, [2.0 ** (5 / 8)] * 4)
+    steps, numbers = RowSteps(5, shifts), torch.rand(12, dtype=torch.float64)
+    scaled, sizes = steps.scaled(numbers, (3, 4), is_turned=False)
+    torch.testing.assert_close((scaled.reshape(3, 4) / sizes).reshape(-1), numbers / steps.sizes((3, 4)))
+    scaled, sizes = RowSteps(5).scaled(numbers, (3, 4), is_turned=False)
+    assert (scaled.tolist(), sizes.tolist()) == (numbers.tolist(), [2.0 ** (5 / 8)] * 4)
+    scaled, sizes = RowSteps(5, {0: shifts[0]}).scaled(numbers, (3, 4), is_turned=True)
+    assert scaled is numbers
+    torch.testing.assert_close(sizes, torch.tensor([2.0 ** (5 / 8 + shift / 4) for shift in (1, -2, 0)]).double())
 
 
 def test_outputs_that_matter_less_are_rounded_coarsely() -> None:
@@ -184,3 +191,51 @@ def test_outputs_that_matter_less_are_rounded_coarsely() -> None:
     steps = row_steps(block, (400, 6), 0.5, fine_rows(rows, 6))
     assert np.unique(steps.shifts[0][::2] - steps.shifts[0][1::2]).tolist() == [16]  # the root of 256 is four octaves
     assert not row_steps(block, (400, 6), 0.5).shifts
+
+
+def turned(block: Block) -> Block:
+    return replace(block, is_turned=True)
+
+
+def test_steps_of_a_turned_weight_are_those_of_a_weight_turned() -> None:
+    block = independent(torch.exp2(torch.linspace(-4, 4, 6)))
+    usual, found = row_steps(block, (50, 6), 0.5), row_steps(turned(block), (6, 50), 0.5)
+    assert found.step == usual.step
+    assert {axis: shift.tolist() for axis, shift in found.shifts.items()} == {0: usual.shifts[1].tolist()}
+    assert row_steps(turned(independent(torch.ones(6))), (6, 50), 0.5) == RowSteps(-8)
+    with pytest.raises(ArgumentError, match="measured for 6 numbers of weight"):
+        row_steps(turned(block), (50, 6), 0.5)
+
+
+def nearly_one() -> Block:
+    """Inputs that each are nearly the one before."""
+    inputs = torch.randn(500, 100, generator=torch.Generator().manual_seed(0)).double().cumsum(1)
+    return block_of(("weight",), inputs.T @ inputs / 500 + torch.eye(100))
+
+
+@pytest.mark.parametrize("num_outputs", [7, 300])
+def test_a_turned_weight_is_rounded_with_feedback(num_outputs: int) -> None:
+    block, generator = nearly_one(), torch.Generator().manual_seed(1)
+    values = 3 * torch.randn(100, num_outputs, generator=generator, dtype=torch.float64)
+    given, sizes = values.clone(), torch.linspace(0.5, 2, 100, dtype=torch.float64)
+
+    def rounded(block: Block, values: Tensor, *, is_dependent: bool) -> Tensor:
+        found = rounded_with_feedback(
+            block, {"weight": values.reshape(-1)}, {"weight": sizes}, is_dependent=is_dependent
+        )
+        return found["weight"].reshape(values.shape)
+
+    to_nearest = rounded(turned(block), values, is_dependent=False)
+    assert torch.equal(to_nearest.T, rounded(block, values.T.contiguous(), is_dependent=False))
+    found = rounded(turned(block), values, is_dependent=True)
+    assert torch.equal(values, given)
+    layout = Layout("weight", (100, num_outputs), values.numel())
+    coded = Coded(found.reshape(-1).to(torch.int64).numpy(), is_dependent=True)
+    (decoded,) = decode(encode([layout], [coded]), [layout], DEPENDENT)  # refuses what no trellis gives
+    assert decoded.numbers.tolist() == coded.numbers.tolist()
+    curvature = torch.linalg.inv(block.upper.double().T @ block.upper.double())
+    (alone,) = rounded_rows([values / sizes[:, None]])
+    fed, unfed = (
+        float((errors * (curvature @ errors)).sum()) for errors in (x * sizes[:, None] - values for x in (found, alone))
+    )
+    assert fed < 0.2 * unfed

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from tailcut.structure.module_types import TRANSFORMERS_CONV1D, named_base
+from tailcut.structure.module_types import TRANSFORMERS_CONV1D, keeps_forward
 
 Sizes = Mapping[str, int]
 Shape = tuple[int, ...]
@@ -41,9 +41,7 @@ class LayerKind(ABC):
 
     def keeps_forward(self, module: nn.Module) -> bool:
         """Return whether `module` has one of the types and their forward."""
-        return not _has_own_forward(module) and any(
-            isinstance(module, kind) and getattr(type(module), "forward", None) == kind.forward for kind in self.types
-        )
+        return not _has_own_forward(module) and any(keeps_forward(module, kind) for kind in self.types)
 
     def sizes(self, module: nn.Module) -> dict[str, int]:
         """Return the current sizes of a layer."""
@@ -287,8 +285,7 @@ class TransposedDense(Dense):
 
     def keeps_forward(self, module: nn.Module) -> bool:
         """Return whether it is one, and has both sizes, which it had not in all versions."""
-        base = named_base(module, TRANSFORMERS_CONV1D)
-        has_forward = base is not None and getattr(type(module), "forward", None) is vars(base).get("forward")
+        has_forward = keeps_forward(module, TRANSFORMERS_CONV1D)
         has_sizes = all(type(getattr(module, name, None)) is int for name in self.attributes)
         return has_forward and has_sizes and not _has_own_forward(module)
 

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from tailcut.compression.refit import Refit, Round
-from tailcut.compression.weight_inputs import before, is_packed_attention, listening_after_attention
+from tailcut.compression.weight_inputs import Convolution, before, is_packed_attention, listening_after_attention
 from tailcut.counting import evaluating, keeping_buffers
 from tailcut.errors import ArgumentError
 from tailcut.format.network.tensors import current_tensors
 from tailcut.model_inputs import ModelInputs, joined
 from tailcut.structure import deepcopied
+from tailcut.structure.module_types import is_linear
 
 MAX_INPUTS = 1000
 """The most inputs on which a network and its rounded copy are compared."""
@@ -26,7 +27,6 @@ LEAST_RATIO = 1 / 4
 """Variances are scaled by this at least, and by its inverse at most."""
 
 Norm = nn.modules.batchnorm._NormBase
-Linear = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 Moments = tuple[Tensor, Tensor]
 
 
@@ -130,7 +130,7 @@ def _has_statistics(module: nn.Module) -> bool:
 def _bias_of(module: nn.Module) -> Tensor | None:
     """Return the bias of a linear layer or convolution, or of attention's first product; None for all else."""
     is_attention = is_packed_attention(module)
-    if not is_attention and not isinstance(module, Linear):
+    if not is_attention and not isinstance(module, Convolution) and not is_linear(module):
         return None
     bias = module._parameters.get("in_proj_bias" if is_attention else "bias")
     return bias.detach() if isinstance(bias, nn.Parameter) else None
@@ -179,7 +179,7 @@ def _after(module: nn.Module, name: str, listen: Callable[[str, Tensor], None]) 
     def hook(_: nn.Module, args: Any, output: Any) -> None:
         # A layer of a class of its own may give more than a tensor. Channels of a linear layer are last.
         if isinstance(output, Tensor) and output.ndim > 1 and output.numel():
-            listen(name, output.movedim(-1, 1) if isinstance(module, nn.Linear) else output)
+            listen(name, output.movedim(-1, 1) if is_linear(module) else output)
 
     return module.register_forward_hook(hook)
 

@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from tailcut.errors import ArgumentError
 from tailcut.model_inputs import ModelInputs
-from tailcut.structure.module_types import GEOMETRIC_LINEAR, TRANSFORMERS_CONV1D, is_of_type
+from tailcut.structure.module_types import is_linear
 from tailcut.structure.outputs import output_tensors
 
 LOGITS = "logits"
@@ -20,8 +20,6 @@ LOGITS = "logits"
 
 MASK = "attention_mask"
 """Name of the input (batch, tokens) that is 0 where a sequence is padded, as networks of `transformers` take it."""
-
-_LINEAR = (nn.Linear, TRANSFORMERS_CONV1D, GEOMETRIC_LINEAR)
 
 
 def drawn_loss(
@@ -96,7 +94,7 @@ def features_of(model: nn.Module, batch: ModelInputs) -> tuple[bool, ...]:
 
     with ExitStack() as hooks, torch.no_grad():
         for module in model.modules():
-            if any(is_of_type(module, kind) for kind in (_ConvNd, *_LINEAR)):
+            if isinstance(module, _ConvNd) or is_linear(module):
                 hooks.enter_context(module.register_forward_hook(note))
         found = logits_of(batch.run(model))
     return tuple(_is_of_linear(x.shape, made) for x in found)

@@ -48,7 +48,8 @@ def input_blocks(
             batch.run(model)
     for name, moment in logged(moments.items(), "layers", len(moments)):
         if moment.count:
-            yield block_of((name,), moment.curvature(centred=are_centred or moment.has_bias))
+            curvature = moment.curvature(centred=are_centred or moment.has_bias)
+            yield block_of((name,), curvature, is_turned=moment.is_turned)
 
 
 def has_norms(model: nn.Module) -> bool:
@@ -58,7 +59,7 @@ def has_norms(model: nn.Module) -> bool:
 
 def _is_plain(multiplied: Multiplication) -> bool:
     """Return whether all rows of the weight meet the same inputs."""
-    layer, weight = multiplied.convolution, multiplied.weight
+    layer, weight = multiplied.convolution, multiplied.rows
     return (layer is None or layer.groups == 1) and weight.numel() > 0 and weight[0].numel() <= MAX_ROW
 
 
@@ -67,8 +68,8 @@ class _Moments:
 
     def __init__(self, multiplied: Multiplication, generator: torch.Generator) -> None:
         self.layer, self.generator = multiplied.convolution, generator
-        self.has_bias = multiplied.bias is not None
-        row = multiplied.weight[0].numel()
+        self.has_bias, self.is_turned = multiplied.bias is not None, multiplied.is_turned
+        row = multiplied.rows[0].numel()
         self.origin = torch.zeros(row, dtype=torch.float32, device="cpu")
         self.total = torch.zeros(row, dtype=torch.float64, device="cpu")
         self.products = torch.zeros(row, row, dtype=torch.float32, device="cpu")

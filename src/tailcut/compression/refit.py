@@ -40,8 +40,8 @@ class Refit:
     def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
         uses = Counter(map(id, dict(model.named_parameters(remove_duplicate=False)).values()))
         known = multiplications(model)
-        self._names = [name for name in names if known[name].is_torchs and uses[id(known[name].weight)] == 1]
-        lengths = [known[name].weight[0].numel() for name in self._names]
+        self._names = [name for name in names if known[name].is_plain and uses[id(known[name].weight)] == 1]
+        lengths = [known[name].rows[0].numel() for name in self._names]
         self._most = min(MAX_ROWS, MAX_NUMBERS // max(1, sum(lengths)))
         self._has_norms = has_norms(model)
         self._rows: dict[str, list[Tensor]] = {}
@@ -81,8 +81,8 @@ class Refit:
             if found.shape != wanted[0].shape or not bool(found.isfinite().all()):
                 return
             centred = self._has_norms or layer.bias is not None
-            weight = results[name].weight.detach()  # as in the original until here
-            weight.copy_(_refitted(weight, wanted[0], found, centred=centred))
+            rows, weight = results[name].rows, results[name].weight.detach()  # as in the original until here
+            rows.copy_(_refitted(rows, wanted[0], found, centred=centred))
             layer.weight.detach().copy_(round_weight(name, weight.reshape(-1)).reshape(weight.shape))
 
         with listening_before(rounded, self._names, fit):

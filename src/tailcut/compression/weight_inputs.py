@@ -10,10 +10,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
+from tailcut.structure.module_types import (
+    LINEAR_LAYERS,
+    TRANSFORMERS_CONV1D,
+    is_linear,
+    is_of_type,
+    keeps_forward,
+)
+
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 Listen = Callable[[str, Tensor], None]
 
-FORWARDS = frozenset(kind.forward for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
+KINDS = (*LINEAR_LAYERS, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True)
@@ -22,15 +30,25 @@ class Multiplication:
 
     Attributes:
         module: that holds it.
-        weight: (outputs, inputs, kernel ...).
+        weight: as the module has it: (outputs, inputs, kernel ...), or (inputs, outputs).
         bias: that is added, None if there is none.
-        is_torchs: whether the forward is torch's, so that nothing else is done in it.
+        is_plain: whether the forward is that of the layer's class here, so that nothing else is done in it.
     """
 
     module: nn.Module
     weight: Tensor
     bias: Tensor | None
-    is_torchs: bool
+    is_plain: bool
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether the weight is (inputs, outputs)."""
+        return is_of_type(self.module, TRANSFORMERS_CONV1D)
+
+    @property
+    def rows(self) -> Tensor:
+        """The weight with its rows first, (outputs, inputs, kernel ...), in the same memory."""
+        return self.weight.detach().T if self.is_turned else self.weight.detach()
 
     @property
     def convolution(self) -> Convolution | None:
@@ -43,9 +61,10 @@ def multiplications(model: nn.Module) -> dict[str, Multiplication]:
     found = {}
     for name, module in model.named_modules():
         prefix = f"{name}." if name else ""
-        if isinstance(module, (nn.Linear, Convolution)):
-            is_torchs = type(module).forward in FORWARDS
-            found[f"{prefix}weight"] = Multiplication(module, module.weight, module.bias, is_torchs)
+        if is_linear(module) or isinstance(module, Convolution):
+            is_plain = any(keeps_forward(module, kind) for kind in KINDS)
+            weight, bias = cast(Tensor, module.weight), cast(Tensor | None, module.bias)
+            found[f"{prefix}weight"] = Multiplication(module, weight, bias, is_plain)
         elif is_packed_attention(module):
             parts = module._parameters["in_proj_weight"], module._parameters["in_proj_bias"]
             found[f"{prefix}in_proj_weight"] = Multiplication(module, cast(Tensor, parts[0]), parts[1], True)
@@ -78,7 +97,7 @@ def listening_before(model: nn.Module, names: Container[str], listen: Listen) ->
             prefix = f"{name}." if name else ""
             if is_packed_attention(module):
                 stack.enter_context(_attention_of(module, name).listened(names, listen, None))
-            elif isinstance(module, (nn.Linear, Convolution)) and f"{prefix}weight" in names:
+            elif (is_linear(module) or isinstance(module, Convolution)) and f"{prefix}weight" in names:
                 stack.callback(before(module, f"{prefix}weight", listen).remove)
         yield
 

@@ -313,10 +313,10 @@ class Rounding:
         if is_learned:
             steps = RowSteps(nearest_step(size))
         else:
-            steps = row_steps(block, other.shape, FINER * size, self._rows_of(other, values))
-        factors, sizes = steps.by_rows(other.shape)
-        scaled = (numbers.reshape(len(factors), -1) / factors).reshape(-1)
-        given = {other.name: sizes.repeat(len(factors))}
+            rows = None if block.is_turned else self._rows_of(other, values)
+            steps = row_steps(block, other.shape, FINER * size, rows)
+        scaled, sizes = steps.scaled(numbers, other.shape, is_turned=block.is_turned)
+        given = {other.name: sizes}
         multiples = rounded_with_feedback(block, {other.name: scaled}, given, is_dependent=not is_learned)[other.name]
         return layout, coded(multiples, transform, steps.step, layout, steps.shifts, is_dependent=not is_learned)
 

@@ -1,8 +1,8 @@
 """Rounding of blocks of numbers with error feedback, and the steps that suit it, of tensors and along their axes."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -15,7 +15,7 @@ from tailcut.format.quantized.coder import MAX_STEP, SHIFT
 from tailcut.format.quantized.loops import LINE
 from tailcut.format.quantized.values import nearest_step, step_sizes
 from tailcut.format.sensitivity import Block
-from tailcut.format.trellis import COLUMNS, FINER, feedback, rounded_along_trellis
+from tailcut.format.trellis import COLUMNS, FINER, feedback, rounded_along_trellis, rounded_rows
 
 MOST_SHIFT = 24
 """The largest shift, six octaves: what has no curvature at all is not worth the coarsest step of a file."""
@@ -37,11 +37,20 @@ class RowSteps:
         """Return the step at each number of the weight, float64, flat."""
         return step_sizes(self.step, shape, self.shifts).expand(math.prod(shape))
 
-    def by_rows(self, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return the steps as products: of a factor for each row, (rows, 1), and of the steps in a row, flat."""
+    def scaled(self, numbers: Tensor, shape: Sequence[int], *, is_turned: bool) -> tuple[Tensor, Tensor]:
+        """Return a weight over what its outputs' steps differ by, and the steps at the places of one output, flat.
+
+        Args:
+            numbers: of the weight, flat.
+            shape: of the weight.
+            is_turned: see `Block`; of such a weight all outputs have the same steps.
+        """
+        if is_turned:
+            return numbers, self.sizes((shape[0], 1))
         own = {axis: shift for axis, shift in self.shifts.items() if axis}
         factors = np.exp2(SHIFT * self.shifts.get(0, np.zeros(shape[0])) / 8)
-        return torch.from_numpy(factors)[:, None], RowSteps(self.step, own).sizes((1, *shape[1:]))
+        scaled = numbers.reshape(shape[0], -1) / torch.from_numpy(factors)[:, None]
+        return scaled.reshape(-1), RowSteps(self.step, own).sizes((1, *shape[1:]))
 
 
 @dataclass(frozen=True)
@@ -66,13 +75,16 @@ def row_steps(block: Block, shape: Sequence[int], size: float, rows: Rows | None
 
     Args:
         block: of one weight.
-        shape: of the weight, its rows first.
+        shape: of the weight.
         size: the step without feedback.
         rows: what is known of each row; None where all are alike.
 
     Raises:
         ArgumentError: the block was measured for other sizes.
     """
+    if block.is_turned:
+        found = row_steps(replace(block, is_turned=False), shape[::-1], size)
+        return RowSteps(found.step, {1 - axis: shift for axis, shift in found.shifts.items()})
     if math.prod(shape[1:]) != len(block.upper):
         raise _other_size(block, math.prod(shape))
     curvature = block.conditional.reshape(tuple(shape[1:]))
@@ -205,7 +217,7 @@ def rounded_with_feedback(
     Args:
         block: its tensors must be among `values`, in these sizes.
         values: name -> the numbers, flat, float64.
-        sizes: name -> the step of each number, flat, float64; the same in every row of a weight.
+        sizes: name -> the step of each number of a row, flat, float64; of a weight for as many rows as it has, or one.
         is_dependent: whether they are rounded along a trellis, see `trellis`; else each to the nearest.
 
     Returns:
@@ -218,10 +230,15 @@ def rounded_with_feedback(
     if sum(lengths) % len(block.upper) or (len(lengths) > 1 and sum(lengths) > len(block.upper)):
         raise _other_size(block, sum(lengths))
     steps = torch.cat([sizes[name] for name in block.names])[: len(block.upper)]
+    if block.is_turned:
+        (numbers,) = (values[name] for name in block.names)
+        rest = numbers.reshape(len(block.upper), -1).clone()
+        rounds = _rounder_of_rows(rest.numel()) if is_dependent else torch.Tensor.round_
+        return {block.names[0]: _rounded_in_order(rest, steps, block.upper, rounds).reshape(-1)}
     # A row of these is what all rows of a weight have at one place: it is used at once, so it lies in one piece.
     rest = torch.cat([values[name] for name in block.names]).reshape(-1, len(block.upper)).T.contiguous()
     if not is_dependent:
-        result = _rounded_to_nearest(rest, steps, block.upper)
+        result = _rounded_in_order(rest, steps, block.upper, torch.Tensor.round_)
     else:
         ends = np.cumsum([0, *lengths]).clip(max=len(rest))
         starts = [place for start, stop in pairwise(ends) for place in range(int(start), int(stop), LINE)]
@@ -229,8 +246,24 @@ def rounded_with_feedback(
     return dict(zip(block.names, result.T.reshape(-1).split(lengths), strict=True))
 
 
-def _rounded_to_nearest(rest: Tensor, steps: Tensor, upper: Tensor) -> Tensor:
-    """Return the multiples of a block, (places, rows); `rest` becomes what is left of its numbers."""
+def _rounder_of_rows(num_numbers: int) -> Callable[[Tensor], object]:
+    """Return a function that rounds multiples, (n,), along a trellis (changes them).
+
+    Args:
+        num_numbers: how many it rounds in all its calls.
+    """
+    return lambda multiples: multiples.copy_(rounded_rows([multiples[None]], num_numbers=num_numbers)[0][0])
+
+
+def _rounded_in_order(rest: Tensor, steps: Tensor, upper: Tensor, rounds: Callable[[Tensor], object]) -> Tensor:
+    """Return the multiples of a block, (places, rows), one place after another.
+
+    Args:
+        rest: its numbers; becomes what is left of them.
+        steps: of the places.
+        upper: see `Block`.
+        rounds: rounds the multiples at a place, (rows,), to whole numbers (changes them).
+    """
     result = torch.empty_like(rest)
     for start in range(0, len(rest), COLUMNS):
         inside = rest[start : start + COLUMNS]  # becomes the errors
@@ -238,7 +271,7 @@ def _rounded_to_nearest(rest: Tensor, steps: Tensor, upper: Tensor) -> Tensor:
         scaled = feedback(upper, start, start + num)
         for place, step in enumerate(steps[start : start + num]):
             errors, rounded = inside[place], result[start + place]
-            torch.div(errors, step, out=rounded).round_()
+            rounds(torch.div(errors, step, out=rounded))
             errors.addcmul_(rounded, step, value=-1)
             inside[place + 1 :].addr_(scaled[place, place + 1 : num], errors, alpha=-1)
         rest[start + num :].addmm_(scaled[:, num:].T, inside, alpha=-1)

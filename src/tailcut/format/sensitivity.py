@@ -20,11 +20,13 @@ class Block:
         upper: (n, n), the upper Cholesky factor of the inverse of their curvature; n is their numbers, or those of a
             row. For a row with a kernel, of its DCT along the kernel.
         curvature: (n,), float64, its diagonal: what the error of each number costs by itself.
+        is_turned: whether the weight is (inputs, outputs): what an output channel has is a column of it.
     """
 
     names: tuple[str, ...]
     upper: Tensor
     curvature: Tensor
+    is_turned: bool = False
 
     @cached_property
     def conditional(self) -> Tensor:
@@ -32,12 +34,13 @@ class Block:
         return self.upper.double().diagonal() ** -2
 
 
-def block_of(names: tuple[str, ...], curvature: Tensor) -> Block:
+def block_of(names: tuple[str, ...], curvature: Tensor, *, is_turned: bool = False) -> Block:
     """Return the block of a curvature.
 
     Args:
         names: of the tensors.
         curvature: (n, n), float64, symmetric with positive eigenvalues.
+        is_turned: see `Block`.
 
     Raises:
         ArgumentError: its numbers are not finite, or too far apart to be factored.
@@ -50,7 +53,7 @@ def block_of(names: tuple[str, ...], curvature: Tensor) -> Block:
             f"what an error of {names[0]} costs cannot be measured: the inputs of its layer, or their gradients, are "
             "too large or too far apart for float32; normalise the inputs, and look for weights of extreme size"
         ) from error
-    return Block(names, upper.float().cpu(), curvature.diagonal().cpu().clone())
+    return Block(names, upper.float().cpu(), curvature.diagonal().cpu().clone(), is_turned)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Dependent quantisation: which multiples of their steps a row of numbers becomes, by the Viterbi algorithm."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -24,13 +24,20 @@ COMPILED_FROM = 1 << 12
 FINER = step_size(-5)
 """Step in a trellis, of which every other multiple is allowed at a time, over one whose errors are of the same size."""
 
+Decide = Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor], tuple[Tensor, Tensor, Tensor]]
+
 _NUM_STATES = len(TRELLIS_INTO)
 # For each state the two ways into it, each 2 (the state before) + (whether the number between is odd).
 _WAYS = torch.tensor(TRELLIS_INTO, device="cpu")
 
 
 def rounded_along_trellis(
-    values: Tensor, steps: Tensor, upper: Tensor | None = None, starts: Sequence[int] = (0,)
+    values: Tensor,
+    steps: Tensor,
+    upper: Tensor | None = None,
+    starts: Sequence[int] = (0,),
+    *,
+    num_numbers: int = 0,
 ) -> Tensor:
     """Return numbers as multiples of their steps, each one of those that the numbers before it in its row allow.
 
@@ -44,6 +51,7 @@ def rounded_along_trellis(
         steps: of each place in a row, (n,), float64.
         upper: (n, n), see `Block`; None where each error costs the same and stays.
         starts: places at which the trellis begins anew, the first 0.
+        num_numbers: how many are rounded in all, if in several calls: of many, a compiled loop rounds also few.
 
     Returns:
         Whole numbers, float64, shaped like the values.
@@ -52,14 +60,17 @@ def rounded_along_trellis(
         Schwarz, Nguyen, Marpe and Wiegand, "Hybrid video coding with trellis-coded quantization", DCC 2019; the states
         are those of ISO/IEC 15938-17.
     """
+    is_compiled = max(num_numbers, values.numel()) >= COMPILED_FROM and is_installed()
+    decided = _decided_by_loop if is_compiled else _decided
     parts = values.split(MAX_ROWS, dim=1)
-    return torch.cat([_rounded_together(part.clone(), steps, upper, starts) for part in parts], 1)
+    return torch.cat([_rounded_together(part.clone(), steps, upper, starts, decided) for part in parts], 1)
 
 
-def _rounded_together(values: Tensor, steps: Tensor, upper: Tensor | None, starts: Sequence[int]) -> Tensor:
+def _rounded_together(
+    values: Tensor, steps: Tensor, upper: Tensor | None, starts: Sequence[int], decided: Decide
+) -> Tensor:
     """Round some rows; `values` becomes what is left of them."""
     result = torch.empty_like(values)
-    decided = _decided_by_loop if values.numel() >= COMPILED_FROM and is_installed() else _decided
     entry = torch.zeros(values.shape[1], dtype=torch.int64, device="cpu")
     for start, stop in _spans(len(values), starts):
         if start in starts:
@@ -81,18 +92,19 @@ def feedback(upper: Tensor, start: int, stop: int) -> Tensor:
     return factors.div_(factors.diagonal()[:, None].clone())
 
 
-def rounded_rows(multiples: Sequence[Tensor]) -> list[Tensor]:
+def rounded_rows(multiples: Sequence[Tensor], *, num_numbers: int = 0) -> list[Tensor]:
     """Return multiples of a step rounded along a trellis that begins anew in each row, and each `LINE` numbers of it.
 
     Args:
         multiples: (rows, numbers) of any sizes, float64.
+        num_numbers: see `rounded_along_trellis`.
     """
     length = min(LINE, max((x.shape[1] for x in multiples), default=0))
     lines = [nn.functional.pad(x, (0, -x.shape[1] % length)).reshape(-1, length) for x in multiples if x.numel()]
     if not lines:
         return list(multiples)
     ones = torch.ones(length, dtype=torch.float64, device="cpu")
-    rounded = rounded_along_trellis(torch.cat(lines).T, ones).T
+    rounded = rounded_along_trellis(torch.cat(lines).T, ones, num_numbers=num_numbers).T
     found = iter(rounded.split([len(x) for x in lines]))
     return [next(found).reshape(len(x), -1)[:, : x.shape[1]] if x.numel() else x for x in multiples]
 

@@ -141,7 +141,11 @@ class LazyMap(torch.Tensor):
             engine = "torch" if context is None else context.engine
             device = a_source(self.parts[0]).device
             # An ordinary tensor in inference mode too: torch counts the writes to it, see `share`.
-            with torch.inference_mode(mode=False), torch.set_grad_enabled(self._differentiable), without_autocast(device):
+            with (
+                torch.inference_mode(mode=False),
+                torch.set_grad_enabled(self._differentiable),
+                without_autocast(device),
+            ):
                 maps = [write(part, engine=engine) for part in self.parts]
                 stacked = maps[0] if len(maps) == 1 else torch.cat(maps)
                 self._full = stacked.movedim(0, self.channel_axis).contiguous()
