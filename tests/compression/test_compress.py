@@ -308,8 +308,9 @@ def test_gpt_2_s_linear_layers_lose_no_more_than_torch_s(tmp_path: Path) -> None
     layers = [nn.Linear(64, 96), nn.GELU(), nn.Linear(96, 64), nn.GELU(), nn.Linear(64, 10)]
     usual = nn.Sequential(*layers).eval()
     turned = copy.deepcopy(usual)
-    for place in (0, 2, 4):
-        layer = usual[place]
+    for place, layer in enumerate(layers):
+        if not isinstance(layer, nn.Linear):
+            continue
         turned[place] = Conv1D(layer.out_features, layer.in_features)
         turned[place].load_state_dict({"weight": layer.weight.T, "bias": layer.bias})
     x, errors = torch.randn(500, 8) @ mixing, []

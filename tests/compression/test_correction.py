@@ -93,7 +93,7 @@ def test_layers_that_run_twice_stay() -> None:
 def test_gpt_2_s_linear_layers_are_corrected_as_torch_s() -> None:
     turned, usual = (nn.Sequential(kind(5, 6), nn.ReLU(), kind(6, 4)).eval() for kind in (turned_linear, nn.Linear))
     x, found = torch.randn(40, 5), []
-    for one, other in zip(usual[::2], turned[::2], strict=True):
+    for one, other in ((usual[0], turned[0]), (usual[2], turned[2])):
         other.load_state_dict({"weight": one.get_parameter("weight").T, "bias": one.get_parameter("bias")})
     for model in (usual, turned):
         numbers = {"0.weight": model[0].get_parameter("weight").detach().round().reshape(-1)}

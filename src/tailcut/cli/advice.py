@@ -28,7 +28,7 @@ ADVICE = {
     ", or with registered=False, to be loaded into such a class": "",
     "train one with replace_stem(..., gate=True)": "train one with gate = true under [inputs] of its recipe",
     "(download=True allows it)": "(--download allows it)",
-    "; try dynamic=False if sizes are the trouble": "",
+    'try dynamic="batch" or dynamic=False': "try --dynamic batch or --dynamic none",
     "take what is whole: load(path, level=": (
         "take what is whole by tailcut cut --level, or in Python by load(path, level="
     ),

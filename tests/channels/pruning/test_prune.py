@@ -329,6 +329,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"rates": 0.5, "scores": {"first": torch.ones(8)}}, "a layer 'first', which Plain does not have"),
     ({"rates": 0.5, "scores": {"0": ["a"] * 8}}, "must be a vector of numbers"),
     ({"rates": 0.5, "scores": [1, 2]}, "must map names of layers"),
+    ({"rates": 0.5, "scores": X, "example_input": GOOD}, "got Tensor; the network comes first, then an example input"),
     ({"rates": 0.5, "scores": {}}, "nothing can be pruned: .*the scores name none"),
     ({"rates": 0.5, "example_input": torch.rand(1, 4, 16, 16)}, "does not run on an input of shape \\(1, 4, 16, 16\\)"),
     ({"rates": 0.5, "example_input": [X, 1]}, "example_input must be a tensor, .* got list of Tensor, int$"),

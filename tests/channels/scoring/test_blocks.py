@@ -70,3 +70,18 @@ def test_maps_are_transformed_along_both_axes(shape: tuple[int, int], blocks: Bl
     assert transform.num_coefficients == expected.shape[1]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
     assert found.data_ptr() != maps.data_ptr()
+
+
+@pytest.mark.parametrize("blocks", [PAPER, PUBLISHED, Blocks(7, 3.0, False, False, True)])
+def test_long_axes_take_no_memory_for_zeros(blocks: Blocks) -> None:
+    """Positions of attention are maps of one row, (tokens x tokens) long: the whole matrix would take 12 GB."""
+    signal = np.random.default_rng(0).normal(size=40_001)
+    maps = torch.from_numpy(signal)[None, None]
+    found = BlockTransform(1, len(signal), blocks, torch.float64, maps.device)(maps)[0]
+    side = blocks.size or 1
+    end = (len(signal) // side - 51) * side
+    short = blocks.axis_matrix(len(signal) - end) @ signal[end:]
+    left, rows = blocks.axis_rows(40_001, 20_000, 20_030)
+    assert rows.nbytes < 1e6
+    torch.testing.assert_close(found[20_000:20_030], torch.from_numpy(rows @ signal[left : left + rows.shape[1]]))
+    torch.testing.assert_close(found[-100:], torch.from_numpy(short[-100:]))  # far from where the short one is cut

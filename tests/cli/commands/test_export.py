@@ -71,6 +71,15 @@ def test_only_a_program_has_an_input(tailcut: Tailcut, packed: Path, tmp_path: P
     assert "--to torch takes no --input" in outcome.err
 
 
+def test_only_the_batch_of_a_program_may_vary(tailcut: Tailcut, packed: Path, tmp_path: Path) -> None:
+    given = "export", packed, "-o", tmp_path / "a", "--json", "--dynamic"
+    inputs = [tailcut(*given, word, "--to", "onnx").json["inputs"] for word in ("batch", "none")]
+    assert [shape[0] for (shape,) in (one.values() for one in inputs)] == ["batch", 1]
+    outcome = tailcut(*given, "batch", "--to", "c")
+    assert outcome.code == 2
+    assert "--dynamic is for --to onnx; --to c takes no --dynamic" in outcome.err
+
+
 def test_c_in_integers(tailcut: Tailcut, packed: Path, tmp_path: Path) -> None:
     outcome = tailcut("export", packed, "--to", "c", "--arithmetic", "integer", "-o", tmp_path / "c", "--json")
     assert outcome.code == 0

@@ -265,6 +265,9 @@ def test_the_report_tells_size_shapes_and_ways(tmp_path: Path) -> None:
     assert report.dense_bytes == 4 * 266_200
     assert report.inputs == {"x": (1, 1, 28, 28)}
     assert "dense weights: 1,064,800" in str(report)
+    assert export_onnx(model, tmp_path / "a.onnx", dynamic="batch").inputs == {"x": ("batch", 1, 28, 28)}
+    with pytest.raises(ArgumentError, match="dynamic must be True, False or \"batch\", got 'height'"):
+        export_onnx(model, tmp_path / "a.onnx", dynamic="height")  # type: ignore[arg-type]
     assert "factored" in str(report)
     assert report.to_dict()["tensors"][0]["name"] == "fc1.weight"
 
@@ -420,7 +423,9 @@ def test_halves_of_an_open_size(tmp_path: Path) -> None:
     with torch.no_grad():
         np.testing.assert_allclose(found, model(images).numpy(), atol=1e-5)
     model, example = AsksForSizes(halves_after_a_change_in_place).eval(), torch.rand(1, 3, 8, 12)
-    with pytest.raises(StructureError, match=r"^AsksForSizes cannot be exported: .*; try dynamic=False if sizes are"):
+    with pytest.raises(
+        StructureError, match=r"^AsksForSizes cannot be exported: .*; if sizes are the trouble, try dyn"
+    ):
         export_onnx(model, tmp_path / "b.onnx", example_input=example)
     export_onnx(model, tmp_path / "b.onnx", example_input=example, dynamic=False)
     (found,) = onnxruntime.InferenceSession(tmp_path / "b.onnx").run(None, {"x": example.numpy()})

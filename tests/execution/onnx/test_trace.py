@@ -1,3 +1,5 @@
+from typing import Literal
+
 import onnx_ir as ir
 import onnxruntime
 import pytest
@@ -23,12 +25,15 @@ class Coupled(nn.Module):
         return sums
 
 
+Dynamic = bool | Literal["batch"]
+
+
 class Branching(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x + 1 if x.sum() > 0 else x
 
 
-def sizes(model: nn.Module, *shapes: tuple[int, ...], dynamic: bool = True) -> list[list[bool]]:
+def sizes(model: nn.Module, *shapes: tuple[int, ...], dynamic: Dynamic = True) -> list[list[bool]]:
     """Which sizes of the inputs are open."""
     program = trace(model, Call(model, [torch.ones(shape) for shape in shapes], {}), opset=18, dynamic=dynamic)
     assert program.opset_imports[""] == 18
@@ -45,13 +50,15 @@ class Masked(nn.Module):
     ("model", "shapes", "dynamic", "expected"),
     [
         (Coupled(), [(2, 3, 4), (2, 5)], True, [[True, False, False], [True, True]]),
+        (Coupled(), [(2, 3, 4), (2, 5)], "batch", [[True, False, False], [True, False]]),
+        (nn.Conv1d(3, 2, 2), [(1, 3, 7)], "batch", [[True, False, False]]),
         (Coupled(), [(1, 3, 4), (1, 5)], False, [[False] * 3, [False] * 2]),
         (Masked(), [(2, 3, 5), (2, 5, 5)], True, [[True] * 3] * 2),  # sizes that vary together
         (nn.Conv1d(3, 2, 2), [(1, 3, 7)], True, [[True, False, True]]),  # a batch of one is open all the same
     ],
 )
 def test_open_sizes_are_those_that_the_network_takes(
-    model: nn.Module, shapes: list[tuple[int, ...]], dynamic: bool, expected: list[list[bool]]
+    model: nn.Module, shapes: list[tuple[int, ...]], dynamic: Dynamic, expected: list[list[bool]]
 ) -> None:
     assert sizes(model, *shapes, dynamic=dynamic) == expected
 

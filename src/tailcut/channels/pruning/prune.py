@@ -109,10 +109,15 @@ def prune(
     ----------  --------  --------------------
     2                  4  the network's output
     """
-    inputs = _check_network(model, example_input)
     if sum(given is not None for given in (rates, macs_ratio, params_ratio)) != 1:
         misplaced = f"; {scores!r} stands in the place of the scores" if isinstance(scores, (int, float)) else ""
         raise ArgumentError(f"give one of rates, macs_ratio and params_ratio{misplaced}")
+    if not isinstance(scores, Mapping):
+        raise ArgumentError(
+            f"scores must map names of layers to vectors, got {type(scores).__name__}; the network comes first, then "
+            "an example input, then the scores"
+        )
+    inputs = _check_network(model, example_input)
     amount = Amount(rates, macs_ratio, params_ratio, Limits(min_channels, round_to, max_rate))
     patterns = _patterns(ignore)
     # In inference mode torch does not show all operations, and new parameters could not be trained.

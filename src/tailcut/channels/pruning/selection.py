@@ -91,11 +91,9 @@ def check_scores(scores: Mapping[str, Tensor], model: nn.Module, graph: ChannelG
     """Return the scores as float64 vectors on the CPU.
 
     Raises:
-        ArgumentError: they are no mapping of layer names to vectors of finite numbers, a layer is not known, or a
-            vector has not one number per channel.
+        ArgumentError: they are no vectors of finite numbers, a layer is not known, or a vector has not one number per
+            channel.
     """
-    if not isinstance(scores, Mapping):
-        raise ArgumentError(f"scores must map names of layers to vectors, got {type(scores).__name__}")
     modules = dict(model.named_modules())
     checked = {}
     for name, values in scores.items():

@@ -3,12 +3,13 @@
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tailcut.channels.scoring.gaussian import gaussian_matrix
+from tailcut.channels.scoring.gaussian import gaussian_matrix, gaussian_rows
 from tailcut.transform import dct_basis
 
 # Maps of at most this many pixels are transformed by one product; larger ones axis by axis.
@@ -35,21 +36,43 @@ class Blocks:
     filters_coefficients: bool
     leaves_ends_out: bool
 
+    def num_coefficients(self, size: int) -> int:
+        """Return the number of coefficients along an axis of `size` pixels."""
+        return sum(self._sides(size))
+
     def axis_matrix(self, size: int) -> np.ndarray:
         """Return smoothing and block DCT along an axis of `size` pixels as a matrix: float64 (coefficients, size)."""
+        left, rows = self.axis_rows(size, 0, self.num_coefficients(size))
+        return np.pad(rows, ((0, 0), (left, size - left - rows.shape[1])))
+
+    def axis_rows(self, size: int, first: int, last: int) -> tuple[int, np.ndarray]:
+        """Return rows of that matrix, which is a band, without columns at both ends in which they are all zero.
+
+        Args:
+            size: of the axis.
+            first: of the rows.
+            last: behind the last row.
+
+        Returns:
+            The first column that is there, and the rows, float64 (last - first, columns).
+        """
+        starts = np.cumsum([0, *self._sides(size)])  # blocks have as many coefficients as pixels
+        begin, end = np.searchsorted(starts, first, "right") - 1, np.searchsorted(starts, last)
+        left, right = int(starts[begin]), int(starts[end])
+        matrix = np.zeros((right - left, right - left))
+        for start, stop in pairwise(starts[begin : end + 1] - left):
+            matrix[start:stop, start:stop] = self._block_matrix(int(stop - start))
+        matrix = matrix[first - left : last - left]
+        if self.sigma is None or self.filters_coefficients:
+            return left, matrix
+        outer, smoothing = gaussian_rows(size, self.sigma, left, right)
+        return outer, matrix @ smoothing
+
+    def _sides(self, size: int) -> list[int]:
+        """Return the lengths of the blocks along an axis."""
         side = size if self.size is None else min(self.size, size)
-        sides = [side] * (size // side)
-        if size % side and not self.leaves_ends_out:
-            sides.append(size % side)
-        matrix = np.zeros((sum(sides), size))
-        start = 0
-        for side in sides:
-            stop = start + side
-            matrix[start:stop, start:stop] = self._block_matrix(side)
-            start = stop
-        if self.sigma is not None and not self.filters_coefficients:
-            matrix = matrix @ gaussian_matrix(size, self.sigma)
-        return matrix
+        rest = 0 if self.leaves_ends_out else size % side
+        return [side] * (size // side) + [rest] * (rest > 0)
 
     def _block_matrix(self, side: int) -> np.ndarray:
         matrix = dct_basis(side, dtype=torch.float64).numpy()
@@ -119,15 +142,17 @@ class BlockTransform:
 
 @lru_cache(maxsize=64)
 def _tiles(size: int, blocks: Blocks) -> list[Tile]:
-    matrix = torch.from_numpy(blocks.axis_matrix(size))
-    if len(matrix) <= TILE_ROWS:
-        return [Tile(0, len(matrix), 0, size, matrix)]
+    num = blocks.num_coefficients(size)
+    if num <= TILE_ROWS:
+        return [Tile(0, num, 0, size, torch.from_numpy(blocks.axis_matrix(size)))]
     found = []
-    for first in range(0, len(matrix), TILE_ROWS):
-        rows = matrix[first : first + TILE_ROWS]
+    for first in range(0, num, TILE_ROWS):
+        last = min(first + TILE_ROWS, num)
+        start, matrix = blocks.axis_rows(size, first, last)
+        rows = torch.from_numpy(matrix)
         used = rows.any(dim=0).nonzero().flatten().tolist()
         left, right = used[0], used[-1] + 1
-        found.append(Tile(first, first + len(rows), left, right, rows[:, left:right].contiguous()))
+        found.append(Tile(first, last, start + left, start + right, rows[:, left:right].contiguous()))
     return found
 
 

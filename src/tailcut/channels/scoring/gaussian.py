@@ -46,11 +46,27 @@ def gaussian_matrix(size: int, sigma: float) -> np.ndarray:
     Returns:
         float64 (size, size); each row sums to 1.
     """
+    return gaussian_rows(size, sigma, 0, size)[1]
+
+
+def gaussian_rows(size: int, sigma: float, first: int, last: int) -> tuple[int, np.ndarray]:
+    """Return rows of `gaussian_matrix` without the columns at both ends in which they are all zero.
+
+    Args:
+        size: length of the axis.
+        sigma: see `gaussian_kernel`.
+        first: of the rows.
+        last: behind the last row.
+
+    Returns:
+        The first column that is there, and the rows, float64 (last - first, columns).
+    """
     kernel = gaussian_kernel(sigma)
     radius = len(kernel) // 2
-    pixels = np.arange(size)
+    pixels = np.arange(first, last)
     reached = (pixels[:, None] + np.arange(-radius, radius + 1)) % (2 * size)
     reached = np.where(reached < size, reached, 2 * size - 1 - reached)
-    matrix = np.zeros((size, size))
-    np.add.at(matrix, (pixels[:, None], reached), np.broadcast_to(kernel, reached.shape))
-    return matrix
+    left = int(reached.min())
+    rows = np.zeros((len(pixels), int(reached.max()) + 1 - left))
+    np.add.at(rows, (pixels[:, None] - first, reached - left), np.broadcast_to(kernel, reached.shape))
+    return left, rows

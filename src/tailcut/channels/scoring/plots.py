@@ -95,7 +95,7 @@ def show_maps(model: nn.Module, image: Tensor, layer: str, *, formula: Formula |
     num = min(num_maps, len(order))
     columns = [("high", index) for index in order[:num].tolist()] + [("low", index) for index in order[-num:].tolist()]
     transform = BlockTransform(maps.shape[2], maps.shape[3], formula.blocks, torch.float32, maps.device)
-    num_rows = len(formula.blocks.axis_matrix(maps.shape[2]))
+    num_rows = formula.blocks.num_coefficients(maps.shape[2])
     figure, panels = _grid(2, len(columns), (1.6 * len(columns), 4.0))
     figure.suptitle(f"maps of {layer} that score highest and lowest, and their coefficients")
     shown = maps[0, [index for _, index in columns]].float().contiguous()

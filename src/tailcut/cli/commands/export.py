@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from typing import Literal
 
 from tailcut.cli.parser import Commands, add_command, add_level
 from tailcut.errors import ArgumentError
@@ -12,6 +13,7 @@ WEIGHTS = ("safetensors", "torch")
 TARGETS = ("onnx", "c", "html", *WEIGHTS)
 SIZED = ("c", "html")
 WITH_INPUT = ("onnx", "c")
+DYNAMIC: dict[str, bool | Literal["batch"]] = {"all": True, "batch": "batch", "none": False}
 INPUTS = ("own", "pixels")
 
 
@@ -55,6 +57,12 @@ def add_parser(commands: Commands) -> None:
         metavar="HxW",
         help="c, html: height and width of the input, such as 96x96",
     )
+    parser.add_argument(
+        "--dynamic",
+        choices=tuple(DYNAMIC),
+        help="onnx: sizes of the input that may vary. all: each that the network lets vary (default); batch: the batch "
+        "alone, which takes less time to write; none",
+    )
     add_level(parser)
 
 
@@ -65,6 +73,8 @@ def run(arguments: argparse.Namespace) -> Report:
         raise ArgumentError(f"--input is for --to {' and '.join(WITH_INPUT)}; --to {arguments.to} takes no --input")
     if arguments.arithmetic is not None and arguments.to != "c":
         raise ArgumentError(f"--arithmetic is for --to c; --to {arguments.to} has one arithmetic")
+    if arguments.dynamic is not None and arguments.to != "onnx":
+        raise ArgumentError(f"--dynamic is for --to onnx; --to {arguments.to} takes no --dynamic")
     if arguments.to in WEIGHTS:
         from tailcut.tasks.pack import unpack
 
@@ -75,7 +85,7 @@ def run(arguments: argparse.Namespace) -> Report:
     if arguments.to == "onnx":
         from tailcut.execution.onnx.export import export_onnx
 
-        return export_onnx(model, arguments.out, pixels=pixels, tell=_tell)
+        return export_onnx(model, arguments.out, pixels=pixels, dynamic=DYNAMIC[arguments.dynamic or "all"], tell=_tell)
     if arguments.to == "c":
         from tailcut.export_c import export_c
 

@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -89,7 +89,7 @@ def export_onnx(
     *,
     example_input: Any = None,
     opset: int = DEFAULT_OPSET,
-    dynamic: bool = True,
+    dynamic: bool | Literal["batch"] = True,
     pixels: bool = False,
     tell: Callable[[str], object] = lambda stage: None,
 ) -> OnnxExportReport:
@@ -114,7 +114,8 @@ def export_onnx(
             tuples and dicts; None, numbers and strings stay as they are.
         opset: version of ONNX's operators, from 18.
         dynamic: let every size of the inputs vary that the network lets vary (the report says which: for example
-            "batch", "height"). An axis of size 1 in the example never varies, the batch excepted.
+            "batch", "height"). An axis of size 1 in the example never varies, the batch excepted. "batch": only the
+            first axis varies, which saves time: each other size is tried and traced too. False: none does.
         pixels: put the network's own input transform into the graph, if it reads frequency channels or YCbCr: its input
             is then "pixels", RGB images (batch, 3, height, width) of 0 to 1, as is `example_input`.
         tell: is told each stage when it begins, for example `print`.
@@ -136,6 +137,8 @@ def export_onnx(
 
     check_output_path(path)  # the export takes up to minutes
     _check_opset(opset)
+    if not isinstance(dynamic, bool) and dynamic != "batch":
+        raise ArgumentError(f'dynamic must be True, False or "batch", got {dynamic!r}')
     source = _source(model)
     arguments, by_name = _example(source, example_input, pixels=pixels)
     tensors = truncated_tensors(source)

@@ -1,7 +1,7 @@
 """A network as an ONNX program with dense weights: torch.export, then torch's ONNX exporter. Needs the extra `onnx`."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import onnx_ir as ir
 import torch
@@ -19,7 +19,14 @@ _AVERAGES = (torch.ops.aten.avg_pool2d.default, torch.ops.aten.avg_pool3d.defaul
 _PREFIX = "network."  # of the tensors of `Flat`
 
 
-def trace(dense: nn.Module, call: Call, *, opset: int, dynamic: bool, tell: Tell = lambda stage: None) -> ir.Model:
+def trace(
+    dense: nn.Module,
+    call: Call,
+    *,
+    opset: int,
+    dynamic: bool | Literal["batch"],
+    tell: Tell = lambda stage: None,
+) -> ir.Model:
     """Trace a dense network, not changed, in evaluation mode by a call's example; for the rest see `export_onnx`.
 
     Returns:
@@ -37,7 +44,7 @@ def trace(dense: nn.Module, call: Call, *, opset: int, dynamic: bool, tell: Tell
     if dynamic:
         tell("finding the sizes that may vary")
         example = _doubled(dense, call)
-        groups = _open_axes(dense, call, example)
+        groups = _open_axes(dense, call, example, batch_only=dynamic == "batch")
     try:
         program = _program(Flat(dense, call), example, call.tensors, groups, opset, tell)
     except TailcutError:
@@ -226,13 +233,18 @@ def _doubled(dense: nn.Module, call: Call) -> tuple[Tensor, ...]:
     return twice if set(batches) == {1} and _takes(dense, call, twice) else call.tensors
 
 
-def _open_axes(dense: nn.Module, call: Call, example: Sequence[Tensor]) -> list[list[Axis]]:
+def _open_axes(dense: nn.Module, call: Call, example: Sequence[Tensor], *, batch_only: bool) -> list[list[Axis]]:
     """Return the axes whose size may differ: alone, or in groups, such as a batch with a batch.
 
     The tracer knows conditions on single sizes, but not, for example, that height times width must be 784; and each
     size that need not be open saves it much time.
     """
-    closed = [(n, axis) for n, value in enumerate(example) for axis in range(value.ndim) if value.shape[axis] != 1]
+    closed = [
+        (n, axis)
+        for n, value in enumerate(example)
+        for axis in range(min(value.ndim, 1) if batch_only else value.ndim)
+        if value.shape[axis] != 1
+    ]
     found: list[list[Axis]] = []
     for groups in (_alone, _of_equal_size, _in_equal_place, _together):
         for axes in groups(example, closed):
@@ -300,8 +312,8 @@ def _rename(graph: ir.Graph, inputs: Sequence[str], outputs: Sequence[str]) -> N
 def refusal(network: nn.Module, error: BaseException, why: str) -> StructureError:
     """Return the error of a network that cannot be exported, for the reason of another error."""
     return StructureError(
-        f"{type(network).__name__} cannot be exported: {first_line(_cause(error))} ({why}; try dynamic=False if sizes "
-        "are the trouble)"
+        f"{type(network).__name__} cannot be exported: {first_line(_cause(error))} ({why}; if sizes are the trouble, "
+        'try dynamic="batch" or dynamic=False)'
     )
 
 
