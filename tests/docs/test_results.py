@@ -50,6 +50,12 @@ def test_record_is_named_like_its_recipe(path: Path) -> None:
     assert f"{path.parent.name}/{result.name}" in shipped_recipes()
 
 
+def test_commands_are_those_of_a_reader() -> None:
+    """Folders are below the one that a command is given in, not those of the machine that it ran on."""
+    at_home = re.compile(r"(?<![\w.:/])/(?:root|home|tmp|Users|work)/")
+    assert [path.name for path in RESULTS.rglob("*.json") if at_home.search(path.read_text(encoding="utf-8"))] == []
+
+
 @pytest.mark.parametrize("path", RECORDS, ids=name_of)
 def test_record_is_of_the_whole_test_split(path: Path) -> None:
     result = read_result(path)

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,8 @@ from tailcut.structure import (
     without_views,
 )
 from tailcut.transform.exact import check_has_float64
+
+Network = TypeVar("Network", bound=nn.Module)
 
 MAX_GRADIENTS = 4000
 
@@ -82,14 +84,14 @@ class CompressReport(SaveReport):
 
 @torch.inference_mode(False)
 def compress(
-    model: nn.Module,
+    model: Network,
     path: str | Path,
     loader: Loader,
     *,
     max_bytes: int | None = None,
     max_drop: float | None = None,
     step: float | None = None,
-    evaluate: Callable[[nn.Module], float] | None = None,
+    evaluate: Callable[[Network], float] | None = None,
     sensitivity: Sensitivity | None = None,
     num_gradients: int | None = None,
     seed: int = 0,
@@ -237,7 +239,7 @@ def _check_left(network: nn.Module, work: "_Work", *, is_by_metric: bool) -> Non
     warn_of_nothing_left(tensors, *numbers, hint=hint)
 
 
-def _metric(evaluate: Callable[[nn.Module], float], network: nn.Module) -> float:
+def _metric(evaluate: Callable[[Any], float], network: nn.Module) -> float:
     with keeping_buffers(network):
         metric = evaluate(network)
     try:
@@ -370,7 +372,7 @@ class _Work:
         numbers += sum(other.tensor.numel() for other in self.tensors.others)
         return int(8 * room * 8 * REFINEMENT / max(1, numbers))
 
-    def as_good(self, evaluate: Callable[[nn.Module], float], least: float) -> _Made:
+    def as_good(self, evaluate: Callable[[Any], float], least: float) -> _Made:
         """Return the smallest file of those that were tried whose network reaches that metric."""
         coarsest = coarsest_eighth(self.sensitivity, self.tensors)
         best, eighth = self._bisected(evaluate, least, coarsest, FINEST)
@@ -385,7 +387,7 @@ class _Work:
         return best
 
     def _bisected(
-        self, evaluate: Callable[[nn.Module], float], least: float, coarse: int, fine: int
+        self, evaluate: Callable[[Any], float], least: float, coarse: int, fine: int
     ) -> tuple[_Made | None, int]:
         """Return the smallest good file of a bisection, and the coarsest step that was good, in eighths."""
         best: _Made | None = None
@@ -406,7 +408,7 @@ class _Work:
                 coarse = middle
         return best, fine
 
-    def _measured_at(self, evaluate: Callable[[nn.Module], float], eighth: int) -> _Made:
+    def _measured_at(self, evaluate: Callable[[Any], float], eighth: int) -> _Made:
         made = self.made(step_size(eighth))
         metric = _metric(evaluate, made.network)
         _log.info("%s bytes: %.4f", f"{len(made.content):,}", metric)
