@@ -210,7 +210,8 @@ def check_same_behind(target: str, before: Sequence[Tensor], after: Sequence[Ten
             raise StructureError(
                 f"the same output of {target} leads to other outputs on channels than on pixels: the network also "
                 "looks at its input elsewhere, or keeps a patch size or positions in pixels, which would be wrong of "
-                "channels; give it these from outside"
+                "channels; give as target a module whose output is all that it goes on with, such as a whole stem of "
+                "several branches, or give it these from outside"
             )
 
 
