@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,12 @@ import torch
 from tests.small_recipe import make_recipe, one_thread, recipe_text
 
 __all__ = ["make_recipe", "one_thread", "recipe_text"]  # fixtures
+
+
+def pytest_configure() -> None:
+    """Let tests be interrupted as in a terminal: what a script runs in the background is started without Ctrl-C."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
