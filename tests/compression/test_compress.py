@@ -300,22 +300,24 @@ def test_a_truncated_network(tmp_path: Path) -> None:
     assert sum(p.numel() for p in again.parameters()) == sum(p.numel() for p in model.parameters())
 
 
-def test_gpt_2_s_linear_layers_lose_no_more_than_torch_s(tmp_path: Path) -> None:
-    """They hold the same weights turned, so feedback runs across the rows of their tensors."""
+@pytest.mark.parametrize("kind", ["GPT-2's", "transposed"])
+def test_weights_with_inputs_first_lose_no_more_than_others(kind: str, tmp_path: Path) -> None:
+    """They hold the same numbers turned, so feedback runs across the rows of their tensors."""
     torch.manual_seed(0)
     mixing = torch.randn(8, 64)
     loader = [torch.randn(32, 8) @ mixing for _ in range(8)]  # inputs that make each other's errors good
-    layers = [nn.Linear(64, 96), nn.GELU(), nn.Linear(96, 64), nn.GELU(), nn.Linear(64, 10)]
-    usual = nn.Sequential(*layers).eval()
-    turned = copy.deepcopy(usual)
-    for place, layer in enumerate(layers):
-        if not isinstance(layer, nn.Linear):
-            continue
-        turned[place] = Conv1D(layer.out_features, layer.in_features)
-        turned[place].load_state_dict({"weight": layer.weight.T, "bias": layer.bias})
+    first, second = nn.Linear(64, 96, bias=False), nn.Linear(96, 10)
+    usual = nn.Sequential(first, nn.GELU(), second).eval()
+    if kind == "transposed":
+        layer: nn.Module = nn.ConvTranspose2d(64, 24, 2, bias=False)
+        turned = nn.Sequential(nn.Unflatten(1, (64, 1, 1)), layer, nn.Flatten(), nn.GELU(), second).eval()
+    else:
+        layer = Conv1D(96, 64)
+        turned = nn.Sequential(layer, nn.GELU(), second).eval()
+    layer.get_parameter("weight").data.copy_(first.weight.T.reshape(layer.get_parameter("weight").shape))
     x, errors = torch.randn(500, 8) @ mixing, []
     for name, model in (("usual", usual), ("turned", turned)):
-        compress(model, tmp_path / name, loader, max_bytes=4000, registered=False)
+        compress(model, tmp_path / name, loader, max_bytes=3000, registered=False)
         again = tailcut.load(tmp_path / name, into=copy.deepcopy(model))
         with torch.no_grad():
             errors.append(float((again(x) - model(x)).square().mean()))

@@ -51,6 +51,16 @@ def test_the_corrected_network_is_closer() -> None:
     assert errors[0] < 0.7 * errors[1]
 
 
+def test_biases_of_transposed_convolutions_move() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 4, 2, 2)).eval()
+    numbers, x = rounded(model), torch.randn(32, 3, 9, 9) + 1
+    moved = Original(model, list(loader_inputs(x))).corrected(numbers)
+    write_numbers(moved, numbers)
+    with torch.no_grad():
+        torch.testing.assert_close(moved(x).mean((0, 2, 3)), model(x).mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+
+
 def test_means_are_those_of_the_original() -> None:
     model, inputs = network(), torch.randn(64, 3, 9, 9)
     numbers = rounded(model)

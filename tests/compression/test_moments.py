@@ -100,3 +100,14 @@ def test_a_turned_weight_has_the_block_of_a_linear_layer() -> None:
     (one,), (other,) = (input_blocks(model, x, {"0.weight"}, generator()) for model in (usual, turned))
     assert (one.is_turned, other.is_turned) == (False, True)
     assert torch.equal(one.upper, other.upper)
+
+
+def test_a_transposed_convolution_has_the_block_of_its_input_s_channels() -> None:
+    layers = nn.ConvTranspose2d(4, 3, 2, 2), nn.ConvTranspose2d(4, 4, 2, groups=2)
+    x = torch.randn(5, 4, 3, 3)
+    loader = list(loader_inputs(x))
+    (found,) = input_blocks(nn.Sequential(layers[0]).eval(), loader, {"0.weight"}, generator())
+    (same,) = input_blocks(nn.Sequential(nn.Conv2d(4, 7, 1)).eval(), loader, {"0.weight"}, generator())
+    assert found.is_turned
+    torch.testing.assert_close(found.upper, same.upper)
+    assert list(input_blocks(nn.Sequential(layers[1]).eval(), loader, {"0.weight"}, generator())) == []

@@ -172,3 +172,19 @@ def test_gpt_2_s_linear_layers_are_fitted_as_torch_s() -> None:
         found.append(moved.get_parameter("1.weight").detach())
     torch.testing.assert_close(found[1].T, found[0])
     assert not torch.equal(found[0], usual[1].get_parameter("weight"))
+
+
+def test_transposed_convolutions_are_fitted_as_linear_layers_of_each_place() -> None:
+    torch.manual_seed(0)
+    first, transposed, linear = nn.Conv2d(6, 5, 1), nn.ConvTranspose2d(5, 3, 2, 2, bias=False), nn.Conv2d(5, 12, 1)
+    with torch.no_grad():
+        linear.weight.copy_(transposed.weight.flatten(1).T[:, :, None, None])
+        nn.init.zeros_(linear.bias if linear.bias is not None else torch.empty(0))
+    x, found = torch.randn(3, 6, 4, 4), []
+    for second in (transposed, linear):
+        model = nn.Sequential(copy.deepcopy(first), second, nn.BatchNorm2d(3 if second is transposed else 12)).eval()
+        numbers = {"0.weight": half("", model.get_parameter("0.weight").detach().reshape(-1))}
+        moved = Original(model, [ModelInputs((x,))], Refit(model, ["1.weight"])).corrected(numbers, exact)
+        found.append(moved.get_parameter("1.weight").detach())
+    torch.testing.assert_close(found[0].flatten(1).T, found[1].flatten(1))
+    assert not torch.allclose(found[0], transposed.weight)

@@ -130,9 +130,23 @@ def test_rows_of_gpt_2_s_linear_layer_are_its_columns() -> None:
     assert (turned.is_turned, usual.is_turned) == (True, False)
     assert (turned.is_plain, usual.is_plain) == (True, True)
     assert (turned.rows.shape, usual.rows.shape) == ((3, 2), (4, 3))
-    turned.rows[2, 1] = 7
-    assert model[0].get_parameter("weight")[1, 2] == 7
+    turned.set_rows(torch.arange(6.0).reshape(3, 2))
+    assert model[0].get_parameter("weight").tolist() == [[0, 2, 4], [1, 3, 5]]
     seen: list[str] = []
     with listening_before(model, {"0.weight", "1.weight"}, lambda name, x: seen.append(f"{name} {tuple(x.shape)}")):
         model(torch.rand(5, 2))
     assert seen == ["0.weight (5, 2)", "1.weight (5, 3)"]
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_each_place_of_a_transposed_kernel_has_rows_of_its_own(memory_format: torch.memory_format) -> None:
+    layer = nn.ConvTranspose2d(5, 3, 2, 2, bias=False).to(memory_format=memory_format)  # type: ignore[call-overload]
+    (found,) = multiplications(nn.Sequential(layer)).values()
+    assert (found.is_turned, found.is_plain, found.groups, found.convolution) == (True, True, 1, None)
+    x = torch.rand(4, 5, 7, 6)
+    products = found.inputs(x) @ found.rows.T  # (4, 7, 6, 3 * 2 * 2)
+    expected = layer(x).unfold(2, 2, 2).unfold(3, 2, 2).permute(0, 2, 3, 1, 4, 5).flatten(3)
+    torch.testing.assert_close(products, expected)
+    torch.testing.assert_close(found.inputs(x[0]), found.inputs(x)[0])
+    found.set_rows(2 * found.rows)
+    torch.testing.assert_close(found.inputs(x) @ found.rows.T, 2 * products)

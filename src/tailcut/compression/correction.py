@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from tailcut.compression.refit import Refit, Round
-from tailcut.compression.weight_inputs import Convolution, before, is_packed_attention, listening_after_attention
+from tailcut.compression.weight_inputs import before, is_packed_attention, listening_after_attention, multiplies
 from tailcut.counting import evaluating, keeping_buffers
 from tailcut.errors import ArgumentError
 from tailcut.format.network.tensors import current_tensors
@@ -130,7 +130,7 @@ def _has_statistics(module: nn.Module) -> bool:
 def _bias_of(module: nn.Module) -> Tensor | None:
     """Return the bias of a linear layer or convolution, or of attention's first product; None for all else."""
     is_attention = is_packed_attention(module)
-    if not is_attention and not isinstance(module, Convolution) and not is_linear(module):
+    if not is_attention and not multiplies(module):
         return None
     bias = module._parameters.get("in_proj_bias" if is_attention else "bias")
     return bias.detach() if isinstance(bias, nn.Parameter) else None

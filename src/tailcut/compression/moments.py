@@ -26,7 +26,7 @@ DAMPING = 0.01
 def input_blocks(
     model: nn.Module, inputs: Sequence[ModelInputs], stored: set[str], generator: torch.Generator
 ) -> Iterator[Block]:
-    """Yield a block for each plain weight of linear layers and convolutions without groups.
+    """Yield a block for each plain weight of linear layers and of convolutions without groups, transposed ones too.
 
     The moments are those around the mean where something takes the mean of the error away: a bias, or the running mean
     of batch norm (`tailcut.compress` moves both).
@@ -48,8 +48,8 @@ def input_blocks(
             batch.run(model)
     for name, moment in logged(moments.items(), "layers", len(moments)):
         if moment.count:
-            curvature = moment.curvature(centred=are_centred or moment.has_bias)
-            yield block_of((name,), curvature, is_turned=moment.is_turned)
+            curvature = moment.curvature(centred=are_centred or moment.multiplied.bias is not None)
+            yield block_of((name,), curvature, is_turned=moment.multiplied.is_turned)
 
 
 def has_norms(model: nn.Module) -> bool:
@@ -59,16 +59,15 @@ def has_norms(model: nn.Module) -> bool:
 
 def _is_plain(multiplied: Multiplication) -> bool:
     """Return whether all rows of the weight meet the same inputs."""
-    layer, weight = multiplied.convolution, multiplied.rows
-    return (layer is None or layer.groups == 1) and weight.numel() > 0 and weight[0].numel() <= MAX_ROW
+    weight = multiplied.rows
+    return multiplied.groups == 1 and weight.numel() > 0 and weight[0].numel() <= MAX_ROW
 
 
 class _Moments:
     """Sums of products of the inputs of each row of a weight."""
 
     def __init__(self, multiplied: Multiplication, generator: torch.Generator) -> None:
-        self.layer, self.generator = multiplied.convolution, generator
-        self.has_bias, self.is_turned = multiplied.bias is not None, multiplied.is_turned
+        self.multiplied, self.generator = multiplied, generator
         row = multiplied.rows[0].numel()
         self.origin = torch.zeros(row, dtype=torch.float32, device="cpu")
         self.total = torch.zeros(row, dtype=torch.float64, device="cpu")
@@ -77,7 +76,8 @@ class _Moments:
 
     def take(self, x: Tensor) -> None:
         """Add the inputs of a call."""
-        rows = input_rows(self.layer, x, POSITIONS * len(x), self.generator).float().cpu()
+        given, most = self.multiplied.inputs(x), POSITIONS * len(x)
+        rows = input_rows(self.multiplied.convolution, given, most, self.generator).float().cpu()
         if not self.count and len(rows):
             self.origin = rows.mean(0)  # else float32 would lose the spread of inputs that are far from 0
         rows = rows - self.origin

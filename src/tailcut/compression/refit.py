@@ -34,7 +34,7 @@ class Refit:
 
     Args:
         model: the original network, in evaluation mode.
-        names: weights of its linear layers, attention and convolutions without groups.
+        names: weights of its linear layers, attention and convolutions without groups, transposed ones too.
     """
 
     def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
@@ -81,8 +81,8 @@ class Refit:
             if found.shape != wanted[0].shape or not bool(found.isfinite().all()):
                 return
             centred = self._has_norms or layer.bias is not None
-            rows, weight = results[name].rows, results[name].weight.detach()  # as in the original until here
-            rows.copy_(_refitted(rows, wanted[0], found, centred=centred))
+            weight = results[name].weight.detach()  # as in the original until here
+            results[name].set_rows(_refitted(results[name].rows, wanted[0], found, centred=centred))
             layer.weight.detach().copy_(round_weight(name, weight.reshape(-1)).reshape(weight.shape))
 
         with listening_before(rounded, self._names, fit):
@@ -91,7 +91,7 @@ class Refit:
     def _sampled(self, name: str, multiplied: Multiplication, x: Tensor) -> Tensor:
         """Return the input at positions that are the same in both networks, (positions, row)."""
         generator = torch.Generator().manual_seed(self._names.index(name))
-        return input_rows(multiplied.convolution, x, self._most, generator).float().cpu()
+        return input_rows(multiplied.convolution, multiplied.inputs(x), self._most, generator).float().cpu()
 
 
 def _refitted(weight: Tensor, wanted: Tensor, found: Tensor, *, centred: bool) -> Tensor:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Container, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,10 @@ from tailcut.structure.module_types import (
 )
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 Listen = Callable[[str, Tensor], None]
 
-KINDS = (*LINEAR_LAYERS, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+KINDS = (*LINEAR_LAYERS, *get_args(Convolution), *get_args(Transposed))
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Multiplication:
 
     Attributes:
         module: that holds it.
-        weight: as the module has it: (outputs, inputs, kernel ...), or (inputs, outputs).
+        weight: as the module has it: (outputs, inputs, kernel ...), or (inputs, outputs, kernel ...).
         bias: that is added, None if there is none.
         is_plain: whether the forward is that of the layer's class here, so that nothing else is done in it.
     """
@@ -42,18 +43,31 @@ class Multiplication:
 
     @property
     def is_turned(self) -> bool:
-        """Whether the weight is (inputs, outputs)."""
-        return is_of_type(self.module, TRANSFORMERS_CONV1D)
+        """Whether the weight is (inputs, outputs, kernel ...), each place of the kernel with outputs of its own."""
+        return isinstance(self.module, Transposed) or is_of_type(self.module, TRANSFORMERS_CONV1D)
 
     @property
     def rows(self) -> Tensor:
-        """The weight with its rows first, (outputs, inputs, kernel ...), in the same memory."""
-        return self.weight.detach().T if self.is_turned else self.weight.detach()
+        """The weight with its rows first, (outputs, inputs, kernel ...); of a turned one a copy, (outputs, inputs)."""
+        return self.weight.detach().flatten(1).T if self.is_turned else self.weight.detach()
+
+    def set_rows(self, rows: Tensor) -> None:
+        """Write numbers that have the form of `rows` into the weight (changes the module)."""
+        self.weight.detach().copy_(rows.T.reshape(self.weight.shape) if self.is_turned else rows)
 
     @property
     def convolution(self) -> Convolution | None:
         """The layer, if it is a convolution."""
         return self.module if isinstance(self.module, Convolution) else None
+
+    @property
+    def groups(self) -> int:
+        """How many parts the inputs have, each with outputs of its own."""
+        return self.module.groups if isinstance(self.module, (Convolution, Transposed)) else 1
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """Return the layer's input as a convolution takes it, and else with what is multiplied along the last axis."""
+        return x.movedim(-1 - len(self.module.kernel_size), -1) if isinstance(self.module, Transposed) else x
 
 
 def multiplications(model: nn.Module) -> dict[str, Multiplication]:
@@ -61,7 +75,7 @@ def multiplications(model: nn.Module) -> dict[str, Multiplication]:
     found = {}
     for name, module in model.named_modules():
         prefix = f"{name}." if name else ""
-        if is_linear(module) or isinstance(module, Convolution):
+        if multiplies(module):
             is_plain = any(keeps_forward(module, kind) for kind in KINDS)
             weight, bias = cast(Tensor, module.weight), cast(Tensor | None, module.bias)
             found[f"{prefix}weight"] = Multiplication(module, weight, bias, is_plain)
@@ -69,6 +83,11 @@ def multiplications(model: nn.Module) -> dict[str, Multiplication]:
             parts = module._parameters["in_proj_weight"], module._parameters["in_proj_bias"]
             found[f"{prefix}in_proj_weight"] = Multiplication(module, cast(Tensor, parts[0]), parts[1], True)
     return found
+
+
+def multiplies(module: nn.Module) -> bool:
+    """Return whether it is a linear layer, a convolution or a transposed one."""
+    return is_linear(module) or isinstance(module, (Convolution, Transposed))
 
 
 def is_packed_attention(module: nn.Module) -> bool:
@@ -97,7 +116,7 @@ def listening_before(model: nn.Module, names: Container[str], listen: Listen) ->
             prefix = f"{name}." if name else ""
             if is_packed_attention(module):
                 stack.enter_context(_attention_of(module, name).listened(names, listen, None))
-            elif (is_linear(module) or isinstance(module, Convolution)) and f"{prefix}weight" in names:
+            elif multiplies(module) and f"{prefix}weight" in names:
                 stack.callback(before(module, f"{prefix}weight", listen).remove)
         yield
 

@@ -83,7 +83,7 @@ def row_steps(block: Block, shape: Sequence[int], size: float, rows: Rows | None
         ArgumentError: the block was measured for other sizes.
     """
     if block.is_turned:
-        found = row_steps(replace(block, is_turned=False), shape[::-1], size)
+        found = row_steps(replace(block, is_turned=False), (math.prod(shape[1:]), shape[0]), size)
         return RowSteps(found.step, {1 - axis: shift for axis, shift in found.shifts.items()})
     if math.prod(shape[1:]) != len(block.upper):
         raise _other_size(block, math.prod(shape))

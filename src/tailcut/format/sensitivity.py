@@ -20,7 +20,8 @@ class Block:
         upper: (n, n), the upper Cholesky factor of the inverse of their curvature; n is their numbers, or those of a
             row. For a row with a kernel, of its DCT along the kernel.
         curvature: (n,), float64, its diagonal: what the error of each number costs by itself.
-        is_turned: whether the weight is (inputs, outputs): what an output channel has is a column of it.
+        is_turned: whether the weight is (inputs, outputs, kernel ...): what an output channel has lies along axis 0, at
+            each place of the kernel by itself.
     """
 
     names: tuple[str, ...]
