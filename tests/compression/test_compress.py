@@ -300,6 +300,35 @@ def test_a_truncated_network(tmp_path: Path) -> None:
     assert sum(p.numel() for p in again.parameters()) == sum(p.numel() for p in model.parameters())
 
 
+class LastState(nn.Module):
+    def __init__(self, kind: type[nn.GRU | nn.LSTM]) -> None:
+        super().__init__()
+        self.memory, self.head = kind(8, 24, 2, batch_first=True), nn.Linear(24, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.head(self.memory(x)[0][:, -1])
+        return y
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
+def test_recurrent_weights_are_rounded_with_feedback(kind: type[nn.GRU | nn.LSTM], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = LastState(kind).eval()
+    mixing = torch.randn(3, 8)
+    loader = [2 * torch.randn(32, 10, 3) @ mixing for _ in range(6)]
+    measured = measure_sensitivity(model, loader, num_gradients=200)
+    x, errors = 2 * torch.randn(500, 10, 3) @ mixing, []
+    without = dataclasses.replace(
+        measured, blocks=tuple(block for block in measured.blocks if "memory" not in block.names[0])
+    )
+    for sensitivity in (measured, without):
+        compress(model, tmp_path / "a", loader, max_bytes=3500, sensitivity=sensitivity, registered=False)
+        again = tailcut.load(tmp_path / "a", into=LastState(kind).eval())
+        with torch.no_grad():
+            errors.append(float((again(x) - model(x)).square().mean()))
+    assert errors[0] < 0.6 * errors[1]
+
+
 @pytest.mark.parametrize("kind", ["GPT-2's", "transposed"])
 def test_weights_with_inputs_first_lose_no_more_than_others(kind: str, tmp_path: Path) -> None:
     """They hold the same numbers turned, so feedback runs across the rows of their tensors."""

@@ -8,8 +8,16 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils.hooks import RemovableHandle
 
+from tailcut.compression.recurrent_inputs import (
+    Cell,
+    Recurrent,
+    is_recurrent,
+    multiplied_weights,
+    recurrent_inputs,
+)
 from tailcut.structure.module_types import (
     LINEAR_LAYERS,
     TRANSFORMERS_CONV1D,
@@ -71,7 +79,7 @@ class Multiplication:
 
 
 def multiplications(model: nn.Module) -> dict[str, Multiplication]:
-    """Return the weights of linear layers, convolutions and attention, by name."""
+    """Return the weights of linear and recurrent layers, convolutions and attention, by name."""
     found = {}
     for name, module in model.named_modules():
         prefix = f"{name}." if name else ""
@@ -82,6 +90,9 @@ def multiplications(model: nn.Module) -> dict[str, Multiplication]:
         elif is_packed_attention(module):
             parts = module._parameters["in_proj_weight"], module._parameters["in_proj_bias"]
             found[f"{prefix}in_proj_weight"] = Multiplication(module, cast(Tensor, parts[0]), parts[1], True)
+        elif is_recurrent(module):
+            for own, weight in multiplied_weights(module):  # whose biases nobody moves
+                found[f"{prefix}{own}"] = Multiplication(module, weight, None, False)
     return found
 
 
@@ -118,6 +129,8 @@ def listening_before(model: nn.Module, names: Container[str], listen: Listen) ->
                 stack.enter_context(_attention_of(module, name).listened(names, listen, None))
             elif multiplies(module) and f"{prefix}weight" in names:
                 stack.callback(before(module, f"{prefix}weight", listen).remove)
+            elif is_recurrent(module):
+                stack.callback(_before_recurrent(module, prefix, names, listen).remove)
         yield
 
 
@@ -127,6 +140,19 @@ def before(module: nn.Module, name: str, listen: Listen) -> RemovableHandle:
     def hook(_: nn.Module, args: tuple[object, ...]) -> None:
         if args and isinstance(args[0], Tensor) and args[0].numel():
             listen(name, args[0])
+
+    return module.register_forward_pre_hook(hook)
+
+
+def _before_recurrent(module: Recurrent | Cell, prefix: str, names: Container[str], listen: Listen) -> RemovableHandle:
+    """Pass what weights of a recurrent layer are multiplied with to a function before it runs."""
+    wanted = {own for own, _ in multiplied_weights(module) if f"{prefix}{own}" in names}
+
+    def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
+        if wanted and args and (isinstance(args[0], PackedSequence) or args[0].numel()):
+            for own, x in recurrent_inputs(module, args):
+                if own in wanted:
+                    listen(f"{prefix}{own}", x)
 
     return module.register_forward_pre_hook(hook)
 
