@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence
 
+import tailcut
 from tailcut.compression.moments import input_blocks
 from tailcut.compression.recurrent_inputs import is_recurrent, multiplied_weights, recurrent_inputs
 from tailcut.compression.weight_inputs import listening_before, multiplications
@@ -107,6 +108,39 @@ class Spoken(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.head(self.memory(x)[0][:, -1])
+        return y
+
+
+def test_the_other_weights_of_a_layer_that_is_truncated_in_part() -> None:
+    torch.manual_seed(0)
+    model, x = Spoken().eval(), torch.randn(5, 9, 6)
+    tailcut.regularize(model, num_kept=20, include="memory.weight_hh_l0")
+    with torch.no_grad():
+        found, outputs = dict(recurrent_inputs(model.memory, (x,))), model.memory(x)[0]
+    torch.testing.assert_close(found["weight_hh_l0"], outputs)
+    (block,) = input_blocks(model, [ModelInputs((x,))], {"memory.weight_ih_l0"}, torch.Generator())
+    assert block.names == ("memory.weight_ih_l0",)
+
+
+def test_no_norm_takes_the_means_of_errors_within_a_recurrent_layer() -> None:
+    torch.manual_seed(0)
+    model, x = Spoken().eval(), torch.randn(200, 9, 6) + 3
+    batches, wanted = [ModelInputs((x,))], {"memory.weight_ih_l0"}
+    alone, beside = (
+        next(input_blocks(network, batches, wanted, torch.Generator().manual_seed(0))).curvature
+        for network in (model, Normed(model))
+    )
+    assert float(alone.min()) > 9  # the squares of the means
+    assert torch.equal(alone, beside)
+
+
+class Normed(nn.Module):
+    def __init__(self, model: Spoken) -> None:
+        super().__init__()
+        self.memory, self.head, self.norm = model.memory, model.head, nn.BatchNorm1d(3).eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.norm(self.head(self.memory(x)[0][:, -1]))
         return y
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tailcut.compression.recurrent_inputs import is_recurrent
 from tailcut.compression.weight_inputs import Convolution, Multiplication, listening_before, multiplications
 from tailcut.format.sensitivity import Block, block_of
 from tailcut.model_inputs import ModelInputs
@@ -26,10 +27,10 @@ DAMPING = 0.01
 def input_blocks(
     model: nn.Module, inputs: Sequence[ModelInputs], stored: set[str], generator: torch.Generator
 ) -> Iterator[Block]:
-    """Yield a block for each plain weight of linear layers and of convolutions without groups, transposed ones too.
+    """Yield a block for each plain weight of linear and recurrent layers, and of convolutions without groups.
 
     The moments are those around the mean where something takes the mean of the error away: a bias, or the running mean
-    of batch norm (`tailcut.compress` moves both).
+    of batch norm (`tailcut.compress` moves both, but no biases of recurrent layers).
 
     Args:
         model: in evaluation mode; it is not changed.
@@ -48,8 +49,9 @@ def input_blocks(
             batch.run(model)
     for name, moment in logged(moments.items(), "layers", len(moments)):
         if moment.count:
-            curvature = moment.curvature(centred=are_centred or moment.multiplied.bias is not None)
-            yield block_of((name,), curvature, is_turned=moment.multiplied.is_turned)
+            multiplied = moment.multiplied
+            centred = multiplied.bias is not None or (are_centred and not is_recurrent(multiplied.module))
+            yield block_of((name,), moment.curvature(centred=centred), is_turned=multiplied.is_turned)
 
 
 def has_norms(model: nn.Module) -> bool:

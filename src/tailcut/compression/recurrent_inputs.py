@@ -61,7 +61,9 @@ def _layer(module: Recurrent, layer: int, ends: tuple[str, ...]) -> nn.Module:
     kind = next(kind for kind in (nn.RNN, nn.LSTM, nn.GRU) if isinstance(module, kind))
     made = kind(width, module.hidden_size, device="meta", **settings)
     for name in list(made._parameters):
-        setattr(made, name, getattr(module, name.replace("_l0", f"_l{layer}")))
+        own = getattr(module, name.replace("_l0", f"_l{layer}"))  # of a truncated weight a tensor, no parameter
+        setattr(made, name, nn.Parameter(own.detach(), requires_grad=False))
+    made.flatten_parameters()  # on a GPU, else torch warns
     return made.eval()
 
 
