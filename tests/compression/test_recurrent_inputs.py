@@ -11,8 +11,9 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import tailcut
 from tailcut.compression.moments import input_blocks
+from tailcut.compression.multiplications import multiplications
 from tailcut.compression.recurrent_inputs import is_recurrent, multiplied_weights, recurrent_inputs
-from tailcut.compression.weight_inputs import listening_before, multiplications
+from tailcut.compression.weight_inputs import listening_before
 from tailcut.model_inputs import ModelInputs
 
 LAYERS: dict[str, Callable[[], Any]] = {

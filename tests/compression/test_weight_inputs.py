@@ -5,13 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from conformance.torch_networks import Conv1D
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tailcut.compression import weight_inputs
 from tailcut.compression.moments import input_blocks
-from tailcut.compression.weight_inputs import listening_after_attention, listening_before, multiplications
+from tailcut.compression.multiplications import is_packed_attention, multiplications
+from tailcut.compression.weight_inputs import listening_after_attention, listening_before
 from tailcut.format.sensitivity import Block
 from tailcut.model_inputs import ModelInputs
 
@@ -119,34 +118,6 @@ def test_a_forward_of_its_own_is_left_alone() -> None:
         def forward(self, *args: Any, **kwargs: Any) -> Any:
             return super().forward(*args, **kwargs)
 
-    assert not weight_inputs.is_packed_attention(Own(8, 2))
-    assert not weight_inputs.is_packed_attention(nn.MultiheadAttention(8, 2, kdim=4, vdim=4))
+    assert not is_packed_attention(Own(8, 2))
+    assert not is_packed_attention(nn.MultiheadAttention(8, 2, kdim=4, vdim=4))
     assert sorted(multiplications(Own(8, 2))) == ["out_proj.weight"]
-
-
-def test_rows_of_gpt_2_s_linear_layer_are_its_columns() -> None:
-    model = nn.Sequential(Conv1D(3, 2), nn.Linear(3, 4))
-    turned, usual = multiplications(model).values()
-    assert (turned.is_turned, usual.is_turned) == (True, False)
-    assert (turned.is_plain, usual.is_plain) == (True, True)
-    assert (turned.rows.shape, usual.rows.shape) == ((3, 2), (4, 3))
-    turned.set_rows(torch.arange(6.0).reshape(3, 2))
-    assert model[0].get_parameter("weight").tolist() == [[0, 2, 4], [1, 3, 5]]
-    seen: list[str] = []
-    with listening_before(model, {"0.weight", "1.weight"}, lambda name, x: seen.append(f"{name} {tuple(x.shape)}")):
-        model(torch.rand(5, 2))
-    assert seen == ["0.weight (5, 2)", "1.weight (5, 3)"]
-
-
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_each_place_of_a_transposed_kernel_has_rows_of_its_own(memory_format: torch.memory_format) -> None:
-    layer = nn.ConvTranspose2d(5, 3, 2, 2, bias=False).to(memory_format=memory_format)  # type: ignore[call-overload]
-    (found,) = multiplications(nn.Sequential(layer)).values()
-    assert (found.is_turned, found.is_plain, found.groups, found.convolution) == (True, True, 1, None)
-    x = torch.rand(4, 5, 7, 6)
-    products = found.inputs(x) @ found.rows.T  # (4, 7, 6, 3 * 2 * 2)
-    expected = layer(x).unfold(2, 2, 2).unfold(3, 2, 2).permute(0, 2, 3, 1, 4, 5).flatten(3)
-    torch.testing.assert_close(products, expected)
-    torch.testing.assert_close(found.inputs(x[0]), found.inputs(x)[0])
-    found.set_rows(2 * found.rows)
-    torch.testing.assert_close(found.inputs(x) @ found.rows.T, 2 * products)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from tailcut.compression.multiplications import is_packed_attention, multiplies
 from tailcut.compression.refit import Refit, Round
-from tailcut.compression.weight_inputs import before, is_packed_attention, listening_after_attention, multiplies
+from tailcut.compression.weight_inputs import before, listening_after_attention
 from tailcut.counting import evaluating, keeping_buffers
 from tailcut.errors import ArgumentError
 from tailcut.format.network.tensors import current_tensors

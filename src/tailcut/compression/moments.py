@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tailcut.compression.multiplications import Convolution, Multiplication, multiplications
 from tailcut.compression.recurrent_inputs import is_recurrent
-from tailcut.compression.weight_inputs import Convolution, Multiplication, listening_before, multiplications
+from tailcut.compression.weight_inputs import listening_before
 from tailcut.format.sensitivity import Block, block_of
 from tailcut.model_inputs import ModelInputs
 from tailcut.printing import logged

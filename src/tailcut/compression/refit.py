@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.compression.moments import DAMPING, has_norms, input_rows
-from tailcut.compression.weight_inputs import Multiplication, listening_before, multiplications
+from tailcut.compression.multiplications import Multiplication, multiplications
+from tailcut.compression.weight_inputs import listening_before
 from tailcut.transform import dct, idct
 
 MAX_ROWS = 1 << 14

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Container, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.hooks import RemovableHandle
 
+from tailcut.compression.multiplications import is_packed_attention, multiplies, stored_weight
 from tailcut.compression.recurrent_inputs import (
     Cell,
     Recurrent,
@@ -18,97 +18,8 @@ from tailcut.compression.recurrent_inputs import (
     multiplied_weights,
     recurrent_inputs,
 )
-from tailcut.structure.module_types import (
-    LINEAR_LAYERS,
-    TRANSFORMERS_CONV1D,
-    is_linear,
-    is_of_type,
-    keeps_forward,
-)
 
-Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
-Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 Listen = Callable[[str, Tensor], None]
-
-KINDS = (*LINEAR_LAYERS, *get_args(Convolution), *get_args(Transposed))
-
-
-@dataclass(frozen=True)
-class Multiplication:
-    """A weight whose rows are multiplied with the input of a layer.
-
-    Attributes:
-        module: that holds it.
-        weight: as the module has it: (outputs, inputs, kernel ...), or (inputs, outputs, kernel ...).
-        bias: that is added, None if there is none.
-        is_plain: whether the forward is that of the layer's class here, so that nothing else is done in it.
-    """
-
-    module: nn.Module
-    weight: Tensor
-    bias: Tensor | None
-    is_plain: bool
-
-    @property
-    def is_turned(self) -> bool:
-        """Whether the weight is (inputs, outputs, kernel ...), each place of the kernel with outputs of its own."""
-        return isinstance(self.module, Transposed) or is_of_type(self.module, TRANSFORMERS_CONV1D)
-
-    @property
-    def rows(self) -> Tensor:
-        """The weight with its rows first, (outputs, inputs, kernel ...); of a turned one a copy, (outputs, inputs)."""
-        return self.weight.detach().flatten(1).T if self.is_turned else self.weight.detach()
-
-    def set_rows(self, rows: Tensor) -> None:
-        """Write numbers that have the form of `rows` into the weight (changes the module)."""
-        self.weight.detach().copy_(rows.T.reshape(self.weight.shape) if self.is_turned else rows)
-
-    @property
-    def convolution(self) -> Convolution | None:
-        """The layer, if it is a convolution."""
-        return self.module if isinstance(self.module, Convolution) else None
-
-    @property
-    def groups(self) -> int:
-        """How many parts the inputs have, each with outputs of its own."""
-        return self.module.groups if isinstance(self.module, (Convolution, Transposed)) else 1
-
-    def inputs(self, x: Tensor) -> Tensor:
-        """Return the layer's input as a convolution takes it, and else with what is multiplied along the last axis."""
-        return x.movedim(-1 - len(self.module.kernel_size), -1) if isinstance(self.module, Transposed) else x
-
-
-def multiplications(model: nn.Module) -> dict[str, Multiplication]:
-    """Return the weights of linear and recurrent layers, convolutions and attention, by name."""
-    found = {}
-    for name, module in model.named_modules():
-        prefix = f"{name}." if name else ""
-        if multiplies(module):
-            is_plain = any(keeps_forward(module, kind) for kind in KINDS)
-            weight, bias = cast(Tensor, module.weight), cast(Tensor | None, module.bias)
-            found[f"{prefix}weight"] = Multiplication(module, weight, bias, is_plain)
-        elif is_packed_attention(module):
-            parts = module._parameters["in_proj_weight"], module._parameters["in_proj_bias"]
-            found[f"{prefix}in_proj_weight"] = Multiplication(module, cast(Tensor, parts[0]), parts[1], True)
-        elif is_recurrent(module):
-            for own, weight in multiplied_weights(module):  # whose biases nobody moves
-                found[f"{prefix}{own}"] = Multiplication(module, weight, None, False)
-    return found
-
-
-def multiplies(module: nn.Module) -> bool:
-    """Return whether it is a linear layer, a convolution or a transposed one."""
-    return is_linear(module) or isinstance(module, (Convolution, Transposed))
-
-
-def is_packed_attention(module: nn.Module) -> bool:
-    """Return whether it is torch's attention, with one weight for queries, keys and values."""
-    return (
-        isinstance(module, nn.MultiheadAttention)
-        and type(module).forward is nn.MultiheadAttention.forward
-        and isinstance(module._parameters.get("in_proj_weight"), nn.Parameter)
-        and isinstance(module.out_proj._parameters.get("weight"), nn.Parameter)
-    )
 
 
 @contextmanager
@@ -127,8 +38,10 @@ def listening_before(model: nn.Module, names: Container[str], listen: Listen) ->
             prefix = f"{name}." if name else ""
             if is_packed_attention(module):
                 stack.enter_context(_attention_of(module, name).listened(names, listen, None))
-            elif multiplies(module) and f"{prefix}weight" in names:
-                stack.callback(before(module, f"{prefix}weight", listen).remove)
+            elif multiplies(module):
+                stored = f"{prefix}{stored_weight(module)[0]}"
+                if stored in names:
+                    stack.callback(before(module, stored, listen).remove)
             elif is_recurrent(module):
                 stack.callback(_before_recurrent(module, prefix, names, listen).remove)
         yield
