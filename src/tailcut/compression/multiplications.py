@@ -21,8 +21,6 @@ Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
 KINDS = (*LINEAR_LAYERS, *get_args(Convolution), *get_args(Transposed))
-
-
 WEIGHT_NORM = "torch.nn.utils.parametrizations._WeightNorm"
 SPECTRAL_NORM = "torch.nn.utils.parametrizations._SpectralNorm"
 
