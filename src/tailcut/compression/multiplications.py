@@ -1,6 +1,7 @@
 """Weights that a network multiplies its features with: of linear and recurrent layers, convolutions and attention."""
 
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, cast, get_args
 
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ class Multiplication:
 
     Attributes:
         module: that holds it.
-        weight: what `stored_weight` gives: (outputs, inputs, kernel ...), or (inputs, outputs, kernel ...).
+        weight: what `stored_name` names: (outputs, inputs, kernel ...), or (inputs, outputs, kernel ...).
         bias: that is added, None if there is none.
         is_plain: whether it is the weight itself, and the forward that of the layer's class here, so that nothing else
             is done in it.
@@ -77,9 +78,10 @@ def multiplications(model: nn.Module) -> dict[str, Multiplication]:
     for name, module in model.named_modules():
         prefix = f"{name}." if name else ""
         if multiplies(module):
-            own, weight = stored_weight(module)
+            own = stored_name(module)
             is_plain = own == "weight" and any(keeps_forward(module, kind) for kind in KINDS)
-            found[f"{prefix}{own}"] = Multiplication(module, weight, cast(Tensor | None, module.bias), is_plain)
+            weight, bias = attrgetter(own)(module), cast(Tensor | None, module.bias)
+            found[f"{prefix}{own}"] = Multiplication(module, weight, bias, is_plain)
         elif is_packed_attention(module):
             parts = module._parameters["in_proj_weight"], module._parameters["in_proj_bias"]
             found[f"{prefix}in_proj_weight"] = Multiplication(module, cast(Tensor, parts[0]), parts[1], True)
@@ -99,8 +101,8 @@ def has_inputs_first(module: nn.Module) -> bool:
     return isinstance(module, Transposed) or is_of_type(module, TRANSFORMERS_CONV1D)
 
 
-def stored_weight(module: nn.Module) -> tuple[str, Tensor]:
-    """Return the attribute that the numbers of a layer's weight come from, and these.
+def stored_name(module: nn.Module) -> str:
+    """Return the attribute, with dots, that the numbers of a layer's weight come from. No weight is computed for that.
 
     That is the weight itself; of one under weight norm or spectral norm what is normalised: each of its rows is a row
     of the weight but for a factor, so that the errors in one make each other good as in the other.
@@ -109,15 +111,15 @@ def stored_weight(module: nn.Module) -> tuple[str, Tensor]:
     if parametrize.is_parametrized(module, "weight"):
         chain: Any = cast(nn.ModuleDict, module.parametrizations)["weight"]
         if len(chain) == 1 and is_of_type(chain[0], WEIGHT_NORM) and chain[0].dim == outputs:
-            return "parametrizations.weight.original1", chain.original1
+            return "parametrizations.weight.original1"
         if len(chain) == 1 and is_of_type(chain[0], SPECTRAL_NORM):
-            return "parametrizations.weight.original", chain.original
+            return "parametrizations.weight.original"
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, WeightNorm) and hook.name == "weight" and hook.dim == outputs:
-            return "weight_v", module.get_parameter("weight_v")
+            return "weight_v"
         if isinstance(hook, SpectralNorm) and hook.name == "weight":
-            return "weight_orig", module.get_parameter("weight_orig")
-    return "weight", cast(Tensor, module.weight)
+            return "weight_orig"
+    return "weight"
 
 
 def is_packed_attention(module: nn.Module) -> bool:

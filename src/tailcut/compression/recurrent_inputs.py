@@ -1,10 +1,12 @@
 """What the weights of recurrent layers are multiplied with: the layers' inputs, and what they remember."""
 
 from collections.abc import Iterator
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, get_args
 
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
+
+from tailcut.structure.module_types import keeps_forward
 
 Recurrent = nn.RNN | nn.LSTM | nn.GRU
 Cell = nn.RNNCell | nn.LSTMCell | nn.GRUCell
@@ -13,8 +15,7 @@ Sequence = Tensor | PackedSequence
 
 def is_recurrent(module: nn.Module) -> TypeGuard[Recurrent | Cell]:
     """Return whether it is a recurrent layer of torch, or a cell of one, with torch's own forward."""
-    kinds = (nn.RNN, nn.LSTM, nn.GRU, nn.RNNCell, nn.LSTMCell, nn.GRUCell)
-    return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
+    return any(keeps_forward(module, kind) for kind in (*get_args(Recurrent), *get_args(Cell)))
 
 
 def multiplied_weights(module: Recurrent | Cell) -> Iterator[tuple[str, Tensor]]:
@@ -58,8 +59,8 @@ def _layer(module: Recurrent, layer: int, ends: tuple[str, ...]) -> nn.Module:
         settings["proj_size"] = module.proj_size
     if isinstance(module, nn.RNN):
         settings["nonlinearity"] = module.nonlinearity
-    kind = next(kind for kind in (nn.RNN, nn.LSTM, nn.GRU) if isinstance(module, kind))
-    made = kind(width, module.hidden_size, device="meta", **settings)
+    kind = next(kind for kind in get_args(Recurrent) if isinstance(module, kind))
+    made: nn.RNNBase = kind(width, module.hidden_size, device="meta", **settings)
     for name in list(made._parameters):
         own = getattr(module, name.replace("_l0", f"_l{layer}"))  # of a truncated weight a tensor, no parameter
         setattr(made, name, nn.Parameter(own.detach(), requires_grad=False))

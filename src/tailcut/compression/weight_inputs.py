@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.hooks import RemovableHandle
 
-from tailcut.compression.multiplications import is_packed_attention, multiplies, stored_weight
+from tailcut.compression.multiplications import is_packed_attention, multiplies, stored_name
 from tailcut.compression.recurrent_inputs import (
     Cell,
     Recurrent,
@@ -39,7 +39,7 @@ def listening_before(model: nn.Module, names: Container[str], listen: Listen) ->
             if is_packed_attention(module):
                 stack.enter_context(_attention_of(module, name).listened(names, listen, None))
             elif multiplies(module):
-                stored = f"{prefix}{stored_weight(module)[0]}"
+                stored = f"{prefix}{stored_name(module)}"
                 if stored in names:
                     stack.callback(before(module, stored, listen).remove)
             elif is_recurrent(module):
