@@ -107,35 +107,6 @@ def test_without_a_test_the_file_is_not_read_back(file: Path, tmp_path: Path, mo
     assert (report.before, report.after, read) == (None, None, [file])
 
 
-@pytest.fixture
-def measured_images(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many images each batch has that a network is measured on."""
-    taken: list[int] = []
-
-    def noting(network: Any, path: Path, inputs: list[torch.Tensor], **settings: Any) -> Any:
-        taken.extend(len(batch) for batch in inputs)
-        return compress(network, path, inputs, **settings)
-
-    monkeypatch.setattr("tailcut.tasks.compress.compress", noting)
-    return taken
-
-
-def test_measuring_images_take_a_bounded_part_of_memory(
-    file: Path, tmp_path: Path, measured_images: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tailcut.tasks.compress.INPUT_NUMBERS", 20 * 784)
-    compress_file(file, tmp_path / "b.tailcut", "digits", step=0.1, num_gradients=9, test_split=None)
-    assert 0 < sum(measured_images) <= 20
-
-
-def test_networks_that_mix_the_images_of_a_batch_are_measured_one_by_one(
-    file: Path, tmp_path: Path, measured_images: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tailcut.tasks.compress.uses_batch_statistics", lambda network: True)
-    compress_file(file, tmp_path / "b.tailcut", "digits", step=0.1, num_gradients=9, test_split=None)
-    assert measured_images == [1] * 9
-
-
 def test_a_size_too_small_for_the_levels_is_told_before_images_are_read(file: Path, tmp_path: Path) -> None:
     alone, with_levels = (
         save(load(file), tmp_path / "c.tailcut", step=1e30, levels=levels).file_bytes for levels in ((), (0.25, 0.5))

@@ -70,6 +70,16 @@ def test_a_number_too_large_for_its_type_says_how_to_keep_the_training(tmp_path:
     assert run.model.exists()
 
 
+def test_a_file_of_few_bytes_is_compressed_and_says_when_it_cannot_be(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    run, model, inputs = Run.create(tmp_path / "run"), create_model("lenet300"), torch.rand(64, 1, 28, 28).split(8)
+    save_trained(model, run.model, run, PackSection(max_bytes=40_000), inputs)
+    assert 30_000 < run.model.stat().st_size <= 40_000
+    assert torch.nn.functional.cosine_similarity(load(run.model)(inputs[0]), model(inputs[0])).min() > 0.9
+    with pytest.raises(DivergedError, match=r"not packed: .*30 bytes.*tailcut pack .* or a larger pack.max_bytes"):
+        save_trained(model, run.model, run, PackSection(max_bytes=30), inputs)
+
+
 def test_the_record_names_each_device_of_the_training() -> None:
     assert trained_on([], "cpu") == "cpu"
     assert trained_on([{"epoch": 1}, {"epoch": 2}], "cpu") == "cpu"  # as older versions wrote them

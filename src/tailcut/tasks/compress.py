@@ -1,6 +1,5 @@
 """Compression of a file's network: measured on training images, evaluated on test images."""
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,29 +12,24 @@ from torch import Tensor, nn
 from tailcut.arguments import check_positive
 from tailcut.compression import CompressReport, compress
 from tailcut.compression.compress import check_goal, check_room, usual_gradients
-from tailcut.compression.fisher import GRADIENT_BATCH
 from tailcut.data import Dataset, Roots, open_dataset, split_off
 from tailcut.errors import ArgumentError
 from tailcut.evaluation.class_check import check_class_names
 from tailcut.evaluation.evaluate import (
-    PROGRESS_INTERVAL,
     check_no_detector,
     check_outputs,
     choose_device,
     evaluate,
     run_forward,
-    uses_batch_statistics,
 )
-from tailcut.evaluation.random_batches import network_inputs
+from tailcut.evaluation.gradient_inputs import gradient_inputs
 from tailcut.files import check_output_path
 from tailcut.format.open_network import metadata_of, open_network
 from tailcut.format.save_report import size_text
 from tailcut.printing import Report
-from tailcut.runtime.progress import live_progress
 from tailcut.runtime.share import Share, device_name
 
 METRICS = {"classification": "accuracy", "segmentation": "dice"}
-INPUT_NUMBERS = 1 << 29  # 2 GiB of float32
 
 
 @dataclass(frozen=True)
@@ -193,17 +187,10 @@ def _datasets(data: str, test_split: str | None, roots: Roots, *, download: bool
 
 
 def _inputs(network: nn.Module, dataset: Dataset, test: Dataset | None, count: int, seed: int) -> list[Tensor]:
-    """Batches of training images as the network reads them; of one where it mixes the images of a batch.
-
-    They stay in memory, so that of large images there are fewer, which `measure_sensitivity` takes again. What cannot
-    run, or not be measured on the test images, fails before the work.
-    """
+    """Return batches of training images; what cannot run, or not be measured on the test images, fails at once."""
     if test is not None:
         check_class_names(network, test)
-    size = 1 if uses_batch_statistics(network) else GRADIENT_BATCH
-    count = min(count, max(1, INPUT_NUMBERS // (size * math.prod(dataset.image_shape))))
-    with live_progress(True, "images read", min(count * size, len(dataset)), interval=PROGRESS_INTERVAL) as bar:
-        inputs = list(network_inputs(network, dataset, size, count, seed, bar))
+    inputs = gradient_inputs(network, dataset, count, seed, progress=True)
     outputs = run_forward(network, inputs[0])
     if test is not None:
         check_outputs(outputs, test)

@@ -330,7 +330,8 @@ def _from_checkpoint(state: Mapping[str, Any], path: Path) -> _Source:
     if isinstance(network, GanNetworks):
         network = network.generator
     is_finished = state["epoch"] == recipe.training.epochs and run.result.is_file() and run.model.is_file()
-    if is_finished and recipe.compression is None:
+    # The statistics of a file of few bytes are corrected for its rounding; the checkpoint's are its network's own.
+    if is_finished and recipe.compression is None and recipe.pack.max_bytes is None:
         _take_statistics(network, load(run.model))
     set_class_names(network, state.get("class_names"))
     set_image_size(network, state.get("image_size"))

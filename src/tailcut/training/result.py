@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from tailcut.compression import compress
+from tailcut.compression.compress import check_room
 from tailcut.errors import ArgumentError, DivergedError, RecipeError, StructureError
 from tailcut.format import encode_network, save
 from tailcut.model_inputs import Loader
@@ -30,14 +32,15 @@ FILE_LOSS = 0.02
 """What packing may cost of a metric between 0 and 1 before it is said; rounding costs a tenth of it."""
 
 
-def check_packable(network: nn.Module, section: PackSection) -> None:
-    """Refuse a network that no file can hold, or that its class does not make again, before it is trained.
+def check_packable(network: nn.Module, recipe: Recipe) -> None:
+    """Refuse a network that no file of the recipe can hold, or that its class does not make again, before training.
 
     Its numbers do not matter: a copy without them is packed into memory.
 
     Raises:
         RecipeError: says why.
     """
+    section = recipe.pack
     try:
         empty = deepcopied(network)
         with torch.no_grad():
@@ -45,29 +48,36 @@ def check_packable(network: nn.Module, section: PackSection) -> None:
                 with suppress(RuntimeError):  # of memory that several numbers share, as expanded buffers do
                     value.zero_()
         encode_network(empty, dtype=section.dtype, other_dtype=section.other_dtype, levels=section.levels)
+        if recipe.schedule is None:  # which leaves fewer numbers than there are now
+            check_room(empty, section.max_bytes, {"levels": section.levels})
     except (ArgumentError, StructureError) as error:
         raise RecipeError(f"model: the trained network could not be packed: {error}") from error
 
 
 def save_trained(network: nn.Module, path: Path, run: Run, section: PackSection, loader: Loader | None = None) -> None:
-    """Write a network of a finished training, on the first process; `loader` has batches of inputs for levels.
+    """Write a network of a finished training, on the first process.
+
+    Args:
+        network: what was trained.
+        path: the file.
+        run: its run.
+        section: of its recipe.
+        loader: batches of its inputs, for levels and to compress it.
 
     Raises:
-        DivergedError: a number has become too large for its type, or none at all.
+        DivergedError: a number has become too large for its type, or none at all; or no step makes the file so small.
     """
+    types: dict[str, Any] = {"dtype": section.dtype, "other_dtype": section.other_dtype}
     try:
-        save(
-            network,
-            path,
-            dtype=section.dtype,
-            other_dtype=section.other_dtype,
-            levels=section.levels,
-            loader=loader,
-        )
+        if section.max_bytes is None:
+            save(network, path, **types, levels=section.levels, loader=loader)
+        else:
+            compress(network, path, loader or (), max_bytes=section.max_bytes, levels=section.levels)
     except ArgumentError as error:
+        larger = "" if section.max_bytes is None else " or a larger pack.max_bytes"
         raise DivergedError(
             f"not packed: {error}. The checkpoint is kept: tailcut pack {run.path} -o FILE {EXACT} "
-            "packs it; or train anew in another folder with a lower optimizer.lr"
+            f"packs it; or train anew in another folder with a lower optimizer.lr{larger}"
         ) from error
 
 

@@ -49,6 +49,12 @@ def test_a_stage_is_the_recipe_with_other_values() -> None:
     assert not any(part.stage for part in (wide, cut, last))
 
 
+def test_few_bytes_are_of_the_last_training_alone() -> None:
+    few = parse_recipe(f"{RECIPE}[pack]\nmax_bytes = 900\nlevels = [0.5]", source="staged.toml")
+    assert [part.pack.max_bytes for part in (*stages_of(few).values(), last_stage(few))] == [None, None, 900]
+    assert {part.pack.levels for part in stages_of(few).values()} == {(0.5,)}
+
+
 def test_the_first_stage_starts_as_the_recipe_says() -> None:
     recipe = parse_recipe(f"start = {{ file = 'run:other' }}\n{RECIPE}", source="staged.toml")
     assert [part.start and part.start.file for part in stages_of(recipe).values()] == ["run:other", "stage:wide"]

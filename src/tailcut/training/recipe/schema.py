@@ -11,6 +11,7 @@ from tailcut.training.recipe.fields import Axes, Counts, Dtype, KeepRatio, Model
 from tailcut.training.recipe.fields import Fraction as Fraction
 from tailcut.training.recipe.fields import RecipeSection as RecipeSection
 from tailcut.training.recipe.sections import (
+    GENERATIVE,
     CompressionSection,
     DataSection,
     GenerationSection,
@@ -340,11 +341,14 @@ class PackSection(RecipeSection):
         other_dtype: number type of everything else (biases, batch norm).
         levels: of a progressive file, the parts of the coefficients that its smaller networks have, see
             `tailcut.save`; each training step draws one level, see `tailcut.NestedLevels`. Empty for one network.
+        max_bytes: the most bytes of the file: the trained network is compressed to them, see `tailcut.compress`. None
+            packs it as it is.
     """
 
     dtype: Dtype = "float32"
     other_dtype: Dtype = "float32"
     levels: tuple[float, ...] = ()
+    max_bytes: Positive | None = None
 
     @field_validator("levels")
     @classmethod
@@ -355,6 +359,12 @@ class PackSection(RecipeSection):
             except ArgumentError as error:
                 raise ValueError(str(error)) from error
         return levels
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.max_bytes is not None and (self.dtype, self.other_dtype) != ("float32", "float32"):
+            raise ValueError("max_bytes quantises all numbers: leave out dtype and other_dtype")
+        return self
 
 
 class PaperSection(RecipeSection):
@@ -431,13 +441,10 @@ class Recipe(RecipeSection):
                 raise ValueError("training.round_from needs a [regularization] section")
             if self.pack.dtype == "float32":
                 raise ValueError("training.round_from rounds to pack.dtype; choose float16 or bfloat16 there")
-        if self.pack.levels and (
-            self.regularization is None or self.training.loss == "gan" or self.detection is not None
-        ):
-            raise ValueError("pack.levels is for networks of classes or masks with a [regularization] section")
         if self.norms is not None and (self.training.loss == "gan" or self.detection is not None):
             raise ValueError("[norms] is for networks of classes or masks, and for a vae")
         check_generation(self.generation, self.training.loss)
+        self._check_pack()
         self._check_source()
         self._check_lsuv()
         self._check_recorded()
@@ -446,6 +453,14 @@ class Recipe(RecipeSection):
     def _goes_on(self) -> bool:
         """Return whether there is a network to start from."""
         return self.start is not None or bool(self.stage)
+
+    def _check_pack(self) -> None:
+        if self.pack.levels and (
+            self.regularization is None or self.training.loss == "gan" or self.detection is not None
+        ):
+            raise ValueError("pack.levels is for networks of classes or masks with a [regularization] section")
+        if self.pack.max_bytes is not None and (self.training.loss in GENERATIVE or self.detection is not None):
+            raise ValueError("pack.max_bytes is for networks of classes or masks")
 
     def _check_source(self) -> None:
         if self.data.source == "pixels":

@@ -11,6 +11,9 @@ from tailcut.training.recipe.keys import problems_of, remove_key, split_key
 from tailcut.training.recipe.schema import Recipe, StartSection
 from tailcut.training.recipe.sections import StageSection
 
+OWN = {"stage": True, "start": True, "paper": True, "pack": {"max_bytes"}}
+"""What is of the recipe's own training, and of no stage: rounded numbers are no start for the next one."""
+
 
 def stages_of(recipe: Recipe) -> dict[str, Recipe]:
     """Return the trainings before that of the recipe itself, by name and in order; empty for a recipe without stages.
@@ -58,7 +61,7 @@ def last_stage(recipe: Recipe) -> Recipe:
 
 
 def _stage(recipe: Recipe, section: StageSection, start: StartSection | None) -> Recipe:
-    values = recipe.model_dump(mode="json", exclude_none=True, exclude={"stage", "start", "paper"})
+    values = recipe.model_dump(mode="json", exclude_none=True, exclude=OWN)
     for key in section.without:
         if not remove_key(values, split_key(key)):
             raise RecipeError(f"stage {section.name}: without: the recipe has no key {key!r}")

@@ -8,6 +8,7 @@ from typing import Any, final
 
 from torch import Tensor, nn
 
+from tailcut.compression.compress import usual_gradients
 from tailcut.data import Dataset
 from tailcut.format.network.levels import LEVEL_INPUTS
 from tailcut.training.result import save_trained
@@ -84,10 +85,12 @@ class ClassificationTrainer(Trainer):
         return {}
 
     def _pack(self) -> None:
-        save_trained(self.model, self.run.model, self.run, self.recipe.pack, self._level_inputs())
+        save_trained(self.model, self.run.model, self.run, self.recipe.pack, self._pack_inputs())
 
-    def _level_inputs(self) -> list[Tensor] | None:
-        """Return batches of training images for the statistics of a file's levels; None without levels."""
+    def _pack_inputs(self) -> list[Tensor] | None:
+        """Return batches of training images for what packing measures: all numbers, or a file's levels; else None."""
+        if self.recipe.pack.max_bytes is not None:
+            return self.network.gradient_inputs(usual_gradients(self.model))
         if self.nested is None:
             return None
         size = self.recipe.data.batch_size

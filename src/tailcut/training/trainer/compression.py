@@ -10,10 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.compression import RateLoss, measure_sensitivity
-from tailcut.compression.fisher import GRADIENT_BATCH
 from tailcut.data import Dataset
 from tailcut.errors import ArgumentError, DivergedError, RecipeError
-from tailcut.evaluation.evaluate import uses_batch_statistics
 from tailcut.runtime.distributed import share_buffers
 from tailcut.training.recipe.fields import check_unused
 from tailcut.training.recipe.schema import PackSection, Recipe
@@ -117,13 +115,13 @@ class CompressionTrainer(Trainer):
         ):
             share_buffers(self.fabric, self.model)
             count, seed = self.section.num_gradients, self.recipe.training.seed
-            inputs = gradient_inputs(self.network, count)
+            inputs = self.network.gradient_inputs(count)
             with self._explaining_lost_numbers("not trained on"):
                 self.rate_loss.remeasure(inputs, num_gradients=count, seed=seed)
 
     def _pack(self) -> None:
         count = self.section.num_gradients
-        inputs = gradient_inputs(self.network, count)
+        inputs = self.network.gradient_inputs(count)
         with self._explaining_lost_numbers("not packed"):
             self.rate_loss.save(self.run.model, inputs, num_gradients=count)
 
@@ -167,7 +165,7 @@ def make_rate_loss(recipe: Recipe, section: CompressionSection, network: ImageNe
     count, seed = section.num_gradients, recipe.training.seed
     sensitivity = None  # of fresh numbers nothing can be measured
     if recipe.start is not None:
-        inputs = gradient_inputs(network, count)
+        inputs = network.gradient_inputs(count)
         sensitivity = measure_sensitivity(network.model, inputs, num_gradients=count, seed=seed)
     try:
         return RateLoss(
@@ -194,9 +192,3 @@ def make_optimizer(recipe: Recipe, section: CompressionSection, rate_loss: RateL
     )
     built.param_groups[-1]["relative_lr"] = section.step_lr / optimizer.lr
     return built
-
-
-def gradient_inputs(network: ImageNetwork, count: int) -> list[Tensor]:
-    """Return `count` batches of training images as the network reads them, to measure its sensitivity on."""
-    size = 1 if uses_batch_statistics(network.model) else GRADIENT_BATCH
-    return list(network.inputs(size, count))

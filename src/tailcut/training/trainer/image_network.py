@@ -14,6 +14,7 @@ from tailcut.data import Dataset
 from tailcut.evaluation.elbo import negative_elbo
 from tailcut.evaluation.evaluate import check_outputs, evaluate, fitting, runnable
 from tailcut.evaluation.generation import evaluate_generator
+from tailcut.evaluation.gradient_inputs import gradient_inputs
 from tailcut.evaluation.pixel_inputs import gate_penalty, reader_of
 from tailcut.evaluation.random_batches import network_inputs
 from tailcut.runtime.distributed import share_of
@@ -53,7 +54,7 @@ class ImageNetwork:
         self.read = reader_of(self.model, self.data.train)
         if job.recipe.training.loss != "vae":
             runnable(self.model, job.fabric.device)  # what it refuses would else end the run after its first epoch
-        check_packable(self.model, job.recipe.pack)
+        check_packable(self.model, job.recipe)
         self.teacher = make_teacher(job, self.data)
 
     def choose_execution(self) -> Execution:
@@ -92,6 +93,10 @@ class ImageNetwork:
     def inputs(self, size: int, count: int) -> Iterator[Tensor]:
         """Yield `count` batches of `size` training images as the network reads them."""
         return network_inputs(self.model, self.data.train, size, count, self.recipe.training.seed)
+
+    def gradient_inputs(self, count: int) -> list[Tensor]:
+        """Return batches of training images for `count` gradients of the network."""
+        return gradient_inputs(self.model, self.data.train, count, self.recipe.training.seed)
 
     def evaluate(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
         """Return the metrics of this network, or of one that was packed, on a data set."""
