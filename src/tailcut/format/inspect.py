@@ -14,6 +14,7 @@ from tailcut.errors import shown
 from tailcut.format.container.contents import Contents, StoredOther, decode
 from tailcut.format.container.numbers import INTEGERS, QUANTIZED, number_type_name
 from tailcut.format.container.streams import (
+    CodedTensors,
     Kept,
     counts_by_level,
     decode_quantized,
@@ -288,8 +289,9 @@ def _inspect(contents: Contents, file_bytes: int, max_parameters: int) -> Inspec
     kept = [entry for edit in edits for entry in edit.coefficient_layouts()]
     if contents.base is None:
         check_own_list(contents, kept, max_parameters)
-    decode_values(contents, kept, others)
-    rounded = _rounded(contents, kept, others)
+    coded = decode_quantized(contents, kept, others)
+    decode_values(contents, kept, others, coded)  # which checks the numbers themselves
+    rounded = _rounded(contents, kept, others, coded)
     num_dense = sum(math.prod(entry.shape) for entry in kept)
     stored = _kept(contents, kept, rounded)
     stored_others = _others(contents, others, rounded)
@@ -335,12 +337,13 @@ class _Rounded:
     transform: str | None
 
 
-def _rounded(contents: Contents, kept: Sequence[Kept], others: Sequence[StoredOther]) -> dict[str, _Rounded]:
+def _rounded(
+    contents: Contents, kept: Sequence[Kept], others: Sequence[StoredOther], found: CodedTensors
+) -> dict[str, _Rounded]:
     """Of each tensor in the quantised stream, by name."""
     if contents.quantized_stream is None:
         return {}
     num_bytes = _payload_bytes(contents, QUANTIZED)
-    found = decode_quantized(contents, kept, others)
     names = [entry.name for entry in kept] if contents.has_quantized_coefficients else []
     names += [others[place].name for place in quantized_places(contents)]
     total = sum(tensor.bits for _, tensor in found) or 1.0

@@ -20,9 +20,12 @@ from tailcut.weights.nested_levels import count_below
 Kept = Coefficients | CoefficientLayout
 """A tensor kept as coefficients, described by a network or a file."""
 
+CodedTensors = list[tuple[quantized.Layout, quantized.Coded]]
+"""The tensors of a quantised stream, as whole numbers and steps, in its order."""
+
 
 def decode_values(
-    contents: Contents, kept: Sequence[Kept], others: Sequence[StoredOther]
+    contents: Contents, kept: Sequence[Kept], others: Sequence[StoredOther], coded: CodedTensors | None = None
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Return the numbers of a file: one vector per tensor kept as coefficients, and the other tensors.
 
@@ -30,13 +33,14 @@ def decode_values(
         contents: of the file.
         kept: the tensors kept as coefficients.
         others: the other tensors; their total was checked before.
+        coded: what `decode_quantized` gave for them, where it was called before.
 
     Raises:
         CorruptFileError: a payload does not hold just these numbers.
     """
-    if (contents.coefficients is not None) != bool(kept):
-        raise CorruptFileError("coefficients without regularised tensors, or the other way round")
-    found = [quantized.dequantize(tensor, layout) for layout, tensor in decode_quantized(contents, kept, others)]
+    if coded is None:
+        coded = decode_quantized(contents, kept, others)
+    found = [quantized.dequantize(tensor, layout) for layout, tensor in coded]
     num_vectors = len(kept) if contents.has_quantized_coefficients else 0
     vectors = found[:num_vectors] if num_vectors else _plain_vectors(contents, kept)
     rest = dict(zip(quantized_places(contents), found[num_vectors:], strict=True))
@@ -91,18 +95,18 @@ def _order(entry: Kept, num: int) -> tuple[np.ndarray, tuple[int, ...]]:
     return corner_positions(entry.shape, num, axes=entry.axes, weights=entry.order_weights)
 
 
-def decode_quantized(
-    contents: Contents, kept: Sequence[Kept], others: Sequence[StoredOther]
-) -> list[tuple[quantized.Layout, quantized.Coded]]:
+def decode_quantized(contents: Contents, kept: Sequence[Kept], others: Sequence[StoredOther]) -> CodedTensors:
     """Return the integers of the quantised stream, in its order; none without one.
 
     Raises:
         CorruptFileError: the payload does not hold just these.
     """
+    if (contents.coefficients is not None) != bool(kept):
+        raise CorruptFileError("coefficients without regularised tensors, or the other way round")
     whole = quantized_others(contents, others)
     if contents.has_quantized_coefficients:
         return _decode_levels(contents, kept, whole)
-    found: list[tuple[quantized.Layout, quantized.Coded]] = []
+    found: CodedTensors = []
     for level in contents.levels:
         for stream in level.other_streams:
             if stream.type_number == QUANTIZED:
@@ -110,9 +114,7 @@ def decode_quantized(
     return found
 
 
-def _decode_levels(
-    contents: Contents, kept: Sequence[Kept], whole: Sequence[quantized.Layout]
-) -> list[tuple[quantized.Layout, quantized.Coded]]:
+def _decode_levels(contents: Contents, kept: Sequence[Kept], whole: Sequence[quantized.Layout]) -> CodedTensors:
     """Return coefficients and other tensors, where one stream has them all."""
     sizes = counts_by_level(contents, [entry.num_kept for entry in kept])
     layouts = [[layout_of_kept(entry, size) for entry, size in zip(kept, row, strict=True)] for row in sizes]
