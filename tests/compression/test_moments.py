@@ -69,13 +69,32 @@ def test_inputs_that_vary_little_far_from_zero(bias: bool) -> None:
 
 
 def test_layers_without_a_block() -> None:
-    model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(36, 2)).eval()
+    turned = nn.ConvTranspose2d(4, 4, 3, padding=2, groups=2)
+    model = nn.Sequential(turned, nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(36, 2)).eval()
     x = torch.randn(3, 4, 5, 5)
     names = [
         block.names for block in input_blocks(model, list(loader_inputs(x)), {"0.weight", "1.weight"}, generator())
     ]
-    assert names == [("1.weight",)]  # not the one with groups, nor one that is not stored whole
+    assert names == [("1.weight",)]  # not the transposed one in groups, nor one that is not stored whole
     assert not model[1]._forward_pre_hooks
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_groups_of_a_convolution_have_the_moments_of_layers_of_their_own(bias: bool) -> None:
+    torch.manual_seed(0)
+    whole = nn.Conv2d(6, 9, 3, padding=1, groups=3, bias=bias)
+    x = torch.randn(6, 6, 4, 4) * torch.tensor([1.0, 1, 5, 5, 0, 0]).reshape(6, 1, 1)  # of the third group nothing
+    (block,) = input_blocks(nn.Sequential(whole).eval(), list(loader_inputs(x)), {"0.weight"}, generator())
+    assert (block.length, block.upper.shape, block.curvature.shape) == (18, (3, 18, 18), (3, 18))
+    parts = nn.Conv2d(2, 3, 3, padding=1, bias=bias)
+    for group in range(2):
+        own = list(loader_inputs(x[:, 2 * group : 2 * group + 2]))
+        (one,) = input_blocks(nn.Sequential(parts).eval(), own, {"0.weight"}, generator())
+        size = one.curvature.mean()
+        torch.testing.assert_close(block.curvature[group], one.curvature / size)
+        torch.testing.assert_close(block.upper[group], one.upper * float(size.sqrt()), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(block.upper[2], torch.eye(18))
+    torch.testing.assert_close(block.conditional, (block.upper.double().diagonal(dim1=1, dim2=2) ** -2).mean(0))
 
 
 @pytest.mark.parametrize("padding", [(0, 2), (3, 0), "same", "valid"])

@@ -188,3 +188,24 @@ def test_transposed_convolutions_are_fitted_as_linear_layers_of_each_place() -> 
         found.append(moved.get_parameter("1.weight").detach())
     torch.testing.assert_close(found[0].flatten(1).T, found[1].flatten(1))
     assert not torch.allclose(found[0], transposed.weight)
+
+
+def test_groups_of_a_convolution_are_fitted_as_layers_of_their_own() -> None:
+    torch.manual_seed(0)
+    first, whole = nn.Conv2d(6, 6, 1, bias=False), nn.Conv2d(6, 9, 3, padding=1, groups=3)
+    spoiled = first.weight.detach() + 0.2 * torch.randn(6, 6, 1, 1)
+    x, weight = torch.randn(20, 6, 4, 4), whole.weight.detach().clone()
+    model = nn.Sequential(first, whole).eval()
+    numbers = {"0.weight": spoiled.reshape(-1)}
+    moved = Original(model, [ModelInputs((x,))], Refit(model, ["1.weight"])).corrected(numbers, exact)
+    found = moved.get_parameter("1.weight").detach()
+    for group in range(3):
+        own, outputs = copy.deepcopy(first), slice(3 * group, 3 * group + 3)
+        part = nn.Conv2d(2, 3, 3, padding=1)
+        own.weight.data = own.weight.data[2 * group : 2 * group + 2]
+        part.weight.data = weight[outputs].clone()
+        alone = nn.Sequential(own, part).eval()
+        numbers = {"0.weight": spoiled[2 * group : 2 * group + 2].reshape(-1)}
+        fitted = Original(alone, [ModelInputs((x,))], Refit(alone, ["1.weight"])).corrected(numbers, exact)
+        torch.testing.assert_close(found[outputs], fitted.get_parameter("1.weight").detach(), rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(found, weight)

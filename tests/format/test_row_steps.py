@@ -239,3 +239,29 @@ def test_a_turned_weight_is_rounded_with_feedback(num_outputs: int) -> None:
         float((errors * (curvature @ errors)).sum()) for errors in (x * sizes[:, None] - values for x in (found, alone))
     )
     assert fed < 0.2 * unfed
+
+
+@pytest.mark.parametrize("is_dependent", [False, True])
+def test_groups_are_rounded_as_weights_of_their_own(is_dependent: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(3, 200, 70, generator=generator, dtype=torch.float64).cumsum(2)
+    curvature = inputs.mT @ inputs / 200 + torch.eye(70)
+    values = 3 * torch.randn(12, 70, generator=generator, dtype=torch.float64)
+    sizes = {"weight": torch.linspace(0.5, 2, 70, dtype=torch.float64)}
+
+    def rounded(block: Block, values: Tensor) -> Tensor:
+        return rounded_with_feedback(block, {"weight": values.reshape(-1)}, sizes, is_dependent=is_dependent)["weight"]
+
+    whole = rounded(block_of(("weight",), curvature), values).reshape(12, 70)
+    for part, rows, found in zip(curvature, values.split(4), whole.split(4), strict=True):
+        assert torch.equal(found.reshape(-1), rounded(block_of(("weight",), part), rows))
+
+
+def test_steps_of_groups_follow_their_mean_cost() -> None:
+    costs = torch.tensor([[1.0, 64, 1, 64], [1, 256, 1, 256]], dtype=torch.float64)
+    grouped, mean = block_of(("weight",), torch.diag_embed(costs)), block_of(("weight",), torch.diag(costs.mean(0)))
+    shape = (2000, 4, 1, 1)
+    found, wanted = (row_steps(block, shape, 0.1) for block in (grouped, mean))
+    assert found.step == wanted.step
+    assert found.shifts.keys() == wanted.shifts.keys() == {1}
+    assert found.shifts[1].tolist() == wanted.shifts[1].tolist()

@@ -7,7 +7,6 @@ import pytest
 import torch
 from tests.format.hostile.zeros import narrowed_alone, zero_file
 
-from tailcut.compression import compress
 from tailcut.data import open_dataset
 from tailcut.errors import ArgumentError, DataNotFoundError
 from tailcut.evaluation.evaluate import evaluate

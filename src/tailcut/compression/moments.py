@@ -28,7 +28,7 @@ DAMPING = 0.01
 def input_blocks(
     model: nn.Module, inputs: Sequence[ModelInputs], stored: set[str], generator: torch.Generator
 ) -> Iterator[Block]:
-    """Yield a block for each plain weight of linear and recurrent layers, and of convolutions without groups.
+    """Yield a block for each plain weight of linear and recurrent layers, and of convolutions.
 
     The moments are those around the mean where something takes the mean of the error away: a bias, or the running mean
     of batch norm (`tailcut.compress` moves both, but no biases of recurrent layers).
@@ -43,7 +43,7 @@ def input_blocks(
     moments = {
         name: _Moments(multiplied, generator)
         for name, multiplied in multiplications(model).items()
-        if name in stored and _is_plain(multiplied)
+        if name in stored and is_measurable(multiplied)
     }
     with torch.no_grad(), listening_before(model, moments, lambda name, x: moments[name].take(x)):
         for batch in logged(inputs, "batches whose moments are measured", len(inputs)) if moments else ():
@@ -60,48 +60,60 @@ def has_norms(model: nn.Module) -> bool:
     return any(isinstance(module, nn.modules.batchnorm._NormBase) for module in model.modules())
 
 
-def _is_plain(multiplied: Multiplication) -> bool:
-    """Return whether all rows of the weight meet the same inputs."""
-    weight = multiplied.rows
-    return multiplied.groups == 1 and weight.numel() > 0 and weight[0].numel() <= MAX_ROW
+def is_measurable(multiplied: Multiplication) -> bool:
+    """Return whether the inputs of a weight's rows are measured: those of transposed convolutions in groups are not."""
+    weight, groups = multiplied.rows, multiplied.groups
+    if not weight.numel() or (groups > 1 and multiplied.is_turned):
+        return False
+    return groups * weight[0].numel() ** 2 <= MAX_ROW**2
 
 
 class _Moments:
-    """Sums of products of the inputs of each row of a weight."""
+    """Sums of products of the inputs of each row of a weight, which all outputs of a group share."""
 
     def __init__(self, multiplied: Multiplication, generator: torch.Generator) -> None:
         self.multiplied, self.generator = multiplied, generator
-        row = multiplied.rows[0].numel()
-        self.origin = torch.zeros(row, dtype=torch.float32, device="cpu")
-        self.total = torch.zeros(row, dtype=torch.float64, device="cpu")
-        self.products = torch.zeros(row, row, dtype=torch.float32, device="cpu")
+        groups, row = multiplied.groups, multiplied.rows[0].numel()
+        self.origin = torch.zeros(groups, 1, row, dtype=torch.float32, device="cpu")
+        self.total = torch.zeros(groups, row, dtype=torch.float64, device="cpu")
+        self.products = torch.zeros(groups, row, row, dtype=torch.float32, device="cpu")
         self.count = 0
 
     def take(self, x: Tensor) -> None:
         """Add the inputs of a call."""
         given, most = self.multiplied.inputs(x), POSITIONS * len(x)
-        rows = input_rows(self.multiplied.convolution, given, most, self.generator).float().cpu()
-        if not self.count and len(rows):
-            self.origin = rows.mean(0)  # else float32 would lose the spread of inputs that are far from 0
+        found = input_rows(self.multiplied.convolution, given, most, self.generator).float().cpu()
+        rows = by_group(found, self.multiplied.groups)
+        if not self.count and len(found):
+            self.origin = rows.mean(1, keepdim=True)  # else float32 would lose the spread of inputs far from 0
         rows = rows - self.origin
-        self.count += len(rows)
-        self.total += rows.double().sum(0)
-        self.products.addmm_(rows.T, rows)
+        self.count += len(found)
+        self.total += rows.double().sum(1)
+        self.products.baddbmm_(rows.mT, rows)
 
     def curvature(self, *, centred: bool) -> Tensor:
-        """Return the curvature, (row, row), float64."""
-        moments, mean = self.products.double() / self.count, self.total / self.count
-        moments -= torch.outer(mean, mean)
+        """Return the curvature, (row, row), or (groups, row, row), float64.
+
+        That of each group has a mean of 1 along its diagonal: how much the group matters is not known from its inputs.
+        """
+        moments, mean = self.products.double() / self.count, self.total[:, None] / self.count
+        moments -= mean.mT * mean
         if not centred:
             mean += self.origin
-            moments += torch.outer(mean, mean)
-        diagonal = moments.diagonal()
-        diagonal += DAMPING * diagonal.mean() + 1e-12
-        return moments
+            moments += mean.mT * mean
+        diagonal = moments.diagonal(dim1=1, dim2=2)
+        diagonal += DAMPING * diagonal.mean(1, keepdim=True) + 1e-12
+        found: Tensor = moments[0] if len(moments) == 1 else moments / diagonal.mean(1)[:, None, None]
+        return found
+
+
+def by_group(rows: Tensor, groups: int) -> Tensor:
+    """Return inputs of the rows of a convolution, (positions, inputs), as (groups, positions, row)."""
+    return rows.unflatten(1, (groups, -1)).movedim(1, 0)
 
 
 def input_rows(layer: Convolution | None, x: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """Return what the rows of a weight meet at some positions of an input, (positions, row).
+    """Return what the rows of a weight meet at some positions of an input, (positions, row); of groups one by one.
 
     Args:
         layer: a convolution, whose kernel's axes are transformed by a DCT; None for a product along the last axis.

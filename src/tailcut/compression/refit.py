@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from tailcut.compression.moments import DAMPING, has_norms, input_rows
+from tailcut.compression.moments import DAMPING, by_group, has_norms, input_rows
 from tailcut.compression.multiplications import Multiplication, multiplications
 from tailcut.compression.weight_inputs import listening_before
 from tailcut.transform import dct, idct
@@ -35,14 +35,14 @@ class Refit:
 
     Args:
         model: the original network, in evaluation mode.
-        names: weights of its linear layers, attention and convolutions without groups, transposed ones too.
+        names: weights of its linear layers, attention and convolutions, of transposed ones those without groups.
     """
 
     def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
         uses = Counter(map(id, dict(model.named_parameters(remove_duplicate=False)).values()))
         known = multiplications(model)
         self._names = [name for name in names if known[name].is_plain and uses[id(known[name].weight)] == 1]
-        lengths = [known[name].rows[0].numel() for name in self._names]
+        lengths = [known[name].groups * known[name].rows[0].numel() for name in self._names]
         self._most = min(MAX_ROWS, MAX_NUMBERS // max(1, sum(lengths)))
         self._has_norms = has_norms(model)
         self._rows: dict[str, list[Tensor]] = {}
@@ -83,7 +83,8 @@ class Refit:
                 return
             centred = self._has_norms or layer.bias is not None
             weight = results[name].weight.detach()  # as in the original until here
-            results[name].set_rows(_refitted(results[name].rows, wanted[0], found, centred=centred))
+            wanted_rows, found_rows = (by_group(x, layer.groups) for x in (wanted[0], found))
+            results[name].set_rows(_refitted(results[name].rows, wanted_rows, found_rows, centred=centred))
             layer.weight.detach().copy_(round_weight(name, weight.reshape(-1)).reshape(weight.shape))
 
         with listening_before(rounded, self._names, fit):
@@ -100,18 +101,20 @@ def _refitted(weight: Tensor, wanted: Tensor, found: Tensor, *, centred: bool) -
 
     Args:
         weight: (out, in, kernel...).
-        wanted: inputs in the original network, (positions, row).
+        wanted: inputs in the original network, (groups, positions, row); the outputs are in such groups too.
         found: inputs in the rounded one.
         centred: whether something takes the means of the outputs away.
     """
     kernel = tuple(range(2, weight.ndim))
     rows = dct(weight.double().cpu(), kernel).flatten(1) if kernel else weight.double().cpu()
+    rows = rows.unflatten(0, (len(found), -1))
     if centred:
-        wanted, found = wanted - wanted.mean(0), found - found.mean(0)
-    count, length = found.shape
-    own, cross = (found.T @ found).double() / count, (found.T @ wanted).double() / count
-    ridge = max(DAMPING, RIDGE * length / count) * own.diagonal().mean() + 1e-12
-    own.diagonal().add_(ridge)
-    cross.diagonal().add_(ridge)
-    fitted = torch.cholesky_solve(cross @ rows.T, torch.linalg.cholesky(own)).T.reshape(weight.shape)
+        wanted, found = wanted - wanted.mean(1, keepdim=True), found - found.mean(1, keepdim=True)
+    _, count, length = found.shape
+    own, cross = (found.mT @ found).double() / count, (found.mT @ wanted).double() / count
+    diagonal = own.diagonal(dim1=1, dim2=2)
+    ridge = max(DAMPING, RIDGE * length / count) * diagonal.mean(1, keepdim=True) + 1e-12
+    diagonal.add_(ridge)
+    cross.diagonal(dim1=1, dim2=2).add_(ridge)
+    fitted = torch.cholesky_solve(cross @ rows.mT, torch.linalg.cholesky(own)).mT.reshape(weight.shape)
     return (idct(fitted, kernel) if kernel else fitted).to(weight)

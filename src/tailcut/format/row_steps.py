@@ -85,7 +85,7 @@ def row_steps(block: Block, shape: Sequence[int], size: float, rows: Rows | None
     if block.is_turned:
         found = row_steps(replace(block, is_turned=False), (math.prod(shape[1:]), shape[0]), size)
         return RowSteps(found.step, {1 - axis: shift for axis, shift in found.shifts.items()})
-    if math.prod(shape[1:]) != len(block.upper):
+    if math.prod(shape[1:]) != block.length:
         raise _other_size(block, math.prod(shape))
     curvature = block.conditional.reshape(tuple(shape[1:]))
     along = {axis + 1: quarters for axis, quarters in _quarters_along(curvature, shape[0]).items()}
@@ -166,7 +166,7 @@ def relative_costs(blocks: Sequence[Block], lengths: Mapping[str, int]) -> dict[
     costs: dict[str, float] = {}
     for block in blocks:
         sizes = [lengths[name] for name in block.names]
-        if sum(sizes) != len(block.upper):
+        if sum(sizes) != block.length:
             raise _other_size(block, sum(sizes))
         parts = zip(block.names, block.conditional.split(sizes), block.curvature.split(sizes), strict=True)
         costs |= {name: float(fed.mean() / alone.mean()) for name, fed, alone in parts if len(fed)}
@@ -227,23 +227,26 @@ def rounded_with_feedback(
         ArgumentError: the block was measured for other sizes.
     """
     lengths = [len(values[name]) for name in block.names]
-    if sum(lengths) % len(block.upper) or (len(lengths) > 1 and sum(lengths) > len(block.upper)):
+    if sum(lengths) % block.length or (len(lengths) > 1 and sum(lengths) > block.length):
         raise _other_size(block, sum(lengths))
-    steps = torch.cat([sizes[name] for name in block.names])[: len(block.upper)]
+    steps = torch.cat([sizes[name] for name in block.names])[: block.length]
     if block.is_turned:
         (numbers,) = (values[name] for name in block.names)
-        rest = numbers.reshape(len(block.upper), -1).clone()
+        rest = numbers.reshape(block.length, -1).clone()
         rounds = _rounder_of_rows(rest.numel()) if is_dependent else torch.Tensor.round_
         return {block.names[0]: _rounded_in_order(rest, steps, block.upper, rounds).reshape(-1)}
-    # A row of these is what all rows of a weight have at one place: it is used at once, so it lies in one piece.
-    rest = torch.cat([values[name] for name in block.names]).reshape(-1, len(block.upper)).T.contiguous()
-    if not is_dependent:
-        result = _rounded_in_order(rest, steps, block.upper, torch.Tensor.round_)
-    else:
-        ends = np.cumsum([0, *lengths]).clip(max=len(rest))
-        starts = [place for start, stop in pairwise(ends) for place in range(int(start), int(stop), LINE)]
-        result = rounded_along_trellis(rest, steps, block.upper, starts)
-    return dict(zip(block.names, result.T.reshape(-1).split(lengths), strict=True))
+    rest = torch.cat([values[name] for name in block.names]).reshape(-1, block.length).T
+    ends = np.cumsum([0, *lengths]).clip(max=len(rest))
+    starts = [place for start, stop in pairwise(ends) for place in range(int(start), int(stop), LINE)]
+    parts = []
+    for part, upper in block.groups(rest):
+        # A row of these is what all rows of a weight have at one place: it is used at once, so it lies in one piece.
+        own = part.contiguous()
+        if is_dependent:
+            parts.append(rounded_along_trellis(own, steps, upper, starts, num_numbers=rest.numel()))
+        else:
+            parts.append(_rounded_in_order(own, steps, upper, torch.Tensor.round_))
+    return dict(zip(block.names, torch.cat(parts, 1).T.reshape(-1).split(lengths), strict=True))
 
 
 def _rounder_of_rows(num_numbers: int) -> Callable[[Tensor], object]:
@@ -280,6 +283,6 @@ def _rounded_in_order(rest: Tensor, steps: Tensor, upper: Tensor, rounds: Callab
 
 def _other_size(block: Block, count: int) -> ArgumentError:
     return ArgumentError(
-        f"the sensitivity was measured for {len(block.upper)} numbers of {block.names[0]} (and others), the "
+        f"the sensitivity was measured for {block.length} numbers of {block.names[0]} (and others), the "
         f"network has {count}: measure it again"
     )

@@ -18,8 +18,9 @@ class Block:
         names: of the tensors, one after another; or of one weight, whose rows (all that an output channel has) are
             rounded side by side.
         upper: (n, n), the upper Cholesky factor of the inverse of their curvature; n is their numbers, or those of a
-            row. For a row with a kernel, of its DCT along the kernel.
-        curvature: (n,), float64, its diagonal: what the error of each number costs by itself.
+            row. For a row with a kernel, of its DCT along the kernel. Of a convolution in groups (groups, n, n): the
+            outputs of each group, which lie one after another, have inputs of their own.
+        curvature: (n,), float64, its diagonal: what the error of each number costs by itself; (groups, n) likewise.
         is_turned: whether the weight is (inputs, outputs, kernel ...): what an output channel has lies along axis 0, at
             each place of the kernel by itself.
     """
@@ -31,8 +32,26 @@ class Block:
 
     @cached_property
     def conditional(self) -> Tensor:
-        """What the error of each number costs when those behind it make it good, (n,), float64: 1 / U_ii^2."""
-        return self.upper.double().diagonal() ** -2
+        """What the error of each number costs when those behind it make it good, (n,), float64: 1 / U_ii^2.
+
+        Of several groups it is the mean: they share their steps.
+        """
+        costs = self.upper.double().diagonal(dim1=-2, dim2=-1) ** -2
+        return costs if costs.ndim == 1 else costs.mean(0)
+
+    @property
+    def length(self) -> int:
+        """How many numbers are rounded one after another: n."""
+        return self.upper.shape[-1]
+
+    def groups(self, values: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return what the outputs of each group have at each place of a row, with the group's factor.
+
+        Args:
+            values: (n, outputs).
+        """
+        factors = self.upper.reshape(-1, self.length, self.length)
+        return list(zip(values.chunk(len(factors), dim=1), factors, strict=True))
 
 
 def block_of(names: tuple[str, ...], curvature: Tensor, *, is_turned: bool = False) -> Block:
@@ -40,7 +59,7 @@ def block_of(names: tuple[str, ...], curvature: Tensor, *, is_turned: bool = Fal
 
     Args:
         names: of the tensors.
-        curvature: (n, n), float64, symmetric with positive eigenvalues.
+        curvature: (n, n), or (groups, n, n), float64, symmetric with positive eigenvalues.
         is_turned: see `Block`.
 
     Raises:
@@ -54,7 +73,8 @@ def block_of(names: tuple[str, ...], curvature: Tensor, *, is_turned: bool = Fal
             f"what an error of {names[0]} costs cannot be measured: the inputs of its layer, or their gradients, are "
             "too large or too far apart for float32; normalise the inputs, and look for weights of extreme size"
         ) from error
-    return Block(names, upper.float().cpu(), curvature.diagonal().cpu().clone(), is_turned)
+    diagonal = curvature.diagonal(dim1=-2, dim2=-1)
+    return Block(names, upper.float().cpu(), diagonal.cpu().clone(), is_turned)
 
 
 @dataclass(frozen=True)

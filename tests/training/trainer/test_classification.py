@@ -45,7 +45,7 @@ def test_its_run_still_gives_the_exact_network(tmp_path: Path) -> None:
 
 def test_a_size_that_no_file_has_is_refused_before_training(tmp_path: Path) -> None:
     recipe = parse_recipe(RECIPE + "pack = { max_bytes = 30 }", source="a.toml")
-    with pytest.raises(RecipeError, match="could not be packed: .*30 bytes"):
+    with pytest.raises(RecipeError, match=r"could not be packed: .*30 bytes"):
         train(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists() or not Run(tmp_path / "run").last_checkpoint.exists()
 
