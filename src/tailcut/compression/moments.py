@@ -103,13 +103,13 @@ class _Moments:
             moments += mean.mT * mean
         diagonal = moments.diagonal(dim1=1, dim2=2)
         diagonal += DAMPING * diagonal.mean(1, keepdim=True) + 1e-12
-        found: Tensor = moments[0] if len(moments) == 1 else moments / diagonal.mean(1)[:, None, None]
-        return found
+        return moments[0] if len(moments) == 1 else moments / diagonal.mean(1)[:, None, None]
 
 
 def by_group(rows: Tensor, groups: int) -> Tensor:
     """Return inputs of the rows of a convolution, (positions, inputs), as (groups, positions, row)."""
-    return rows.unflatten(1, (groups, -1)).movedim(1, 0)
+    parts: Tensor = rows.unflatten(1, (groups, -1))
+    return parts.movedim(1, 0)
 
 
 def input_rows(layer: Convolution | None, x: Tensor, most: int, generator: torch.Generator) -> Tensor:
