@@ -89,11 +89,58 @@ def test_outputs_are_those_of_the_module(settings: dict[str, Any], with_mask: bo
     assert torch.equal(again[0], wanted[0])
 
 
-def test_keys_of_other_inputs_show_the_last_product_alone() -> None:
-    model = Attending().own.eval()
-    seen: list[str] = []
+class Crossing(nn.Module):
+    """Attention whose keys and values are of fewer places than its queries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = Attending().own
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.own(x, x[:, :4].sin(), x[:, :4].cos())[0]
+        return y
+
+
+def test_queries_keys_and_values_of_their_own_have_blocks_of_their_own() -> None:
+    model = Crossing().eval()
+    name = "own.in_proj_weight"
+    (block,) = [
+        found for found in input_blocks(model, [ModelInputs((X,))], {name}, torch.Generator()) if found.names == (name,)
+    ]
+    assert block.upper.shape == (3, 8, 8)
+    parts = X, X[:, :4].sin(), X[:, :4].cos()
+    keys = torch.cat([parts[1].reshape(-1, 8)[torch.arange(35) % 20], parts[2].reshape(-1, 8)[torch.arange(35) % 20]])
+    for found, part in zip(block.upper, (parts[0].reshape(-1, 8), *keys.chunk(2)), strict=True):
+        (alone,) = input_blocks(nn.Sequential(nn.Linear(8, 4)), [ModelInputs((part,))], {"0.weight"}, torch.Generator())
+        torch.testing.assert_close(found, alone.upper * float(alone.curvature.mean().sqrt()), rtol=1e-3, atol=1e-4)
+
+
+def test_products_of_other_keys_are_shown() -> None:
+    model, inputs = Crossing().own.eval(), (X, X[:, :4], X[:, :4].cos())
+    given: dict[str, Tensor] = {}
+    with torch.no_grad(), listening_after_attention(model, "", given.__setitem__):
+        model(*inputs)
+    weights, biases = model.in_proj_weight.chunk(3), model.in_proj_bias.chunk(3)
+    for found, x, weight, bias in zip(given[""].chunk(3, -1), inputs, weights, biases, strict=True):
+        wanted = functional.linear(x, weight, bias).reshape(-1, 8)
+        torch.testing.assert_close(found[: len(wanted)], wanted)
+
+
+def test_attention_once_with_other_keys_has_no_block_of_its_first_product() -> None:
+    class Both(Crossing):
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.own(x, x, x)[0]
+            return super().forward(y)
+
+    names = {"own.in_proj_weight", "own.out_proj.weight"}
+    blocks = input_blocks(Both().eval(), [ModelInputs((X,))], names, torch.Generator())
+    assert [block.names for block in blocks] == [("own.out_proj.weight",)]
+
+
+def test_no_keys_at_all_show_nothing_of_the_first_product() -> None:
+    model, seen = Crossing().own.eval(), list[str]()
     with torch.no_grad(), listening_before(model, multiplications(model), lambda name, _: seen.append(name)):
-        model(X, X[:, :4].clone(), X[:, :4].clone())
+        model(X, X[:, :0], X[:, :0])
     assert seen == ["out_proj.weight"]
 
 

@@ -49,7 +49,7 @@ def input_blocks(
         for batch in logged(inputs, "batches whose moments are measured", len(inputs)) if moments else ():
             batch.run(model)
     for name, moment in logged(moments.items(), "layers", len(moments)):
-        if moment.count:
+        if moment.count and not moment.is_mixed:
             multiplied = moment.multiplied
             centred = multiplied.bias is not None or (are_centred and not is_recurrent(multiplied.module))
             yield block_of((name,), moment.curvature(centred=centred), is_turned=multiplied.is_turned)
@@ -69,27 +69,40 @@ def is_measurable(multiplied: Multiplication) -> bool:
 
 
 class _Moments:
-    """Sums of products of the inputs of each row of a weight, which all outputs of a group share."""
+    """Sums of products of the inputs of each row of a weight, which all outputs of a group share.
+
+    Attributes:
+        count: of the positions.
+        is_mixed: whether the calls differ in how many groups there are: attention, once with keys of other inputs.
+    """
 
     def __init__(self, multiplied: Multiplication, generator: torch.Generator) -> None:
         self.multiplied, self.generator = multiplied, generator
-        groups, row = multiplied.groups, multiplied.rows[0].numel()
-        self.origin = torch.zeros(groups, 1, row, dtype=torch.float32, device="cpu")
-        self.total = torch.zeros(groups, row, dtype=torch.float64, device="cpu")
-        self.products = torch.zeros(groups, row, row, dtype=torch.float32, device="cpu")
-        self.count = 0
+        self.row = multiplied.rows[0].numel()
+        self.count, self.is_mixed = 0, False
 
     def take(self, x: Tensor) -> None:
         """Add the inputs of a call."""
         given, most = self.multiplied.inputs(x), POSITIONS * len(x)
         found = input_rows(self.multiplied.convolution, given, most, self.generator).float().cpu()
-        rows = by_group(found, self.multiplied.groups)
-        if not self.count and len(found):
-            self.origin = rows.mean(1, keepdim=True)  # else float32 would lose the spread of inputs far from 0
+        if not len(found):
+            return
+        rows = by_group(found, self.row)
+        if not self.count:
+            self._begin(rows)
+        elif len(rows) != len(self.total):
+            self.is_mixed = True
+            return
         rows = rows - self.origin
         self.count += len(found)
         self.total += rows.double().sum(1)
         self.products.baddbmm_(rows.mT, rows)
+
+    def _begin(self, rows: Tensor) -> None:
+        """Make room for the groups of the first inputs, (groups, positions, row)."""
+        self.origin = rows.mean(1, keepdim=True)  # else float32 would lose the spread of inputs that are far from 0
+        self.total = torch.zeros(len(rows), self.row, dtype=torch.float64, device="cpu")
+        self.products = torch.zeros(len(rows), self.row, self.row, dtype=torch.float32, device="cpu")
 
     def curvature(self, *, centred: bool) -> Tensor:
         """Return the curvature, (row, row), or (groups, row, row), float64.
@@ -106,9 +119,9 @@ class _Moments:
         return moments[0] if len(moments) == 1 else moments / diagonal.mean(1)[:, None, None]
 
 
-def by_group(rows: Tensor, groups: int) -> Tensor:
-    """Return inputs of the rows of a convolution, (positions, inputs), as (groups, positions, row)."""
-    parts: Tensor = rows.unflatten(1, (groups, -1))
+def by_group(rows: Tensor, length: int) -> Tensor:
+    """Return inputs of all groups of rows, (positions, groups x length), as (groups, positions, length)."""
+    parts: Tensor = rows.unflatten(1, (-1, length))
     return parts.movedim(1, 0)
 
 

@@ -83,8 +83,9 @@ class Refit:
                 return
             centred = self._has_norms or layer.bias is not None
             weight = results[name].weight.detach()  # as in the original until here
-            wanted_rows, found_rows = (by_group(x, layer.groups) for x in (wanted[0], found))
-            results[name].set_rows(_refitted(results[name].rows, wanted_rows, found_rows, centred=centred))
+            rows = results[name].rows
+            before, after = (by_group(x, rows[0].numel()) for x in (wanted[0], found))
+            results[name].set_rows(_refitted(rows, before, after, centred=centred))
             layer.weight.detach().copy_(round_weight(name, weight.reshape(-1)).reshape(weight.shape))
 
         with listening_before(rounded, self._names, fit):

@@ -26,7 +26,8 @@ Listen = Callable[[str, Tensor], None]
 def listening_before(model: nn.Module, names: Container[str], listen: Listen) -> Iterator[None]:
     """Within the block, pass the inputs of weights to a function, with the weight's name, before they are multiplied.
 
-    Empty inputs and those of calls by name are not passed, nor those of attention whose keys are not its queries.
+    Empty inputs and those of calls by name are not passed. Where several groups of rows have inputs of their own, these
+    lie side by side along the channels: of a convolution in groups, and of attention whose keys are not its queries.
 
     Args:
         model: in evaluation mode.
@@ -119,12 +120,9 @@ class _Attention:
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
         if not query.numel() or query.is_nested:
             return self._run(query, key, value, *args, **kwargs)
-        module, out = self._module, self._module.out_proj
+        out = self._module.out_proj
         prefix = f"{self._name}." if self._name else ""
-        if query is key is value:
-            self._show_input(f"{prefix}in_proj_weight", query)
-            if self._after and module.in_proj_bias is not None:
-                self._show_output(self._name, functional.linear(query, module.in_proj_weight, module.in_proj_bias))
+        self._show_first(f"{prefix}in_proj_weight", [query] if query is key is value else [query, key, value])
         with _identity_in(out):
             mixed, weights = self._run(query, key, value, *args, **kwargs)
         self._show_input(f"{prefix}out_proj.weight", mixed)
@@ -132,6 +130,17 @@ class _Attention:
         if out.bias is not None:
             self._show_output(f"{prefix}out_proj", output)
         return output, weights
+
+    def _show_first(self, name: str, inputs: list[Tensor]) -> None:
+        """Show the first product: of one input, or of queries, keys and values."""
+        if not all(x.numel() for x in inputs):
+            return
+        module, x = self._module, _side_by_side(inputs)
+        self._show_input(name, x)
+        if self._after and module.in_proj_bias is not None:
+            weights, biases = (part.chunk(len(inputs)) for part in (module.in_proj_weight, module.in_proj_bias))
+            given = zip(x.chunk(len(inputs), -1), weights, biases, strict=True)
+            self._show_output(self._name, torch.cat([functional.linear(*parts) for parts in given], -1))
 
     def _show_input(self, name: str, x: Tensor) -> None:
         for names, listen in zip(self._names, self._before, strict=True):
@@ -141,6 +150,15 @@ class _Attention:
     def _show_output(self, name: str, y: Tensor) -> None:
         for listen in self._after:
             listen(name, y)
+
+
+def _side_by_side(inputs: list[Tensor]) -> Tensor:
+    """Return one input as it is, several as (positions, inputs x channels), the shorter ones over and over."""
+    if len(inputs) == 1:
+        return inputs[0]
+    flat = [x.reshape(-1, x.shape[-1]) for x in inputs]
+    places = torch.arange(max(map(len, flat)), device=inputs[0].device)
+    return torch.cat([x[places % len(x)] for x in flat], -1)
 
 
 def _attention_of(module: nn.Module, name: str) -> _Attention:
