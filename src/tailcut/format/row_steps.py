@@ -17,6 +17,9 @@ from tailcut.format.quantized.values import nearest_step, step_sizes
 from tailcut.format.sensitivity import Block
 from tailcut.format.trellis import COLUMNS, FINER, feedback, rounded_along_trellis, rounded_rows
 
+CALL = 256
+"""A call of the trellis that is not compiled takes about as long as so many numbers more."""
+
 MOST_SHIFT = 24
 """The largest shift, six octaves: what has no curvature at all is not worth the coarsest step of a file."""
 
@@ -238,12 +241,13 @@ def rounded_with_feedback(
     rest = torch.cat([values[name] for name in block.names]).reshape(-1, block.length).T
     ends = np.cumsum([0, *lengths]).clip(max=len(rest))
     starts = [place for start, stop in pairwise(ends) for place in range(int(start), int(stop), LINE)]
-    parts = []
-    for part, upper in block.groups(rest):
+    groups, parts = block.groups(rest), []
+    num_numbers = max(rest.numel(), CALL * len(groups))
+    for part, upper in groups:
         # A row of these is what all rows of a weight have at one place: it is used at once, so it lies in one piece.
         own = part.contiguous()
         if is_dependent:
-            parts.append(rounded_along_trellis(own, steps, upper, starts, num_numbers=rest.numel()))
+            parts.append(rounded_along_trellis(own, steps, upper, starts, num_numbers=num_numbers))
         else:
             parts.append(_rounded_in_order(own, steps, upper, torch.Tensor.round_))
     return dict(zip(block.names, torch.cat(parts, 1).T.reshape(-1).split(lengths), strict=True))
