@@ -49,7 +49,7 @@ def test_integers_run_the_networks_of_the_zoo_that_the_page_says() -> None:
     smallest: dict[str, str] = {}
     for name in sorted(zoo_names(), key=lambda name: resolve(f"zoo:{name}").stat().st_size):
         smallest.setdefault(re.sub(r"-(\d+|ref|levels)(-float16)?$", "", name), name)
-    assert len(smallest) == 11
+    assert len(smallest) == 12
     refused = set()
     for name in smallest.values():
         size = (48, 40) if name.startswith("unet") else None

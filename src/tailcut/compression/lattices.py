@@ -108,51 +108,80 @@ class Lattices:
 
     Attributes:
         counts: how many numbers each tensor has.
-        owner: int64 (numbers,): the tensor of each number.
     """
 
     def __init__(self, tensors: Sequence[TrainedTensor]) -> None:
-        device = tensors[0].parameter.device
         self.counts = [tensor.count for tensor in tensors]
-        numbers = torch.tensor(self.counts, device="cpu")
-        self.owner = torch.repeat_interleave(torch.arange(len(tensors), device="cpu"), numbers).to(device)
-        self._places = [(place.to(device), told.to(device)) for place, told in _places(tensors)]
+        self._lattices = [_Scattered(tensor) if tensor.is_kept else _Whole(tensor) for tensor in tensors]
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Return what each number's tensor has, (numbers,), of values of the tensors, (tensors,). Differentiable."""
+        pairs = zip(values, self.counts, strict=True)
+        return torch.cat([value.expand(count) for value, count in pairs])
 
     def means(self, magnitudes: Tensor) -> Tensor:
         """Return the magnitudes that the code expects, (numbers,), float64, without gradient."""
-        magnitudes = magnitudes.detach().double()
-        first = torch.full_like(magnitudes, FIRST_MEAN)
-        whole = _means_of_others(magnitudes, self.owner, len(self.counts), PRIOR_OF_TENSOR, first)
-        level = torch.log2(whole + LEAST_MEAN)
-        apart = torch.zeros_like(level)
-        for place, told in self._places:
-            found = _means_of_others(magnitudes, place, int(place.max()) + 1, PRIOR, whole)
-            apart += (torch.log2(found + LEAST_MEAN) - level) * told
-        return torch.exp2(level + APART * apart)
+        parts = magnitudes.detach().split(self.counts)
+        return torch.cat([_means(lattice, part.double()) for lattice, part in zip(self._lattices, parts, strict=True)])
 
 
-def _means_of_others(magnitudes: Tensor, place: Tensor, count: int, prior: int, before: Tensor) -> Tensor:
-    """Return the mean of all other numbers in the place of each, with `prior` more of magnitude `before`."""
-    sums = magnitudes.new_zeros(count).index_add_(0, place, magnitudes)
-    nums = magnitudes.new_zeros(count).index_add_(0, place, torch.ones_like(magnitudes))
-    return (sums[place] - magnitudes + prior * before) / (nums[place] - 1 + prior)
+class _Whole:
+    """The places of a tensor of which all numbers are rounded.
 
-
-def _places(tensors: Sequence[TrainedTensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Return, for each axis in turn, the place of each number, and whether it predicts the number.
-
-    Places of different tensors are different. Along a single axis each number is a place of its own, which tells
-    nothing, nor does an axis that a tensor has not.
+    Attributes:
+        shape: of the tensor, without axes of length 1.
+        num_axes: how many these are.
     """
-    for axis in range(max(tensor.index.shape[1] for tensor in tensors)):
-        found, told, start = [], [], 0
-        for tensor in tensors:
-            has_axis = axis < tensor.index.shape[1] > 1
-            place = tensor.index[:, axis] if has_axis else torch.zeros(tensor.count, dtype=torch.int64, device="cpu")
-            found.append(place + start)
-            told.append(torch.full((tensor.count,), float(has_axis), dtype=torch.float64, device="cpu"))
-            start += int(place.max()) + 1
-        yield torch.cat(found), torch.cat(told)
+
+    def __init__(self, tensor: TrainedTensor) -> None:
+        self.shape = [size for size in tensor.shape if size > 1]
+        self.num_axes = len(self.shape)
+
+    def sums(self, magnitudes: Tensor) -> Iterator[tuple[Tensor, Tensor | int]]:
+        """Yield, for each axis, the sum over the place of each number, and how many numbers lie in it.
+
+        Args:
+            magnitudes: of that shape; the sums can be expanded to it.
+        """
+        for axis, size in enumerate(self.shape):
+            others = [other for other in range(magnitudes.ndim) if other != axis]
+            yield magnitudes.sum(others, keepdim=True), magnitudes.numel() // size
+
+
+class _Scattered:
+    """The places of coefficients, a corner of their tensor, side by side."""
+
+    def __init__(self, tensor: TrainedTensor) -> None:
+        self.shape = [tensor.count]
+        device = tensor.parameter.device
+        places = tensor.index.unbind(1)
+        self.num_axes = len(places)
+        self._places = [(place.to(device), place.bincount().to(device).double()[place]) for place in places]
+
+    def sums(self, magnitudes: Tensor) -> Iterator[tuple[Tensor, Tensor | int]]:
+        """Yield what `_Whole.sums` does."""
+        for place, members in self._places:
+            sums = magnitudes.new_zeros(int(place.max()) + 1).index_add_(0, place, magnitudes)
+            yield sums[place], members
+
+
+def _means(lattice: _Whole | _Scattered, magnitudes: Tensor) -> Tensor:
+    """Return the magnitudes that the code expects of the numbers of a tensor, (count,), float64."""
+    whole = _mean_of_others(magnitudes.sum(), len(magnitudes), magnitudes, PRIOR_OF_TENSOR, FIRST_MEAN)
+    if lattice.num_axes < 2:  # along a single axis each number is a place of its own, which tells nothing
+        return whole + LEAST_MEAN
+    magnitudes, whole = magnitudes.reshape(lattice.shape), whole.reshape(lattice.shape)
+    level, product = torch.log2(whole + LEAST_MEAN), torch.ones_like(whole)
+    for sums, members in lattice.sums(magnitudes):
+        product *= _mean_of_others(sums, members, magnitudes, PRIOR, whole) + LEAST_MEAN
+    return torch.exp2(level + APART * (torch.log2(product) - lattice.num_axes * level)).reshape(-1)
+
+
+def _mean_of_others(
+    sums: Tensor, members: Tensor | int, magnitudes: Tensor, prior: int, before: Tensor | float
+) -> Tensor:
+    """Return the mean of all other numbers in the place of each, with `prior` more of magnitude `before`."""
+    return (sums - magnitudes + prior * before) / (members - 1 + prior)
 
 
 def cut_empty_tails(model: nn.Module) -> dict[str, int]:

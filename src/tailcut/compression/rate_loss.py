@@ -136,11 +136,12 @@ class RateLoss(nn.Module):
         found = times(found, 1 / step**2)
         sizes = [found.curvature.get(tensor.name, 1.0) ** -0.5 for tensor in self.trained]
         self.log_steps = nn.Parameter(
-            torch.tensor(sizes, dtype=torch.float32, device="cpu").log2().to(self._lattices.owner.device)
+            torch.tensor(sizes, dtype=torch.float32, device="cpu").log2().to(self.trained[0].parameter.device)
         )
         start = float(self._packed_bytes(1.0, found))
         self.target = ByteTarget(start, target_bytes, check_positive("num_steps", num_steps))
         self._masters: list[Tensor] | None = None
+        self._flat_masters: Tensor | None = None
         self._numbers: Tensor | None = None
         self._costs_have_gradients = False
         self._reference = self._referred(found)
@@ -236,7 +237,8 @@ class RateLoss(nn.Module):
         before = [parameter.grad for parameter in parameters]
         self._masters = [parameter.detach().clone() for parameter in parameters]
         try:  # from here on: an interrupt while the numbers are rounded must not leave them so
-            self._keep_codable(self._masters)
+            self._flat_masters = self._flat(self._masters)
+            self._keep_codable(self._flat_masters)
             errors, is_used = self._round(self.step_sizes().detach())
             for parameter in parameters:
                 parameter.grad = None
@@ -248,7 +250,7 @@ class RateLoss(nn.Module):
                     parameter.copy_(master)
                     if gradient is not None and parameter.grad is not gradient:
                         parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
-            self._masters = self._numbers = None
+            self._masters = self._flat_masters = self._numbers = None
 
     def forward(self) -> Tensor:
         """Return the cost of the bytes, a scalar to add to the loss; within `rounded()`. Counts as a step of the run.
@@ -256,12 +258,12 @@ class RateLoss(nn.Module):
         Raises:
             ArgumentError: it is called outside.
         """
-        if self._masters is None:
+        if self._flat_masters is None:
             raise ArgumentError("call the RateLoss within `with rate_loss.rounded():`, as the network")
-        self._numbers = self._flat(self._masters).requires_grad_()
-        steps = self._numbers / self.step_sizes()[self._lattices.owner]
+        self._numbers = self._flat_masters.detach().requires_grad_()
+        steps = self._numbers / self._lattices.spread(self.step_sizes())
         offsets = [t.offset(part) for t, part in zip(self.trained, self._parts(steps.detach()), strict=True)]
-        steps = steps - torch.stack(offsets)[self._lattices.owner]
+        steps = steps - self._lattices.spread(torch.stack(offsets))
         generator = torch.Generator().manual_seed(SEEDS * self._seed + self.target.num_done)
         noise = torch.rand(steps.shape, generator=generator, device="cpu").to(steps) - 0.5
         means = self._lattices.means(torch.round(steps.detach()).abs())
@@ -405,10 +407,10 @@ class RateLoss(nn.Module):
             self._round(self._file_steps())
             return in_evaluation(deepcopied(self._model))
 
-    def _keep_codable(self, values: list[Tensor]) -> None:
+    def _keep_codable(self, numbers: Tensor) -> None:
         """Keep the steps coarse enough for the coder."""
         with torch.no_grad():
-            largest = [part.abs().max() for part in self._parts(self._flat(values))]
+            largest = [part.abs().max() for part in self._parts(numbers)]
             least = LEAST_STEP * torch.stack(largest).to(self.log_steps)
             self.log_steps.clamp_(min=least.clamp(min=torch.finfo(torch.float32).tiny).log2())
 
@@ -418,10 +420,10 @@ class RateLoss(nn.Module):
         Returns:
             What the numbers were changed by, (numbers,); for each tensor 1 if a number of it is not 0, (tensors,).
         """
-        if self._masters is None:
+        if self._flat_masters is None:
             raise RuntimeError("there are no masters")
         with torch.no_grad():
-            numbers, sizes = self._flat(self._masters), step_sizes[self._lattices.owner]
+            numbers, sizes = self._flat_masters, self._lattices.spread(step_sizes)
             rounded = torch.round(numbers / sizes) * sizes
             for tensor, part in zip(self.trained, self._parts(rounded), strict=True):
                 tensor.parameter.copy_(tensor.values(part))
@@ -442,8 +444,7 @@ class RateLoss(nn.Module):
             if self.has_fixed_steps:
                 self.log_steps.grad = None  # not even moved by what an optimiser remembers
             else:
-                by_step = torch.zeros_like(self.log_steps)
-                by_step.index_add_(0, self._lattices.owner, products.to(self.log_steps))
+                by_step = torch.stack([part.sum() for part in self._parts(products)]).to(self.log_steps)
                 self.log_steps.grad = by_step if self.log_steps.grad is None else self.log_steps.grad.add_(by_step)
                 self.log_steps.grad *= is_used  # the step of an empty tensor would grow for ever
             if self._numbers is None or not self._costs_have_gradients:
