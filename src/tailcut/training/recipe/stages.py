@@ -11,7 +11,7 @@ from tailcut.training.recipe.keys import problems_of, remove_key, split_key
 from tailcut.training.recipe.schema import Recipe, StartSection
 from tailcut.training.recipe.sections import StageSection
 
-OWN = {"stage": True, "start": True, "paper": True, "pack": {"max_bytes"}}
+OWN: dict[str, Any] = {"stage": True, "start": True, "paper": True, "pack": {"max_bytes"}}
 """What is of the recipe's own training, and of no stage: rounded numbers are no start for the next one."""
 
 
