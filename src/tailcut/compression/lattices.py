@@ -1,10 +1,8 @@
 """The trained numbers of a network that a quantised file rounds, as one flat vector with places along their axes."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -33,18 +31,16 @@ class TrainedTensor:
         parameter: what the optimiser trains; of coefficients its first `count` entries count.
         count: how many numbers it has.
         shape: of the dense tensor.
-        index: the places of its numbers along the axes longer than 1, int64 (count, axes).
+        index: the places of coefficients along the axes longer than 1, int64 (count, axes); None of a whole tensor.
         transform: `NONE`, or `KERNEL_DCT` where the DCT along the kernel is rounded.
-        is_kept: whether it is a vector of coefficients.
     """
 
     name: str
     parameter: nn.Parameter
     count: int
     shape: tuple[int, ...]
-    index: Tensor
+    index: Tensor | None
     transform: int
-    is_kept: bool
 
     def numbers(self, values: Tensor) -> Tensor:
         """Return the numbers that are rounded, (count,), of a tensor shaped like the parameter."""
@@ -65,7 +61,7 @@ class TrainedTensor:
         Args:
             steps: the numbers in steps, (count,).
         """
-        if self.is_kept or len(self.shape) > 1 or self.count == 1:
+        if self.index is not None or len(self.shape) > 1 or self.count == 1:
             return steps.new_zeros(())
         middle = steps.median().round()
         return torch.where(middle.abs() > 2 * (steps - middle).abs().mean(), middle, torch.zeros_like(middle))
@@ -74,7 +70,7 @@ class TrainedTensor:
 def trained_tensors(tensors: NetworkTensors) -> list[TrainedTensor]:
     """Return the coefficients and floating-point parameters of a network that require a gradient."""
     found = [
-        TrainedTensor(entry.name, entry.parameter, entry.num_kept, entry.shape, _kept_index(entry), NONE, is_kept=True)
+        TrainedTensor(entry.name, entry.parameter, entry.num_kept, entry.shape, _kept_index(entry), NONE)
         for entry in tensors.coefficients
         if entry.parameter.requires_grad
     ]
@@ -82,8 +78,7 @@ def trained_tensors(tensors: NetworkTensors) -> list[TrainedTensor]:
         tensor, shape = other.tensor, other.shape
         if isinstance(tensor, nn.Parameter) and tensor.requires_grad and tensor.is_floating_point() and tensor.numel():
             transform = kernel_transform(shape)
-            index = _whole_index(shape)
-            found.append(TrainedTensor(other.name, tensor, tensor.numel(), shape, index, transform, is_kept=False))
+            found.append(TrainedTensor(other.name, tensor, tensor.numel(), shape, None, transform))
     return found
 
 
@@ -91,14 +86,6 @@ def _kept_index(entry: Kept) -> Tensor:
     axes = [axis for axis, size in enumerate(entry.shape) if size > 1]
     order = l1_order_index(entry.shape, entry.num_kept, axes=entry.axes, weights=entry.order_weights)
     return torch.from_numpy(order[:, axes].copy())
-
-
-def _whole_index(shape: Sequence[int]) -> Tensor:
-    axes = [axis for axis, size in enumerate(shape) if size > 1]
-    if not axes:
-        return torch.zeros(math.prod(shape), 0, dtype=torch.int64, device="cpu")
-    places = np.unravel_index(np.arange(math.prod(shape)), tuple(shape))
-    return torch.from_numpy(np.stack([places[axis] for axis in axes], 1))
 
 
 class Lattices:
@@ -112,7 +99,10 @@ class Lattices:
 
     def __init__(self, tensors: Sequence[TrainedTensor]) -> None:
         self.counts = [tensor.count for tensor in tensors]
-        self._lattices = [_Scattered(tensor) if tensor.is_kept else _Whole(tensor) for tensor in tensors]
+        self._lattices = [
+            _Whole(tensor.shape) if tensor.index is None else _Scattered(tensor.index.to(tensor.parameter.device))
+            for tensor in tensors
+        ]
 
     def spread(self, values: Tensor) -> Tensor:
         """Return what each number's tensor has, (numbers,), of values of the tensors, (tensors,). Differentiable."""
@@ -133,8 +123,8 @@ class _Whole:
         num_axes: how many these are.
     """
 
-    def __init__(self, tensor: TrainedTensor) -> None:
-        self.shape = [size for size in tensor.shape if size > 1]
+    def __init__(self, shape: Sequence[int]) -> None:
+        self.shape = [size for size in shape if size > 1]
         self.num_axes = len(self.shape)
 
     def sums(self, magnitudes: Tensor) -> Iterator[tuple[Tensor, Tensor | int]]:
@@ -151,18 +141,14 @@ class _Whole:
 class _Scattered:
     """The places of coefficients, a corner of their tensor, side by side."""
 
-    def __init__(self, tensor: TrainedTensor) -> None:
-        self.shape = [tensor.count]
-        device = tensor.parameter.device
-        places = tensor.index.unbind(1)
-        self.num_axes = len(places)
-        self._places = [(place.to(device), place.bincount().to(device).double()[place]) for place in places]
+    def __init__(self, index: Tensor) -> None:
+        self.shape, self.num_axes = [len(index)], index.shape[1]
+        self._places = [(place, place.bincount().double()) for place in index.unbind(1)]
 
     def sums(self, magnitudes: Tensor) -> Iterator[tuple[Tensor, Tensor | int]]:
         """Yield what `_Whole.sums` does."""
         for place, members in self._places:
-            sums = magnitudes.new_zeros(int(place.max()) + 1).index_add_(0, place, magnitudes)
-            yield sums[place], members
+            yield torch.zeros_like(members).index_add_(0, place, magnitudes)[place], members[place]
 
 
 def _means(lattice: _Whole | _Scattered, magnitudes: Tensor) -> Tensor:

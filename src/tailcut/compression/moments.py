@@ -43,7 +43,7 @@ def input_blocks(
     moments = {
         name: _Moments(multiplied, generator)
         for name, multiplied in multiplications(model).items()
-        if name in stored and is_measurable(multiplied)
+        if name in stored and _is_measurable(multiplied)
     }
     with torch.no_grad(), listening_before(model, moments, lambda name, x: moments[name].take(x)):
         for batch in logged(inputs, "batches whose moments are measured", len(inputs)) if moments else ():
@@ -60,7 +60,7 @@ def has_norms(model: nn.Module) -> bool:
     return any(isinstance(module, nn.modules.batchnorm._NormBase) for module in model.modules())
 
 
-def is_measurable(multiplied: Multiplication) -> bool:
+def _is_measurable(multiplied: Multiplication) -> bool:
     """Return whether the inputs of a weight's rows are measured: those of transposed convolutions in groups are not."""
     weight, groups = multiplied.rows, multiplied.groups
     if not weight.numel() or (groups > 1 and multiplied.is_turned):

@@ -317,8 +317,10 @@ class RateLoss(nn.Module):
 
     def _log_sizes(self) -> Tensor:
         """Return the base-2 logarithms of the root mean squares of the numbers behind the rounding, (tensors,)."""
-        values = self._masters or [tensor.parameter.detach() for tensor in self.trained]
-        sizes = [part.square().mean().sqrt() for part in self._parts(self._flat(values))]
+        numbers = self._flat_masters
+        if numbers is None:
+            numbers = self._flat([tensor.parameter.detach() for tensor in self.trained])
+        sizes = [part.square().mean().sqrt() for part in self._parts(numbers)]
         return torch.stack(sizes).clamp(min=torch.finfo(torch.float32).tiny).log2()
 
     @property
