@@ -91,12 +91,15 @@ def check_numbers(answer: Answer, wanted: Numbers, what: object = "") -> None:
 def _check_same(found: ReadTensor, numbers: torch.Tensor, what: object) -> None:
     numbers = numbers.reshape(-1)
     assert found.type == numbers.dtype
+    # A transform's terms that cancel leave their rounding in float64, another one in each program.
+    largest = max(numbers.double().nan_to_num(0, 0, 0).abs().tolist(), default=0)
+    atol = max(1e-15 * largest, 1e-30)
     if found.is_quantized:
-        torch.testing.assert_close(found.numbers, numbers, rtol=1e-6, atol=1e-30)
+        torch.testing.assert_close(found.numbers, numbers, rtol=1e-6, atol=atol)
     else:
         raw = [values.contiguous().view(torch.uint8) for values in (found.numbers, numbers)]
         assert torch.equal(*raw), what
-    torch.testing.assert_close(found.values, numbers.float(), rtol=1e-6, atol=1e-30, equal_nan=True)
+    torch.testing.assert_close(found.values, numbers.float(), rtol=1e-6, atol=atol, equal_nan=True)
 
 
 def test_valid_files_alone(program: Path) -> None:
@@ -189,7 +192,7 @@ def test_golden_and_zoo_files(program: Path, path: Path) -> None:
     into = None if make is None else make()
     content = path.read_bytes()
     network = describe(path, into=into)
-    large = 1 << 26 if len(content) > 100_000 else WIDE
+    large = 1 << 28 if len(content) > 100_000 else WIDE
     (answer,) = read_all(program, [Request(content, network, arena=large)])
     assert answer.error == ""
     check_numbers(answer, read_into(content, into))
