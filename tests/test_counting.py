@@ -290,6 +290,16 @@ def test_buffers_are_kept(made_under_inference: bool) -> None:
         assert "running_mean" in lazy._buffers
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_buffers_of_a_scripted_part_are_kept() -> None:
+    model = nn.Sequential(torch.jit.script(nn.BatchNorm1d(4)), nn.Linear(4, 2)).train()
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    with keeping_buffers(model):
+        model(torch.rand(8, 4))
+        assert not torch.equal(model.get_buffer("0.running_mean"), before["0.running_mean"])
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+
+
 @pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
 def test_rows_that_a_forward_shortens_are_kept(kind: type[nn.Embedding] | type[nn.EmbeddingBag]) -> None:
     torch.manual_seed(0)

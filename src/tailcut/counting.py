@@ -196,7 +196,9 @@ def keeping_buffers(model: nn.Module) -> Iterator[None]:
 
     So are the weights of embeddings with `max_norm`, of which a forward shortens the rows that it reads.
     """
-    held = [(module, dict(module._buffers)) for module in model.modules() if module._buffers]
+    scripted = torch.jit.ScriptModule  # whose buffers lie in C++, and are never other tensors than before
+    owners = (module for module in model.modules() if module._buffers and not isinstance(module, scripted))
+    held = [(module, dict(module._buffers)) for module in owners]
     changeable = [*model.buffers(), *_shortened_weights(model)]
     numbers = [(buffer, buffer.detach().clone()) for buffer in changeable if _is_comparable(buffer)]
     try:

@@ -225,6 +225,12 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
         file.write(content)
 
 
+def check_is_path(out: object) -> None:
+    """Raise `ArgumentError` unless it is the name of a file to write."""
+    if not isinstance(out, (str, os.PathLike)):
+        raise ArgumentError(f"expected the name of the file to write, got {type(out).__name__}")
+
+
 def check_output_path(out: str | Path, *suffixes: str) -> None:
     """Raise an error if no file can lie there; for what would notice only after hours of work.
 
@@ -237,6 +243,7 @@ def check_output_path(out: str | Path, *suffixes: str) -> None:
             long, or has another suffix.
         OSError: no file can be made in that folder: it belongs to somebody else, or cannot be written at all.
     """
+    check_is_path(out)
     if not str(out) or "\0" in str(out):
         raise ArgumentError(f"expected the name of a file to write, got {str(out)!r}")
     path, target = Path(out), Path(os.path.realpath(out))

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from tailcut.arguments import check_positive
 from tailcut.errors import ArgumentError, LimitError
 
 MAX_PARAMETERS = 1 << 30
@@ -51,8 +52,14 @@ def non_finite_allowed(given: bool) -> bool:
 
 
 def limit_of(max_parameters: int | None) -> int:
-    """Return the limit in effect: the one given, else that of the command line, else `MAX_PARAMETERS`."""
-    return (_of_command.get() or MAX_PARAMETERS) if max_parameters is None else max_parameters
+    """Return the limit in effect: the one given, else that of the command line, else `MAX_PARAMETERS`.
+
+    Raises:
+        ArgumentError: the one given is no whole number of at least 1.
+    """
+    if max_parameters is None:
+        return _of_command.get() or MAX_PARAMETERS
+    return check_positive("max_parameters", max_parameters)
 
 
 def check_total(shapes: Iterable[tuple[int, ...]], max_parameters: int) -> None:

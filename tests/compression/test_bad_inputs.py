@@ -82,7 +82,7 @@ def test_a_place_where_no_file_can_lie_is_told_before_the_work(tmp_path: Path) -
         (sound, torch.zeros(8, 1, 28, 28, dtype=torch.uint8), "and type uint8: "),
         (sound, torch.full((8, 1, 28, 28), float("nan")), "the loader gave numbers that are not finite"),
         (broken, FITTING, "conv1.weight has numbers that are not finite"),
-        (nn.ReLU, FITTING, "the network has no parameters: there is nothing to compress"),
+        (nn.ReLU, FITTING, "the network has no parameters of floating point: there is nothing to compress"),
         (sound, torch.zeros(0, 1, 28, 28), "the loader gave no batch"),
         (constant, FITTING, "no number of the network changes its loss"),
         (prices, FITTING, r"large numbers \(coordinates, prices\), which were taken for classes\? .* a loss=$"),
@@ -170,3 +170,79 @@ def test_a_layer_may_give_more_than_a_tensor(tmp_path: Path) -> None:
     report = tailcut.compress(Outer(), tmp_path / "a.tailcut", FITTING, max_bytes=9_000, num_gradients=8)
     assert report.file_bytes <= 9_000
     assert tailcut.load(tmp_path / "a.tailcut", into=Outer())(FITTING).isfinite().all()
+
+
+@pytest.mark.parametrize("goal", [{"step": 0.1}, {"max_drop": 0.1, "evaluate": lambda _: 1.0}, {"max_bytes": 2000}])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"metadata": {"a": float("nan")}}, "metadata must be what JSON can hold"),
+        ({"sensitivity": {}}, "sensitivity must be what tailcut.measure_sensitivity gives, got dict"),
+        ({"levels": (2.0,)}, "levels"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_the_measurement(
+    goal: dict[str, Any], settings: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    def inputs() -> Iterator[Tensor]:
+        pytest.fail("inputs were read")
+        yield FITTING
+
+    with pytest.raises(ArgumentError, match=message):
+        tailcut.compress(sound(), tmp_path / "a.tailcut", inputs(), num_gradients=8, **goal, **settings)
+
+
+def test_statistics_that_are_none_are_told_without_an_argument_that_is_not_there(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(2704, 10)).eval()
+    model[1].get_buffer("running_var")[0] = float("nan")
+    with pytest.raises(
+        ArgumentError, match=r"1.running_var has numbers that are not finite, .*; train the network again"
+    ):
+        tailcut.compress(model, tmp_path / "a.tailcut", FITTING, step=0.1, num_gradients=8)
+
+
+@pytest.mark.parametrize("drop", ["0.1", True, float("nan"), -0.1])
+def test_a_drop_that_is_none(drop: Any, tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="the metric can fall by 0 or more, got"):
+        tailcut.compress(sound(), tmp_path / "a.tailcut", FITTING, max_drop=drop, evaluate=lambda _: 1.0)
+
+
+@pytest.mark.parametrize("path", [None, 5])
+def test_a_path_that_is_none(path: Any) -> None:
+    with pytest.raises(ArgumentError, match="expected the name of the file to write, got"):
+        tailcut.compress(sound(), path, FITTING, step=0.1)
+
+
+@pytest.mark.parametrize("goal", [{"step": 0.1}, {"max_bytes": 2000}])
+def test_inputs_that_are_used_up(goal: dict[str, Any], tmp_path: Path) -> None:
+    inputs = iter([FITTING])
+    model = tailcut.load("zoo:lenet5-ref")
+    sensitivity = tailcut.measure_sensitivity(model, inputs, num_gradients=8)
+    goal = {"max_bytes": 40_000} if "max_bytes" in goal else goal
+    with pytest.raises(ArgumentError, match="the loader gave no batch: give some of the training data"):
+        tailcut.compress(model, tmp_path / "a.tailcut", inputs, sensitivity=sensitivity, **goal)
+
+
+def test_outputs_without_a_tensor(tmp_path: Path) -> None:
+    class Silent(nn.Linear):
+        def forward(self, x: Tensor) -> Any:  # type: ignore[override]
+            return {"name": "of nothing"}
+
+    with pytest.raises(
+        ArgumentError, match=r"expected outputs .* of floating point from the network, got a dict without"
+    ):
+        tailcut.compress(Silent(4, 2), tmp_path / "a.tailcut", torch.rand(8, 4), step=0.1)
+
+
+@pytest.mark.parametrize("change", [nn.Module.half, nn.Module.double, lambda network: network.to("meta")])
+def test_a_metric_may_change_its_network(change: Callable[[nn.Module], nn.Module], tmp_path: Path) -> None:
+    """Which is a copy: a measurement on a GPU, or in another type, changes no file."""
+
+    def evaluate(network: nn.Module) -> float:
+        change(network)
+        return 1.0
+
+    files = [tmp_path / "a.tailcut", tmp_path / "b.tailcut"]
+    for path, metric in zip(files, (evaluate, lambda _: 1.0), strict=True):
+        tailcut.compress(sound(), path, FITTING, step=0.1, num_gradients=8, evaluate=metric)
+    assert files[0].read_bytes() == files[1].read_bytes()

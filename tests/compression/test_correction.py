@@ -1,5 +1,6 @@
 """Moved statistics and biases: channels of the rounded network have the means of the original."""
 
+import pytest
 import torch
 from conformance.torch_networks import Conv1D
 from torch import nn
@@ -115,3 +116,35 @@ def test_gpt_2_s_linear_layers_are_corrected_as_torch_s() -> None:
 
 def turned_linear(num_in: int, num_out: int) -> nn.Module:
     return Conv1D(num_out, num_in)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (nn.Conv1d(3, 8, 3), (3, 40)),
+        (nn.Conv2d(3, 7, 3), (3, 9, 9)),  # as high as it has channels
+        (nn.ConvTranspose2d(3, 5, 2, 2), (3, 8, 8)),
+        (nn.Sequential(nn.InstanceNorm1d(3, affine=True, track_running_stats=True), nn.Conv1d(3, 8, 3)), (3, 40)),
+    ],
+    ids=["1d", "2d", "transposed", "instance norm"],
+)
+def test_an_image_without_a_batch_axis_has_channels_too(model: nn.Module, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    model, x = model.eval(), torch.randn(shape) + 1
+    numbers = rounded(model)
+    batched = Original(model, list(loader_inputs([x[None]]))).corrected(numbers)
+    single = Original(model, list(loader_inputs([x]))).corrected(numbers)
+    for name, value in batched.state_dict().items():
+        torch.testing.assert_close(single.state_dict()[name], value)
+    assert any(not torch.equal(value, single.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_a_bias_of_several_layers_is_left_as_it_is() -> None:
+    """What fits the first would not fit the second."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 4)).eval()
+    model[2].bias = model[0].bias
+    moved = Original(model, list(loader_inputs(torch.randn(64, 6) + 1))).corrected(rounded(model))
+    assert torch.equal(moved.get_parameter("0.bias"), model[0].bias)
+    assert moved.get_parameter("2.bias") is moved.get_parameter("0.bias")
+    assert not torch.equal(moved.get_parameter("4.bias"), model[4].bias)

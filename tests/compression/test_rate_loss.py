@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 import tailcut
 from tailcut import RateLoss
+from tailcut.compression.rounding import Rounding
 from tailcut.data import open_dataset
 from tailcut.errors import ArgumentError
 from tailcut.format.save import encode_network
@@ -201,13 +202,13 @@ def test_an_interrupt_while_numbers_are_rounded_leaves_them_and_their_gradients(
     cross_entropy(model(IMAGES[:64]), LABELS[:64]).backward()
     before = {name: (p.detach().clone(), p.grad) for name, p in model.named_parameters()}
     gradients = {name: None if grad is None else grad.clone() for name, (_, grad) in before.items()}
-    really = rate_loss._round
+    really = Rounding.round
 
-    def interrupted(steps: Tensor) -> None:
-        really(steps)
+    def interrupted(rounding: Rounding, steps: Tensor) -> None:
+        really(rounding, steps)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(rate_loss, "_round", interrupted)
+    monkeypatch.setattr(Rounding, "round", interrupted)
     with pytest.raises(KeyboardInterrupt), rate_loss.rounded():
         raise AssertionError("it was interrupted before")
     assert not rate_loss.is_rounded
@@ -250,7 +251,7 @@ def test_bytes_pull_numbers_to_zero_and_steps_up(trained: nn.Module) -> None:
         (found["log_steps"][:2] < 0).all()
     )  # weights; a handful of gains may just as well cost less in finer steps
     vector = model.get_parameter("3.parametrizations.weight.original")
-    far = vector.detach().abs() > 2 * float(rate_loss.step_sizes()[0].detach())
+    far = vector.detach().abs() > 2 * float(rate_loss.step_sizes().detach()[0].detach())
     agrees = (found["3.parametrizations.weight.original"] * vector.detach())[far] > 0
     assert float(agrees.float().mean()) > 0.9
 
@@ -498,3 +499,63 @@ def test_networks_of_several_types_train_where_a_layer_is_skipped() -> None:
         assert weight.grad is not None
         assert weight.grad.dtype == torch.bfloat16
         optimizer.step()
+
+
+def test_a_step_that_fails_leaves_the_rates_as_they_were() -> None:
+    model = network()
+    rate_loss = RateLoss(model, target_bytes=1500, num_steps=10)
+    optimizer = rate_loss.optimizer(torch.optim.Adam, lr=0.1)
+
+    def out_of_memory() -> float:
+        raise MemoryError
+
+    for _ in range(3):
+        with pytest.raises(MemoryError):
+            optimizer.step(out_of_memory)  # type: ignore[arg-type]
+    rate_loss.use(optimizer)  # which does nothing more
+    scaled = []
+    optimizer.register_step_pre_hook(lambda *_: scaled.append(optimizer.param_groups[0]["lr"]))
+    optimizer.step()
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1] * len(rate_loss.trained) + [0.02]
+    assert scaled == pytest.approx([0.1 * float(rate_loss.step_sizes().detach()[0])])
+
+
+def test_what_is_frozen_on_the_way_stays_as_it_is() -> None:
+    model = network()
+    rate_loss = RateLoss(model, target_bytes=1500, num_steps=20)
+    optimizer = rate_loss.optimizer(torch.optim.Adam, lr=0.1)
+    run(rate_loss, optimizer, model, range(3), 0.1)
+    frozen = model[0].get_parameter("weight").requires_grad_(False)
+    place = [tensor.name for tensor in rate_loss.trained].index("0.weight")
+    optimizer.zero_grad()
+    optimizer.state.clear()  # of what moved it before
+    before, step = frozen.clone(), float(rate_loss.step_sizes().detach()[place])
+    run(rate_loss, optimizer, model, range(3, 6), 0.1)
+    assert frozen.equal(before)
+    assert float(rate_loss.step_sizes().detach()[place]) == step
+
+
+def test_tensors_of_zeros_begin_with_the_step_of_the_middle_one() -> None:
+    model = network()
+    for scale in (1.0, 1e-3):
+        for value in model.parameters():
+            value.data *= scale
+        nn.init.zeros_(model[8].bias)
+        rate_loss = RateLoss(model, target_bytes=1500, num_steps=20)
+        steps = dict(zip([t.name for t in rate_loss.trained], rate_loss.step_sizes().tolist(), strict=True))
+        others = [size for name, size in steps.items() if name not in ("1.bias", "4.bias", "8.bias")]
+        assert min(others) <= steps["8.bias"] <= max(others)
+
+
+def test_arguments_are_checked_before_the_training() -> None:
+    with pytest.raises(ArgumentError, match=r"seed must be an integer of at most 64 bits, got 1\.5"):
+        RateLoss(network(), target_bytes=1500, num_steps=20, seed=1.5)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"sensitivity must be what tailcut\.measure_sensitivity gives, got dict"):
+        RateLoss(network(), target_bytes=1500, num_steps=20, sensitivity={})  # type: ignore[arg-type]
+    model = network()
+    rate_loss = RateLoss(model, target_bytes=1500, num_steps=20, seed=1 << 62)
+    with rate_loss.rounded(), torch.no_grad():
+        assert rate_loss() > 0
+    model[1].get_buffer("running_var")[0] = float("nan")
+    with pytest.raises(ArgumentError, match=r"1.running_var has numbers that are not finite, .*; lower lr="):
+        RateLoss(model, target_bytes=1500, num_steps=20)

@@ -164,6 +164,29 @@ def test_the_gradients_of_the_bytes_are_scaled_like_those_of_the_loss(monkeypatc
         torch.testing.assert_close(scaled, 4 * plain)
 
 
+def test_each_step_has_its_own_gradients(tmp_path: Path) -> None:
+    """Lightning calls `zero_grad` while the network is rounded."""
+
+    class Still(Digits):
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            assert self.rate_loss is not None
+            return self.rate_loss.optimizer(torch.optim.SGD, lr=0.0, step_lr=0.0)
+
+        def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+            gradient = self.network.get_parameter("conv1.parametrizations.weight.original").grad
+            assert gradient is not None
+            norms.append(float(gradient.norm()))
+
+    norms: list[float] = []
+    images, labels = open_dataset("digits", "train").batch(range(64))
+    alike = DataLoader(TensorDataset(images.repeat(4, 1, 1, 1), labels.repeat(4)), batch_size=64)
+    module = Still(target_bytes=700)
+    assert module.rate_loss is not None
+    trainer(tmp_path, [RateLossCallback(module.rate_loss)], 1).fit(module, alike)
+    assert len(norms) == 4
+    assert max(norms) < 1.1 * min(norms)  # the noise and the weight of the bytes differ
+
+
 def test_no_module(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError):
         PackCallback("network")  # type: ignore[arg-type]

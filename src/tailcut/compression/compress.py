@@ -12,11 +12,10 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from tailcut.arguments import check_positive, check_seed
+from tailcut.arguments import check_positive, check_seed, is_number
 from tailcut.compression.correction import MAX_INPUTS, CoarseStepError, Original, write_numbers
 from tailcut.compression.fisher import GRADIENT_BATCH, check_measurable, measure_sensitivity
 from tailcut.compression.refit import Refit
-from tailcut.counting import keeping_buffers
 from tailcut.errors import ArgumentError
 from tailcut.files import check_output_path, write_atomically
 from tailcut.format.container.contents import decode
@@ -26,10 +25,26 @@ from tailcut.format.network.verification import check_not_wrapped, warn_of_wrapp
 from tailcut.format.quantization import Rounding, coarsest_eighth, completed, finest_eighth, types_of_others
 from tailcut.format.quantized import Coded, check_codable
 from tailcut.format.quantized.values import FineStepError, step_size
-from tailcut.format.save import ContentSettings, checked_step, encode_network, exact_within, warn_of_nothing_left
+from tailcut.format.save import (
+    ContentSettings,
+    check_finite,
+    checked_step,
+    encode_network,
+    exact_within,
+    warn_of_nothing_left,
+)
 from tailcut.format.save_report import SaveReport, save_report
 from tailcut.format.sensitivity import Sensitivity
-from tailcut.format.step_search import FINEST, REFINEMENT, checked_max_bytes, coarsest_fitting, finest_step, too_few
+from tailcut.format.step_search import (
+    COARSEST,
+    FINEST,
+    REFINEMENT,
+    checked_max_bytes,
+    coarsest_fitting,
+    finest_step,
+    too_few,
+)
+from tailcut.limits import non_finite_allowed
 from tailcut.model_inputs import Loader, ModelInputs, first_inputs
 from tailcut.structure import (
     check_module,
@@ -138,7 +153,10 @@ def compress(
         check_positive("num_gradients", num_gradients)
     _check_metric(max_drop, evaluate)
     check_output_path(path)  # the rest takes up to hours
-    _check_tensors(current_tensors(model), is_measured=sensitivity is None, is_rounded=max_bytes is None)
+    tensors = current_tensors(model)
+    _check_tensors(tensors, is_measured=sensitivity is None, is_rounded=max_bytes is None)
+    if sensitivity is not None:
+        completed(sensitivity, tensors)
     settings: ContentSettings = {"metadata": metadata, "registered": registered, "levels": levels}
     check_room(model, max_bytes, settings)
     count = usual_gradients(model) if num_gradients is None else num_gradients
@@ -181,7 +199,7 @@ def check_goal(max_bytes: object, max_drop: float | None, step: object) -> None:
     """Raise `ArgumentError` unless just one goal is given, a drop as a number of 0 or more."""
     if sum(value is not None for value in (max_bytes, max_drop, step)) != 1:
         raise ArgumentError("give one of max_bytes, max_drop and step: each sets the others")
-    if max_drop is not None and not 0 <= max_drop < math.inf:
+    if max_drop is not None and not (is_number(max_drop) and 0 <= max_drop < math.inf):
         raise ArgumentError(f"the metric can fall by 0 or more, got {max_drop!r}")
     if max_bytes is not None:
         checked_max_bytes(max_bytes)
@@ -190,19 +208,26 @@ def check_goal(max_bytes: object, max_drop: float | None, step: object) -> None:
 
 
 def check_room(model: nn.Module, max_bytes: int | None, settings: ContentSettings) -> None:
-    """Raise `ArgumentError` if the file has more than `max_bytes` bytes even with all numbers rounded away.
+    """Raise an error if no file can hold the network, or if it has too many bytes even with all numbers rounded away.
 
     Args:
         model: the network.
         max_bytes: the most bytes; None for any number.
         settings: of `encode_network`: what else lies in the file.
+
+    Raises:
+        ArgumentError: numbers, metadata or levels cannot be packed, or not within `max_bytes`.
+        StructureError: the network is not what its class and edits make.
     """
-    if max_bytes is None:
-        return
+
+    def size_of(step: float) -> int:
+        return len(encode_network(model, dtype="quantized", step=step, **settings)[0])
+
     with suppress(FineStepError):  # numbers beyond the coarsest step: what they do is told where the network is run
-        coarsest_fitting(
-            lambda coarse: len(encode_network(model, dtype="quantized", step=coarse, **settings)[0]), max_bytes
-        )
+        if max_bytes is None:
+            size_of(step_size(COARSEST))
+        else:
+            coarsest_fitting(size_of, max_bytes)
 
 
 def _num_rounded(tensors: NetworkTensors) -> int:
@@ -218,6 +243,8 @@ def _check_tensors(tensors: NetworkTensors, *, is_measured: bool, is_rounded: bo
     With a number of bytes the exact file may do, so that it is not sure that they will be rounded.
     """
     check_not_shared("rounding", tensors.named())
+    if not non_finite_allowed(False):
+        check_finite(tensors.others, "train the network again, or begin from an earlier state of it")
     if is_rounded:
         check_codable(_num_rounded(tensors))
     if is_measured:
@@ -240,8 +267,7 @@ def _check_left(network: nn.Module, work: "_Work", *, is_by_metric: bool) -> Non
 
 
 def _metric(evaluate: Callable[[Any], float], network: nn.Module) -> float:
-    with keeping_buffers(network):
-        metric = evaluate(network)
+    metric = evaluate(deepcopied(network))  # which may move it elsewhere, change its type, or count its calls
     try:
         return float(metric)
     except (TypeError, ValueError) as error:

@@ -1,11 +1,15 @@
 """Weights, biases and batch norm statistics that fit the rounding of the layers before them."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils.hooks import RemovableHandle
 
 from tailcut.compression.multiplications import is_packed_attention, multiplies
@@ -58,7 +62,13 @@ class Original:
             if refit is not None:
                 stack.enter_context(refit.watching(model))
             self._batch.run(model)
-        self._wanted = {name: moments[0] for name, moments in found.items() if len(moments) == 1}
+        shared, modules = _shared(model), dict(model.named_modules())
+        once = {name: moments[0] for name, moments in found.items() if len(moments) == 1}
+        self._wanted = {
+            name: moments
+            for name, moments in once.items()
+            if shared.isdisjoint(x.data_ptr() for x in _movable(modules[name]))
+        }
 
     def corrected(self, rounded: Mapping[str, Tensor], round_weight: Round | None = None) -> nn.Module:
         """Return a copy of the network whose numbers fit its weights when these are rounded.
@@ -66,7 +76,7 @@ class Original:
         Layer after layer, in the order in which they run: weights are fitted to the inputs that they get then, the bias
         of a linear layer or convolution loses what the mean of its outputs differs by from that in the original, the
         running mean of a norm gains what the mean of its inputs does, and its variance is scaled as theirs is. Layers
-        that run more than once are left as they are.
+        that run more than once, and biases that several layers share, are left as they are.
 
         Args:
             rounded: name -> numbers of the rounded network, flat; coefficients under the plain name of their tensor.
@@ -113,6 +123,8 @@ def _joined(inputs: Sequence[ModelInputs]) -> ModelInputs:
             alike.append([batch])
         elif group is not None:
             group.append(batch)
+    if not alike:
+        raise ArgumentError("the loader gave no batch: give some of the training data")
     group = max(alike, key=lambda batches: sum(batch.batch_size for batch in batches))
     numbers = sum(x.numel() for x in group[0].tensors) // group[0].batch_size
     left = min(MAX_INPUTS, max(1, MAX_NUMBERS // max(1, numbers)))
@@ -126,6 +138,21 @@ def _joined(inputs: Sequence[ModelInputs]) -> ModelInputs:
 
 def _has_statistics(module: nn.Module) -> bool:
     return isinstance(module, Norm) and module.running_mean is not None and module.running_var is not None
+
+
+def _with_batch(module: nn.Module, x: Tensor) -> Tensor:
+    """Return the input or output of a layer as (batch, channels, ...); a view, of one image (channels, ...) too."""
+    if isinstance(module, _InstanceNorm):
+        is_batched = x.ndim > module._get_no_batch_dim()
+    else:
+        is_batched = not isinstance(module, _ConvNd) or x.ndim > len(module.kernel_size) + 1
+    return x if is_batched else x[None]
+
+
+def _shared(model: nn.Module) -> set[int]:
+    """Return where the numbers lie that several modules would move: what fits one of them does not fit the others."""
+    owners = Counter(x.data_ptr() for module in model.modules() for x in _movable(module))
+    return {place for place, num in owners.items() if num > 1}
 
 
 def _bias_of(module: nn.Module) -> Tensor | None:
@@ -164,12 +191,16 @@ def _listening(model: nn.Module, listen: Callable[[str, Tensor], None]) -> Itera
     with ExitStack() as stack:
         for name, module in model.named_modules():
             if _has_statistics(module):
-                stack.callback(before(module, name, listen).remove)
+                stack.callback(before(module, name, partial(_listen_to_norm, listen, module)).remove)
             elif is_packed_attention(module):
                 stack.enter_context(listening_after_attention(module, name, _channels_first(listen)))
             elif _bias_of(module) is not None:
                 stack.callback(_after(module, name, listen).remove)
         yield
+
+
+def _listen_to_norm(listen: Callable[[str, Tensor], None], module: nn.Module, name: str, x: Tensor) -> None:
+    listen(name, _with_batch(module, x))
 
 
 def _channels_first(listen: Callable[[str, Tensor], None]) -> Callable[[str, Tensor], None]:
@@ -180,7 +211,7 @@ def _after(module: nn.Module, name: str, listen: Callable[[str, Tensor], None]) 
     def hook(_: nn.Module, args: Any, output: Any) -> None:
         # A layer of a class of its own may give more than a tensor. Channels of a linear layer are last.
         if isinstance(output, Tensor) and output.ndim > 1 and output.numel():
-            listen(name, output.movedim(-1, 1) if is_linear(module) else output)
+            listen(name, output.movedim(-1, 1) if is_linear(module) else _with_batch(module, output))
 
     return module.register_forward_hook(hook)
 

@@ -71,6 +71,11 @@ def logits_of(outputs: object) -> list[Tensor]:
     every = [x for x in output_tensors(outputs) if x.is_floating_point() and x.ndim]  # a loss has no axes
     if found or len(every) == 1:
         return found or every
+    if not every:
+        raise ArgumentError(
+            f"expected outputs (batch, ...) of floating point from the network, got a {type(outputs).__name__} without "
+            "such a tensor"
+        )
     shapes = [f"{name} {tuple(x.shape)}" for name, x in named.items()] or [str(tuple(x.shape)) for x in every]
     raise ArgumentError(
         f"the network gives a {type(outputs).__name__} of several tensors, none of them named {LOGITS}: "

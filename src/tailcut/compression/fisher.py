@@ -126,7 +126,7 @@ def check_measurable(tensors: NetworkTensors) -> None:
     """Raise `ArgumentError` unless there are parameters, all of them finite, and gradients by them can be had."""
     parameters = _parameters(tensors)
     if not parameters:
-        raise ArgumentError("the network has no parameters: there is nothing to compress")
+        raise ArgumentError("the network has no parameters of floating point: there is nothing to compress")
     for name, parameter in parameters:
         if parameter.is_meta or parameter.is_inference():
             how = "on the meta device" if parameter.is_meta else "under torch.inference_mode"

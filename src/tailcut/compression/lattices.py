@@ -104,11 +104,6 @@ class Lattices:
             for tensor in tensors
         ]
 
-    def spread(self, values: Tensor) -> Tensor:
-        """Return what each number's tensor has, (numbers,), of values of the tensors, (tensors,). Differentiable."""
-        pairs = zip(values, self.counts, strict=True)
-        return torch.cat([value.expand(count) for value, count in pairs])
-
     def means(self, magnitudes: Tensor) -> Tensor:
         """Return the magnitudes that the code expects, (numbers,), float64, without gradient."""
         parts = magnitudes.detach().split(self.counts)

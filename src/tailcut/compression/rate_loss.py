@@ -5,17 +5,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
 
-from tailcut.arguments import check_positive
+from tailcut.arguments import check_positive, check_seed
 from tailcut.compression.byte_target import ByteTarget
 from tailcut.compression.fisher import Drawn, measure_sensitivity
 from tailcut.compression.laplace import laplace_bits
 from tailcut.compression.lattices import Lattices, cut_empty_tails, cut_to, trained_tensors
 from tailcut.compression.reference import LEAST_STEP, Reference, codable, times
+from tailcut.compression.rounding import Rounding
 from tailcut.errors import ArgumentError
 from tailcut.files import check_output_path
 from tailcut.format.container.numbers import QUANTIZED, QUANTIZED_DTYPE
@@ -28,7 +31,7 @@ from tailcut.format.quantization import (
     finest_eighth,
     types_of_others,
 )
-from tailcut.format.save import ContentSettings, encode_network, save
+from tailcut.format.save import ContentSettings, check_finite, encode_network, save
 from tailcut.format.save_report import SaveReport
 from tailcut.format.sensitivity import Sensitivity
 from tailcut.format.step_search import coarsest_fitting, finest_step
@@ -39,8 +42,8 @@ from tailcut.transform.exact import check_has_float64
 EIGHTHS = 8
 """Steps of a file are whole eighths of an octave."""
 
-SEEDS = 1 << 32
-"""The noise of a run begins at its seed times this."""
+SEEDS, LARGEST_SEED = 1 << 32, 1 << 63
+"""The noise of a run begins at its seed times this, modulo the largest that a generator takes."""
 
 MAX_COARSER = 6
 """Octaves by which the curvature of what is not trained may fall where a file is a little too large; steps by half."""
@@ -111,14 +114,15 @@ class RateLoss(nn.Module):
         check_has_float64("RateLoss", model)
         target_bytes = check_positive("target_bytes", target_bytes)
         self._held = (without_views(model),)  # no part of this module
-        self._seed = seed
+        self._seed = check_seed(seed)
+        self._optimizers: list[ref[torch.optim.Optimizer]] = []
         tensors = current_tensors(self._model)
         tensors.check_numbers()
         check_not_shared("training for bytes", tensors.named())
         self.trained = trained_tensors(tensors)
         if not self.trained:
             raise ArgumentError("no parameter of the network wants a gradient: there is nothing to train for bytes")
-        self._lattices = Lattices(self.trained)
+        self._lattices, self._rounding = Lattices(self.trained), Rounding(self.trained)
         transforms = {tensor.name: tensor.transform for tensor in self.trained}
         usual = default_sensitivity(tensors)
         found = completed(usual if sensitivity is None else sensitivity, tensors)
@@ -134,14 +138,14 @@ class RateLoss(nn.Module):
         step = finest_step(lambda size: self._packed_bytes(size, found), start_bytes, finest=finest, coarsest=coarsest)
         # In units of the network's first step, so that a step of 1 is the first.
         found = times(found, 1 / step**2)
-        sizes = [found.curvature.get(tensor.name, 1.0) ** -0.5 for tensor in self.trained]
+        known = [found.curvature[tensor.name] for tensor in self.trained if tensor.name in found.curvature]
+        middle = median(known) if known else 1.0  # for tensors of zeros, of which nothing is known
+        sizes = [found.curvature.get(tensor.name, middle) ** -0.5 for tensor in self.trained]
         self.log_steps = nn.Parameter(
             torch.tensor(sizes, dtype=torch.float32, device="cpu").log2().to(self.trained[0].parameter.device)
         )
         start = float(self._packed_bytes(1.0, found))
         self.target = ByteTarget(start, target_bytes, check_positive("num_steps", num_steps))
-        self._masters: list[Tensor] | None = None
-        self._flat_masters: Tensor | None = None
         self._numbers: Tensor | None = None
         self._costs_have_gradients = False
         self._reference = self._referred(found)
@@ -185,17 +189,22 @@ class RateLoss(nn.Module):
                 f"expected an optimiser with {len(self.trained) + 1} groups of parameters, one for each trained tensor "
                 f"and one for the steps, got {len(optimizer.param_groups)}: RateLoss.optimizer makes it"
             )
-        asked: list[float] = []
+        if any(used() is optimizer for used in self._optimizers):
+            return
+        self._optimizers.append(ref(optimizer))
+        given: list[tuple[dict[str, Any], float, float]] = []  # group, its rate, and that of the step now
 
         def before(_: object, args: object, settings: object) -> None:
-            sizes = [*self.step_sizes().tolist(), 1.0]
-            asked[:] = [group["lr"] for group in optimizer.param_groups]
-            for group, size in zip(optimizer.param_groups, sizes, strict=False):
+            after(_, args, settings)  # a step that failed has left its rates
+            for group, size in zip(optimizer.param_groups, [*self.step_sizes().tolist(), 1.0], strict=False):
+                given.append((group, group["lr"], group["lr"] * size))
                 group["lr"] = group["lr"] * size
 
         def after(_: object, args: object, settings: object) -> None:
-            for group, lr in zip(optimizer.param_groups, asked, strict=True):
-                group["lr"] = lr
+            for group, lr, scaled in given:
+                if group["lr"] is scaled or group["lr"] == scaled:  # nobody has set another one since
+                    group["lr"] = lr
+            given.clear()
 
         optimizer.register_step_pre_hook(before)
         optimizer.register_step_post_hook(after)
@@ -219,7 +228,7 @@ class RateLoss(nn.Module):
     @property
     def is_rounded(self) -> bool:
         """True within a block of `rounded()`."""
-        return self._masters is not None
+        return self._rounding.numbers is not None
 
     @contextmanager
     def rounded(self) -> Iterator[None]:
@@ -231,26 +240,14 @@ class RateLoss(nn.Module):
             ArgumentError: the block is within another; or the cost of the bytes was taken in it and `backward` was not
                 called; or the numbers of the network have become 0, and no gradient brings one back.
         """
-        if self._masters is not None:
-            raise ArgumentError("rounded() is open already: it cannot be nested")
-        parameters = [tensor.parameter for tensor in self.trained]
-        before = [parameter.grad for parameter in parameters]
-        self._masters = [parameter.detach().clone() for parameter in parameters]
-        try:  # from here on: an interrupt while the numbers are rounded must not leave them so
-            self._flat_masters = self._flat(self._masters)
-            self._keep_codable(self._flat_masters)
-            errors, is_used = self._round(self.step_sizes().detach())
-            for parameter in parameters:
-                parameter.grad = None
-            yield
-            self._collect_gradients(errors, is_used)
-        finally:
-            with torch.no_grad():
-                for parameter, master, gradient in zip(parameters, self._masters, before, strict=True):
-                    parameter.copy_(master)
-                    if gradient is not None and parameter.grad is not gradient:
-                        parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
-            self._masters = self._flat_masters = self._numbers = None
+        with self._rounding.kept() as numbers:
+            try:
+                self._keep_codable(numbers)
+                errors, is_used = self._rounding.round(self.step_sizes().detach())
+                yield
+                self._collect_gradients(errors, is_used)
+            finally:
+                self._numbers = None
 
     def forward(self) -> Tensor:
         """Return the cost of the bytes, a scalar to add to the loss; within `rounded()`. Counts as a step of the run.
@@ -258,13 +255,14 @@ class RateLoss(nn.Module):
         Raises:
             ArgumentError: it is called outside.
         """
-        if self._flat_masters is None:
+        numbers, spread = self._rounding.numbers, self._rounding.spread
+        if numbers is None:
             raise ArgumentError("call the RateLoss within `with rate_loss.rounded():`, as the network")
-        self._numbers = self._flat_masters.detach().requires_grad_()
-        steps = self._numbers / self._lattices.spread(self.step_sizes())
-        offsets = [t.offset(part) for t, part in zip(self.trained, self._parts(steps.detach()), strict=True)]
-        steps = steps - self._lattices.spread(torch.stack(offsets))
-        generator = torch.Generator().manual_seed(SEEDS * self._seed + self.target.num_done)
+        self._numbers = numbers.detach().requires_grad_()
+        steps = self._numbers / spread(self.step_sizes())
+        offsets = [t.offset(part) for t, part in zip(self.trained, self._rounding.split(steps.detach()), strict=True)]
+        steps = steps - spread(torch.stack(offsets))
+        generator = torch.Generator().manual_seed((SEEDS * self._seed + self.target.num_done) % LARGEST_SEED)
         noise = torch.rand(steps.shape, generator=generator, device="cpu").to(steps) - 0.5
         means = self._lattices.means(torch.round(steps.detach()).abs())
         num_bytes = laplace_bits((steps + noise).double(), means).sum() / 8
@@ -313,15 +311,7 @@ class RateLoss(nn.Module):
     def _referred(self, sensitivity: Sensitivity) -> Reference:
         """Return a sensitivity with the network that it is of: the network as it is now."""
         usual = default_sensitivity(current_tensors(self._model)).curvature
-        return Reference(sensitivity, usual, self.log_steps.detach().clone(), self._log_sizes())
-
-    def _log_sizes(self) -> Tensor:
-        """Return the base-2 logarithms of the root mean squares of the numbers behind the rounding, (tensors,)."""
-        numbers = self._flat_masters
-        if numbers is None:
-            numbers = self._flat([tensor.parameter.detach() for tensor in self.trained])
-        sizes = [part.square().mean().sqrt() for part in self._parts(numbers)]
-        return torch.stack(sizes).clamp(min=torch.finfo(torch.float32).tiny).log2()
+        return Reference(sensitivity, usual, self.log_steps.detach().clone(), self._rounding.log_sizes())
 
     @property
     def has_untrained(self) -> bool:
@@ -406,49 +396,31 @@ class RateLoss(nn.Module):
     def _rounded_copy(self) -> nn.Module:
         """Return a copy of the network, with the numbers of its file."""
         with self.rounded():
-            self._round(self._file_steps())
+            self._rounding.round(self._file_steps())
             return in_evaluation(deepcopied(self._model))
 
     def _keep_codable(self, numbers: Tensor) -> None:
         """Keep the steps coarse enough for the coder."""
         with torch.no_grad():
-            largest = [part.abs().max() for part in self._parts(numbers)]
+            largest = [part.abs().max() for part in self._rounding.split(numbers)]
             least = LEAST_STEP * torch.stack(largest).to(self.log_steps)
             self.log_steps.clamp_(min=least.clamp(min=torch.finfo(torch.float32).tiny).log2())
-
-    def _round(self, step_sizes: Tensor) -> tuple[Tensor, Tensor]:
-        """Write the numbers, rounded to these steps, into the network.
-
-        Returns:
-            What the numbers were changed by, (numbers,); for each tensor 1 if a number of it is not 0, (tensors,).
-        """
-        if self._flat_masters is None:
-            raise RuntimeError("there are no masters")
-        with torch.no_grad():
-            numbers, sizes = self._flat_masters, self._lattices.spread(step_sizes)
-            rounded = torch.round(numbers / sizes) * sizes
-            for tensor, part in zip(self.trained, self._parts(rounded), strict=True):
-                tensor.parameter.copy_(tensor.values(part))
-            used = [(part != 0).any() for part in self._parts(rounded)]
-            return rounded - numbers, torch.stack(used).to(numbers)
 
     def _collect_gradients(self, errors: Tensor, is_used: Tensor) -> None:
         """Add the gradients of the steps through the rounding, and of the numbers by the bytes."""
         with torch.no_grad():
-            zeros = torch.zeros_like(errors)
-            found = [
-                part if t.parameter.grad is None else t.numbers(t.parameter.grad)
-                for t, part in zip(self.trained, self._parts(zeros), strict=True)
-            ]
+            found = self._rounding.gradients()
             # A rounded number is step * round(number / step), whose derivative by log2(step) is, straight through the
             # rounding, its error times ln 2.
             products = math.log(2) * torch.cat(found) * errors
             if self.has_fixed_steps:
                 self.log_steps.grad = None  # not even moved by what an optimiser remembers
             else:
-                by_step = torch.stack([part.sum() for part in self._parts(products)]).to(self.log_steps)
+                by_step = torch.stack([part.sum() for part in self._rounding.split(products)]).to(self.log_steps)
                 self.log_steps.grad = by_step if self.log_steps.grad is None else self.log_steps.grad.add_(by_step)
-                self.log_steps.grad *= is_used  # the step of an empty tensor would grow for ever
+                # The step of an empty tensor would grow for ever, and so would that of one that was frozen since.
+                wanted = [float(tensor.parameter.requires_grad) for tensor in self.trained]
+                self.log_steps.grad *= is_used * torch.tensor(wanted, device="cpu").to(is_used)
             if self._numbers is None or not self._costs_have_gradients:
                 return
             if self._numbers.grad is None:
@@ -457,21 +429,7 @@ class RateLoss(nn.Module):
                     "call loss.backward() within it, or look at the cost under torch.no_grad()"
                 )
             _check_alive(found, is_used)
-            for tensor, part in zip(self.trained, self._parts(self._numbers.grad), strict=True):
-                parameter = tensor.parameter
-                by_bytes = tensor.values(part).to(parameter.dtype)  # the numbers of all have the widest type
-                parameter.grad = by_bytes if parameter.grad is None else parameter.grad.add_(by_bytes)
-
-    def _flat(self, values: list[Tensor]) -> Tensor:
-        return torch.cat([tensor.numbers(value) for tensor, value in zip(self.trained, values, strict=True)])
-
-    def _parts(self, flat: Tensor) -> tuple[Tensor, ...]:
-        if len(flat) != sum(self._lattices.counts):
-            raise ArgumentError(
-                f"the network has {len(flat):,} numbers to round, and had {sum(self._lattices.counts):,} when RateLoss "
-                "was made: coefficients must keep their number, so cut them before, not in the same training"
-            )
-        return torch.split(flat, self._lattices.counts)
+            self._rounding.add_gradients(self._numbers.grad)
 
     def _with_coarser_others(self, sensitivity: Sensitivity, factor: float) -> Sensitivity:
         """Return the sensitivity with that factor on the curvature of what is not trained."""
@@ -480,6 +438,7 @@ class RateLoss(nn.Module):
         return replace(scaled, curvature={**scaled.curvature, **learned})
 
     def _packed_bytes(self, step: float, sensitivity: Sensitivity) -> int:
+        check_finite(current_tensors(self._model).others, "lower lr=, and go back to an earlier state of the network")
         return len(encode_network(self._model, dtype=QUANTIZED_DTYPE, step=step, sensitivity=sensitivity)[0])
 
 

@@ -96,8 +96,12 @@ def completed(sensitivity: Sensitivity, tensors: NetworkTensors) -> Sensitivity:
         tensors: of the network.
 
     Raises:
-        ArgumentError: it was measured on another network.
+        ArgumentError: it is no sensitivity, or was measured on another network.
     """
+    if not isinstance(sensitivity, Sensitivity):
+        raise ArgumentError(
+            f"sensitivity must be what tailcut.measure_sensitivity gives, got {type(sensitivity).__name__}"
+        )
     usual = default_sensitivity(tensors)
     known = [
         sensitivity.curvature[name] / size

@@ -13,7 +13,7 @@ from torch import nn
 
 from tailcut.arguments import is_number
 from tailcut.errors import ArgumentError, LimitError, StructureError, TailcutError, first_line
-from tailcut.files import write_atomically
+from tailcut.files import check_is_path, write_atomically
 from tailcut.format.container.contents import Contents, Level, StoredBase, Stream, decode, encode, stream_types
 from tailcut.format.container.numbers import QUANTIZED, QUANTIZED_DTYPE, float_type, has_non_finite, type_number
 from tailcut.format.container.streams import decode_values
@@ -211,8 +211,7 @@ def _check_arguments(model: object, path: object) -> None:
             "(model.load_state_dict(...)) and save that"
         )
     check_module("save", model)
-    if not isinstance(path, (str, os.PathLike)):
-        raise ArgumentError(f"expected the name of the file to write, got {type(path).__name__}")
+    check_is_path(path)
 
 
 def encode_network(
@@ -248,7 +247,7 @@ def encode_network(
     tensors.check_numbers()
     check_covered(model, tensors, rebuilt=record.base is not None or not registered)
     if not non_finite_allowed(allow_non_finite):
-        _check_finite(tensors.others)
+        check_finite(tensors.others, "allow_non_finite=True writes them all the same")
     encoded = _encode_edits(model, record.base, edits, tensors)
     plain = Contents(
         base=None if record.base is None else _stored_base(record.base),
@@ -405,8 +404,6 @@ def _quantized(
 
 
 def _sensitivity_of(tensors: NetworkTensors, given: Sensitivity | None) -> Sensitivity:
-    if given is not None and not isinstance(given, Sensitivity):
-        raise ArgumentError(f"sensitivity must be what tailcut.measure_sensitivity gives, got {type(given).__name__}")
     return default_sensitivity(tensors) if given is None else completed(given, tensors)
 
 
@@ -417,15 +414,15 @@ def checked_step(step: Any) -> float:
     return float(step)
 
 
-def _check_finite(others: Sequence[OtherTensor]) -> None:
+def check_finite(others: Sequence[OtherTensor], advice: str) -> None:
+    """Raise `ArgumentError`, which ends with the advice, if one of the tensors has NaN or infinities."""
     found = next(
         (other.name for other in others if has_non_finite(other.name, other.tensor, is_parameter=other.is_parameter)),
         None,
     )
     if found is not None:
         raise ArgumentError(
-            f"{found} has numbers that are not finite, so the network's answers are likely none; "
-            "allow_non_finite=True writes them all the same"
+            f"{found} has numbers that are not finite, so the network's answers are likely none; {advice}"
         )
 
 

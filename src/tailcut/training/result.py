@@ -48,7 +48,7 @@ def check_packable(network: nn.Module, recipe: Recipe) -> None:
                 with suppress(RuntimeError):  # of memory that several numbers share, as expanded buffers do
                     value.zero_()
         encode_network(empty, dtype=section.dtype, other_dtype=section.other_dtype, levels=section.levels)
-        if recipe.schedule is None:  # which leaves fewer numbers than there are now
+        if section.max_bytes is not None and recipe.schedule is None:  # which leaves fewer numbers than there are now
             check_room(empty, section.max_bytes, {"levels": section.levels})
     except (ArgumentError, StructureError) as error:
         raise RecipeError(f"model: the trained network could not be packed: {error}") from error
