@@ -225,7 +225,7 @@ def test_inputs_that_are_used_up(goal: dict[str, Any], tmp_path: Path) -> None:
 
 def test_outputs_without_a_tensor(tmp_path: Path) -> None:
     class Silent(nn.Linear):
-        def forward(self, x: Tensor) -> Any:  # type: ignore[override]
+        def forward(self, x: Tensor) -> Any:
             return {"name": "of nothing"}
 
     with pytest.raises(

@@ -511,7 +511,7 @@ def test_a_step_that_fails_leaves_the_rates_as_they_were() -> None:
 
     for _ in range(3):
         with pytest.raises(MemoryError):
-            optimizer.step(out_of_memory)  # type: ignore[arg-type]
+            optimizer.step(out_of_memory)
     rate_loss.use(optimizer)  # which does nothing more
     scaled = []
     optimizer.register_step_pre_hook(lambda *_: scaled.append(optimizer.param_groups[0]["lr"]))
@@ -540,7 +540,7 @@ def test_tensors_of_zeros_begin_with_the_step_of_the_middle_one() -> None:
     for scale in (1.0, 1e-3):
         for value in model.parameters():
             value.data *= scale
-        nn.init.zeros_(model[8].bias)
+        nn.init.zeros_(model[8].get_parameter("bias"))
         rate_loss = RateLoss(model, target_bytes=1500, num_steps=20)
         steps = dict(zip([t.name for t in rate_loss.trained], rate_loss.step_sizes().tolist(), strict=True))
         others = [size for name, size in steps.items() if name not in ("1.bias", "4.bias", "8.bias")]
