@@ -67,7 +67,7 @@ def test_folders_that_cannot_be_made_or_have_no_packets(tmp_path: Path) -> None:
     for folder in (tmp_path / "file", tmp_path / "file" / "inner"):
         with pytest.raises(ArgumentError, match=r"cannot make the folder .*file.*: there is a file of that name"):
             split_file("zoo:lenet5-776", folder, packet_bytes=200)
-    with pytest.raises(ArgumentError, match=r"no such file or folder: .*nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"no such file or folder: .*nowhere"):
         join_files([tmp_path / "nowhere"], tmp_path / "out.tailcut")
     with pytest.raises(ArgumentError, match=r"no packets to join: the folder .* has no \*\.packet"):
         join_files([tmp_path], tmp_path / "out.tailcut")

@@ -37,7 +37,16 @@ CIFAR_ROWS: Rows = (
 )
 PLACES = ((8, -10), (8, 5), (8, 17), (8, -22), (8, 29), (8, -34))  # of words beside a point, in points
 MARK = 4  # pixels around the middle of a point
-HEADER = ("network", "seeds", "**accuracy**", "parameters", "coefficients", "**bytes, largest file**", "smaller")
+HEADER = (
+    "network",
+    "seeds",
+    "epochs in all",
+    "**accuracy**",
+    "parameters",
+    "coefficients",
+    "**bytes, largest file**",
+    "smaller",
+)
 
 
 def combined_table(results: Path, rows: Rows = ROWS) -> str:
@@ -45,8 +54,14 @@ def combined_table(results: Path, rows: Rows = ROWS) -> str:
     known = _known(results)
     dense = known.get(rows[0][1])
     dense_bytes = largest_file(dense) if dense else None
-    cells = [_row(title, known.get(name, []), dense_bytes) for title, name in rows]
-    return markdown_table(HEADER, cells, align="<<>>>>>")
+    cells, before = [], 0
+    for title, name in rows:
+        runs = known.get(name, [])
+        is_stage = name.startswith((f"{COMBINED}-", f"{CIFAR}-"))
+        # Those of a finished recipe are in all, and those of a stage its own.
+        before = (before if title.startswith("...") else 0) + (runs[0].epochs if runs and is_stage else 0)
+        cells.append(_row(title, runs, dense_bytes, before if is_stage or not runs else runs[0].epochs))
+    return markdown_table(HEADER, cells, align="<<>>>>>>")
 
 
 def _known(results: Path) -> dict[str, list[Result]]:
@@ -108,15 +123,16 @@ def _write_apart(panel: Axes, labels: Sequence[tuple[str, tuple[float, float], s
             text.remove()
 
 
-def _row(title: str, runs: Sequence[Result], dense_bytes: int | None) -> list[str]:
+def _row(title: str, runs: Sequence[Result], dense_bytes: int | None, epochs: int) -> list[str]:
     if not runs:
-        return [title, "", "not run", "", "", "", ""]
+        return [title, "", "", "not run", "", "", "", ""]
     values = [100 * run.metrics["accuracy"] for run in runs]
     spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
     size = largest_file(runs)
     return [
         title,
         ", ".join(str(run.seed) for run in runs),
+        f"{epochs}",
         f"**{statistics.fmean(values):.1f}{spread} %**",
         f"{round(statistics.fmean(run.num_parameters for run in runs)):,}",
         f"{round(statistics.fmean(run.num_kept for run in runs)):,}" if runs[0].num_kept else "",

@@ -9,7 +9,7 @@ from tailcut.reports import read_records
 from tailcut.runs import Result
 from tailcut.training.recipe.toml_files import load_recipe
 from tools.docs.byte_tables import largest_file
-from tools.docs.comparisons import figure, values_of
+from tools.docs.comparisons import figure, p_value, values_of
 from tools.docs.markdown import counted, markdown_table, percent
 from tools.docs.recipe_tables import macs_left
 
@@ -25,7 +25,7 @@ FOR_BYTES = {
     ),
     "resnet20-9900": (
         "ResNet-20 on CIFAR-10, whole file",
-        "77.52 % in 9,920 bytes with its decoder, [tiny-cifar](https://github.com/Rome-1/tiny-cifar)",
+        "77.52 % in 9,920 bytes with its decoder (ours are without), [tiny-cifar](https://github.com/Rome-1/tiny-cifar)",
     ),
     "resnet56-65536": (
         "ResNet-56 on CIFAR-10, whole file",
@@ -52,7 +52,7 @@ def highlights(records: Path) -> str:
         *_pruning(records, results),
         *_combined(results),
     ]
-    return markdown_table(["what", "before", "Tailcut"], rows, "<<<")
+    return markdown_table(["what", "compared with", "Tailcut"], rows, "<<<")
 
 
 def _file(records: Path) -> list[str]:
@@ -118,11 +118,13 @@ def _reading(records: Path) -> list[str]:
 
 
 def _inputs(results: Sequence[Result]) -> list[str]:
-    pixels, frequencies = (figure(values_of(results, name)) for name in (PIXELS, FREQUENCIES))
+    here, there = (values_of(results, name) for name in (PIXELS, FREQUENCIES))
+    pixels, frequencies = figure(here), figure(there)
     return [
         "ResNet-18 on a part of Imagenette, about equal MACs",
         f"{pixels}, pixels",
-        f"**{frequencies}**, 24 frequency channels",
+        f"**{frequencies}**, 24 frequency channels (p = {p_value(there, here)}: "
+        "[inputs](docs/frequency-inputs.md#trainings))",
     ]
 
 
@@ -145,8 +147,9 @@ def _combined(results: Sequence[Result]) -> list[list[str]]:
     return [
         [
             "ResNet-18 on a part of Imagenette by all three papers",
-            f"{figure(values_of(results, PIXELS))}, {_in_bytes(dense)}",
-            f"**{figure(values_of(results, COMBINED))}, {_in_bytes(ours)}** ([combined](docs/combined.md))",
+            f"{figure(values_of(results, PIXELS))}, {_in_bytes(dense)}, pixels, {dense[0].epochs} epochs",
+            f"**{figure(values_of(results, COMBINED))}, {_in_bytes(ours)}**, {ours[0].epochs} epochs, most with a "
+            "teacher ([combined](docs/combined.md))",
         ]
     ]
 

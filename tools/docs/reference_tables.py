@@ -1,5 +1,6 @@
 """The lists of public names on the page of the reference."""
 
+import ast
 import importlib
 import inspect
 import re
@@ -23,11 +24,14 @@ PACKAGES = (
     "structure",
     "transform",
     "data",
-    "training",
+    "evaluation",
+    "compression",
     "reports",
     "runs",
     "errors",
 )
+MODULES = ("integrations.lightning", "integrations.transformers", "format.packets")
+"""Imported by themselves, of users who have what they need: they are read here, not imported."""
 
 
 def public_names() -> str:
@@ -42,7 +46,20 @@ def package_names() -> str:
         module = importlib.import_module(f"tailcut.{name}")
         table = markdown_table(["name", "what it is"], list(_entries(module, module.__name__, exported(module))), "<<")
         parts.append(f"### tailcut.{name}\n\n{first_line(module)}\n\n{table}")
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, *map(_module, MODULES)])
+
+
+def _module(name: str) -> str:
+    """Return the public classes and functions that a module defines, by its source."""
+    path = Path("src/tailcut", *name.split(".")).with_suffix(".py")
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    found = [node for node in tree.body if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name[0] != "_"]
+    rows = [
+        [f"[`tailcut.{name}.{node.name}`](../../{path.as_posix()})", _first_line(ast.get_docstring(node))]
+        for node in found
+    ]
+    table = markdown_table(["name", "what it is"], sorted(rows), "<<")
+    return f"### tailcut.{name}\n\n{_first_line(ast.get_docstring(tree))}\n\n{table}"
 
 
 def exported(module: ModuleType) -> list[str]:
@@ -62,5 +79,9 @@ def _entries(module: ModuleType, prefix: str, names: Sequence[str]) -> Iterator[
 
 def first_line(thing: object) -> str:
     """Return the first sentence of a docstring, on one line."""
-    paragraph = (inspect.getdoc(thing) or "").partition("\n\n")[0]
+    return _first_line(inspect.getdoc(thing))
+
+
+def _first_line(docstring: str | None) -> str:
+    paragraph = (docstring or "").partition("\n\n")[0]
     return " ".join(paragraph.split()).replace("|", "\\|")

@@ -137,6 +137,9 @@ def compress(
         registered: see `tailcut.save`.
         levels: of a progressive file, see `tailcut.save`, to which `loader` goes too.
 
+    Returns:
+        The sizes, the step that was found, and the metric before and after.
+
     Raises:
         ArgumentError: not just one of `max_bytes`, `max_drop` and `step` is given, `max_drop` without `evaluate`, the
             metric of the network itself is not finite, there are no inputs, no file can lie at `path`, or no step makes

@@ -264,8 +264,14 @@ def run_forward(model: nn.Module, images: Tensor) -> Tensor:
     Raises:
         ArgumentError: the model cannot take images of this shape, or gives no tensor.
     """
-    with torch.inference_mode(), fitting(images):
-        outputs = model(images)
+    try:
+        with torch.inference_mode(), fitting(images):
+            outputs = model(images)
+    except ArgumentError as error:
+        known = example_shape(source_of(model))
+        if known is None or len(known) != images.ndim or known[1] == images.shape[1]:
+            raise
+        raise ArgumentError(f"{error} (its model reads images of {' x '.join(map(str, known[1:]))})") from error
     if not isinstance(outputs, Tensor):
         raise ArgumentError(f"expected a tensor from the network, got {type(outputs).__name__}")
     return outputs

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from tailcut.compression import RateLoss
-from tailcut.errors import MissingExtraError
+from tailcut.errors import MissingExtraError, importing_torchvision
 from tailcut.integrations.companion import EpochCuts, check_settings, warn_if_unfinished, write_companion
 from tailcut.structure import check_module
 from tailcut.weights import TailTruncation
@@ -21,7 +21,8 @@ else:
     _PACKAGE = next((name for name in ("lightning", "pytorch_lightning") if importlib.util.find_spec(name)), None)
     if _PACKAGE is None:
         raise MissingExtraError("tailcut.integrations.lightning", "pytorch_lightning", "lightning")
-    Callback = importlib.import_module({"lightning": "lightning.pytorch"}.get(_PACKAGE, _PACKAGE)).Callback
+    with importing_torchvision("tailcut.integrations.lightning", _PACKAGE, "lightning"):  # which torchmetrics imports
+        Callback = importlib.import_module({"lightning": "lightning.pytorch"}.get(_PACKAGE, _PACKAGE)).Callback
 
 
 class TruncationCallback(Callback):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from tailcut.errors import ArgumentError
 from tailcut.files import write_atomically
 from tailcut.format.container.contents import decode
 from tailcut.format.load import checked_level, naming, read_file
@@ -47,6 +48,8 @@ def cut_file(source: str | Path, out: str | Path, *, level: int) -> CutReport:
     content = read_file(source)
     with naming(source):
         contents = decode(content, checked_level(level))
-    end = contents.level_ends[-1] if contents.level_ends else len(content)
+    if not contents.parts:
+        raise ArgumentError(f"{source} has no levels, of which one could be cut: save it with levels=")
+    end = contents.level_ends[-1]
     write_atomically(out, content[:end])
     return CutReport(str(out), level, len(contents.parts) + 1, end, len(content))

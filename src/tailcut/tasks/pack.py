@@ -168,6 +168,8 @@ def pack(
         _warn_of_loss(found.cut)
     if rounds_again:
         _warn_of_rounding(source)
+    if len(levels) and not found.levels:
+        _warn_of_levels()
     return PackReport(**vars(written), regularization=found.cut)
 
 
@@ -240,6 +242,13 @@ def _warn_of_loss(cut: RegularizationReport) -> None:
             "tailcut train with a recipe whose [start] is these weights and whose [regularization] keeps as few",
             percent(cut.energy_lost_of_trained),
         )
+
+
+def _warn_of_levels() -> None:
+    logger.warning(
+        "nothing says that the smaller networks of the file were trained: without that (pack.levels in a recipe, or "
+        "NestedLevels in Python) expect them to guess; tailcut evaluate FILE --level 1 --data NAME measures it"
+    )
 
 
 def _warn_of_rounding(source: str | Path) -> None:
@@ -407,8 +416,8 @@ def _network_of(
         given = ", ".join(f"{key}={value}" for key, value in arguments.items()) or "its defaults"
         known = ", ".join(family(model).defaults) or "none"
         raise ArgumentError(
-            f"the weights of {path} do not fit model {model!r} with {given}: {_reasons(error)}. Its arguments are "
-            f"{known}: give those that it was trained with (--set-argument KEY=VALUE)"
+            f"the weights of {path} do not fit model {model!r} with {given}: {_reasons(error).rstrip('.')}. Its "
+            f"arguments are {known}: give those that it was trained with (--set-argument KEY=VALUE)"
         ) from error
     check_numbers(network, state, path)
     return network, bool(vectors)

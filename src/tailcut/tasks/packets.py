@@ -183,7 +183,7 @@ def write_qr_codes(path: str | Path, out: str | Path, *, error_correction: str =
 
 def _packets_in(path: Path) -> list[Path]:
     if not path.exists():
-        raise ArgumentError(f"no such file or folder: {path}")
+        raise FileNotFoundError(f"no such file or folder: {path}")
     found = sorted(path.glob(f"*{SUFFIX}")) if path.is_dir() else [path]
     if not found:
         raise ArgumentError(f"no packets to join: the folder {path} has no *{SUFFIX}")

@@ -22,8 +22,8 @@ from tailcut.errors import ArgumentError
 from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, choose_device
 from tailcut.evaluation.random_batches import BATCH_SIZE, SPLIT, network_inputs
 from tailcut.files import check_output_path
-from tailcut.format import save
-from tailcut.format.open_network import metadata_of, open_network
+from tailcut.format import inspect, save
+from tailcut.format.open_network import is_tailcut_file, metadata_of, open_network
 from tailcut.inputs.detection.detectors import Detector
 from tailcut.printing import Report
 from tailcut.runtime.progress import Progress, live_progress
@@ -104,7 +104,7 @@ def prune_file(
         seed: chooses the images.
         recalibrate: measure the statistics of batch norm again after the cut, on as many images of `data`; a network
             that keeps none is left, with a warning.
-        dtype: number type of the file; the network's own when None.
+        dtype: number type of the file; when None that of a file in float16 or bfloat16, else the network's own.
         device: see `choose_device`.
         settings: further arguments of `tailcut.prune`: `rates`, `macs_ratio`, `min_channels`, ...
 
@@ -138,10 +138,20 @@ def prune_file(
     cut = partial(prune_part, network, BACKBONE) if is_detector else partial(prune, network)
     pruning = cut(example, found, **settings)
     measured_on = _measure_again(network, images(num_batches), num_batches) if recalibrate else 0
+    dtype = dtype or _dtype_of(source)
     written = save(network, out, dtype=dtype or "float32", other_dtype=dtype, metadata=metadata)
     return PruneFileReport(
         str(source), str(out), written.file_bytes, found.method, found.num_images, measured_on, pruning
     )
+
+
+def _dtype_of(source: str | Path) -> str | None:
+    """Return the number type that all of a .tailcut file has, if it has one that can be written again."""
+    if not is_tailcut_file(source):
+        return None
+    report = inspect(source)
+    found = {entry.dtype for entry in (*report.tensors, *report.other_tensors) if not entry.dtype.startswith("int")}
+    return found.pop() if len(found) == 1 and found <= {"float16", "bfloat16"} else None
 
 
 def _method(method: str | None, scores: str | Path | None) -> str:

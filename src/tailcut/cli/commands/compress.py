@@ -51,7 +51,12 @@ def add_parser(commands: Commands) -> None:
         metavar="POINTS",
         help="at most so many percentage points worse, on training images held out: 0.5, or 0.5%%",
     )
-    amount.add_argument("--step", type=float, metavar="S", help="size of the steps, in units of the root of the loss")
+    amount.add_argument(
+        "--step",
+        type=float,
+        metavar="S",
+        help="size of the steps: 1 makes each number's error worth about a twelfth of a unit of the loss",
+    )
     add_levels(parser)
     parser.add_argument(
         "--num-gradients",

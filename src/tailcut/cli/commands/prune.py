@@ -33,7 +33,11 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--recalibrate", action="store_true", help="measure the statistics of batch norm again after the cut, on --data"
     )
-    parser.add_argument("--dtype", choices=DTYPES, help="number type of the file; the network's own if not given")
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="number type of the file; by default that of FILE, if it has float16 or bfloat16 alone",
+    )
     add_device(parser)
 
 

@@ -26,7 +26,7 @@ def add_parser(commands: Commands) -> None:
         "paper's, training curves, kept corners, spectra of the weights, bytes per layer, sample predictions, and the "
         "speed here. It needs no other file and no network connection. Needs the extra 'plots'.",
         example="  tailcut report runs/lenet5-776 runs/lenet5-ref -o report.html\n"
-        "  tailcut report zoo:lenet5-776 --data digits -o report.html",
+        "  tailcut report zoo:lenet5-776 --data mnist -o report.html",
         run=run,
     )
     parser.add_argument("networks", nargs="+", metavar="RUN", help="a run folder, a .tailcut file or zoo:NAME")

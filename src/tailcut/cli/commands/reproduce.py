@@ -24,7 +24,8 @@ def add_parser(commands: Commands) -> None:
         summary="train the rows of a paper's table and show them beside the paper's",
         description="Train the rows of a paper's table that have no result yet, resume those that are not finished, "
         "and show the paper's figures beside ours. Rows without a run of yours show the result that comes with "
-        "Tailcut; rows whose data are missing, or whose training diverges, say 'not run'.",
+        "Tailcut, and are not trained; with --no-records they are. Rows whose data are missing, or whose training "
+        "diverges, say 'not run'.",
         example="  tailcut reproduce table1 --show\n  tailcut reproduce cfdp --only resnet56 --runs runs",
         run=run,
     )
@@ -52,6 +53,10 @@ def run(arguments: argparse.Namespace) -> Report:
         for name in missing:
             _train(next(entry.recipe for entry in wanted if entry.name == name), arguments)
         report = _table(wanted, arguments)
+    elif not (missing or arguments.show or arguments.no_records or arguments.table == "table5"):
+        logger.info(
+            "all rows have a result already, yours or Tailcut's: nothing was trained; --no-records trains yours"
+        )
     if arguments.markdown is not None:
         write_atomically(arguments.markdown, report.to_markdown())
     return report

@@ -20,7 +20,7 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("recipe", metavar="RECIPE", help="a TOML file, or the name of a recipe that comes with Tailcut")
     parser.add_argument("-o", "--out", required=True, metavar="RUN", help="the run folder")
-    parser.add_argument("--resume", action="store_true", help="continue the run in that folder")
+    parser.add_argument("--resume", action="store_true", help="continue the run in that folder, or begin it")
     parser.add_argument(
         "--set",
         action="append",

@@ -254,7 +254,8 @@ def _decode_level(reader: Reader, lowest: Contents) -> Level:
 def check_magic(content: bytes) -> None:
     """Raise unless `content`, the first bytes of a file, are those of a file that this version reads."""
     if content[: len(MAGIC)] != MAGIC[: len(content)] or not content:
-        raise NotTailcutFileError("not a .tailcut file: it does not begin with the magic bytes 89 54 43 54")
+        why = "it does not begin with the magic bytes 89 54 43 54" if len(content) else "it is empty"
+        raise NotTailcutFileError(f"not a .tailcut file: {why}")
     if len(content) > len(MAGIC) and content[len(MAGIC)] not in VERSIONS:
         raise UnsupportedVersionError(
             f"the file has format version {content[len(MAGIC)]}, this Tailcut reads versions 1 to 3; update Tailcut"

@@ -117,25 +117,28 @@ def predict(
     example = _answers(run_forward(network, read(torch.zeros(1, *shape, device=device))))
     resized = example.ndim == 2 or any(isinstance(module, nn.Linear) for module in network.modules())
     paths, folder = [Path(image) for image in images], None if out is None else make_folder(out)
-    masks: dict[Path, Path] | None = None
+    masks = paths_of_output(paths, _folder_of_masks(folder), "mask") if example.ndim == 4 else None
     predictions, skipped = [], list[dict[str, Any]]()
     for path, image in read_each(paths, partial(_read, shape=shape, resized=resized, invert=invert), skipped):
         with within_memory(image):
             inputs = read(image.to(device))
         outputs = _answers(run_forward(network, inputs))
         check_answers(outputs, f"the network's outputs for {path}")
-        if outputs.ndim == 2:
+        if masks is None:
             predictions.append(_class(path, outputs[0], model))
         else:
-            if folder is None:
-                raise ArgumentError("this network makes masks; name a folder for them (-o DIR)")
-            masks = masks or paths_of_output(paths, folder, "mask")
             predictions.append(_mask(path, outputs, masks[path]))
     task = "classification" if masks is None else "segmentation"
     report = PredictReport(name, task, predictions, time.perf_counter() - start, skipped)
     if folder is not None and masks is None:
         write_atomically(folder / TABLE_FILE, report.to_json() + "\n")
     return report
+
+
+def _folder_of_masks(folder: Path | None) -> Path:
+    if folder is None:
+        raise ArgumentError("this network makes masks; name a folder for them (-o DIR)")
+    return folder
 
 
 def read_each(
