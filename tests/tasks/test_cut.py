@@ -16,3 +16,9 @@ def test_the_report_says_how_much_was_taken(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="levels 1 to 2, asked for was 3"):
         cut_file(path, part, level=3)
     assert tailcut.inspect(part).num_kept == 388, "an error leaves the file that was there"
+
+
+def test_a_file_without_levels_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"zoo:lenet5-776 has no levels, of which one could be cut"):
+        cut_file("zoo:lenet5-776", tmp_path / "a.tailcut", level=1)
+    assert not list(tmp_path.iterdir())

@@ -457,3 +457,9 @@ def test_a_checkpoint_by_its_bare_name(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(run.checkpoints)
     pack(run.last_checkpoint.name, tmp_path / "again.tailcut")
     assert (tmp_path / "again.tailcut").read_bytes() == run.model.read_bytes()
+
+
+def test_levels_that_nobody_trained_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pack("zoo:lenet5-776", tmp_path / "a.tailcut", levels=(0.25,))
+    assert "nothing says that the smaller networks of the file were trained" in caplog.text
+    assert inspect(tmp_path / "a.tailcut").num_levels == 2

@@ -13,7 +13,7 @@ from tests.small_imagenette import write_images
 from tailcut.channels import Scores, prune, score
 from tailcut.data import open_dataset
 from tailcut.errors import ArgumentError, StructureError
-from tailcut.format import load, save
+from tailcut.format import inspect, load, save
 from tailcut.inputs import replace_stem
 from tailcut.runs import Run
 from tailcut.structure import create_model, record_of
@@ -222,3 +222,22 @@ def test_a_detector_loses_channels_of_its_backbone(kind: str, tmp_path: Path) ->
     assert found.keys() == before.keys()
     with pytest.raises(ArgumentError, match="images are not run through a detector to prune it"):
         prune_file(tmp_path / "a.tailcut", tmp_path / "b.tailcut", "coco", rates=0.3, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("given", "asked", "wanted"),
+    [
+        ({"other_dtype": "float16"}, None, "float16"),
+        ({"other_dtype": "bfloat16"}, None, "bfloat16"),
+        ({"other_dtype": "float16"}, "float32", "float32"),
+        ({}, None, "float32"),
+        ({"dtype": "quantized", "step": 1e-3}, None, "float32"),
+    ],
+)
+def test_the_file_has_the_type_of_its_source(
+    given: dict[str, Any], asked: str | None, wanted: str, tmp_path: Path
+) -> None:
+    source, out = tmp_path / "source.tailcut", tmp_path / "slim.tailcut"
+    save(create_model("lenet5"), source, **given)
+    prune_file(source, out, method="l1", rates=0.5, dtype=asked)
+    assert {tensor.dtype for tensor in inspect(out).other_tensors} == {wanted}

@@ -146,7 +146,7 @@ def test_a_result_on_other_data_does_not_stand_in_the_papers_row(tailcut: Tailcu
 def test_a_foreign_result_blocks_no_table(tailcut: Tailcut, tmp_path: Path) -> None:
     (tmp_path / "yolo").mkdir()
     (tmp_path / "yolo" / "result.json").write_text('{"mAP": 0.5}')
-    shown = tailcut("reproduce", "table1", "--show", "--runs", tmp_path)
+    shown = tailcut("reproduce", "table1", "--show", "--runs", str(tmp_path))
     assert shown.code == 0
     assert "lenet5-776" in shown.out
     assert "yolo/result.json is no result of a run" in shown.err
@@ -154,7 +154,7 @@ def test_a_foreign_result_blocks_no_table(tailcut: Tailcut, tmp_path: Path) -> N
 
 def test_a_folder_that_holds_another_result_is_named(tailcut: Tailcut, tmp_path: Path) -> None:
     put(tmp_path / "lenet5-776", name="mine")
-    shown = tailcut("reproduce", "table1", "--only", "lenet5-776", "--no-records", "--runs", tmp_path)
+    shown = tailcut("reproduce", "table1", "--only", "lenet5-776", "--no-records", "--runs", str(tmp_path))
     assert shown.code == 0
     assert "lenet5-776: not run: " in shown.err
     assert "lenet5-776/result.json is the result of mine; move that folder away" in shown.err
@@ -208,3 +208,10 @@ def test_data_roots_and_downloads_arrive(tailcut: Tailcut, tmp_path: Path, monke
 def test_detectors_that_were_not_run_are_measured_by_boxes() -> None:
     measured = {entry.name: entry.measured for entry in wanted_rows(["faster-rcnn-overfit", "resnet56"])}
     assert measured == {"faster-rcnn-overfit": "box_AP", "resnet56": "accuracy"}
+
+
+def test_it_says_that_nothing_was_trained(tailcut: Tailcut, tmp_path: Path) -> None:
+    run = tailcut("reproduce", "table1", "--only", "lenet5-776", "--runs", str(tmp_path))
+    assert "nothing was trained; --no-records trains yours" in run.err
+    assert "nothing was trained" not in tailcut("reproduce", "table1", "--show", "--runs", str(tmp_path)).err
+    assert not list(tmp_path.iterdir())
