@@ -226,3 +226,26 @@ def test_a_row_counts_as_if_one_batch_more_had_read_it() -> None:
     squares.add(torch.tensor([[2.0, 0.0], [0.0, 0.0], [0.0, 0.0]]))
     squares.add(torch.tensor([[2.0, 2.0], [0.0, 2.0], [0.0, 0.0]]))
     assert squares.smoothed().tolist() == [2 + 4 + 8 / 3, 2 + 8 / 3, 8 / 3]
+
+
+class Counting(nn.Module):
+    """Its forward sets attributes of it, as many networks keep their last attention or the size of their input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 12, 3), nn.Linear(12, 4)
+        self.num_calls, self.size, self.store = 0, torch.Size(), dict[str, Tensor]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.num_calls, self.size = self.num_calls + 1, x.shape[-2:]
+        self.store["features"] = features = torch.relu(self.conv(x))
+        result: Tensor = self.head(features.mean((2, 3)))
+        return result
+
+
+def test_a_truncated_network_may_set_attributes_of_itself(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, batches = Counting(), [torch.randn(4, 3, 10, 10) for _ in range(4)]
+    tailcut.regularize(model, keep_ratio=0.3, warn=False)
+    model(batches[0]).sum().backward()  # what it keeps has a gradient
+    assert tailcut.compress(model, tmp_path / "a.tailcut", batches, max_bytes=400).file_bytes <= 400

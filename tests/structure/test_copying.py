@@ -21,6 +21,20 @@ def test_computed_attributes_are_what_a_deepcopy_refuses() -> None:
     assert torch.equal(vars(copied[1])["computed"], found)
 
 
+def test_features_that_a_forward_keeps_are_copied_wherever_they_lie() -> None:
+    layer = nn.Linear(3, 2)
+    features = layer.weight * 2
+    kept: dict[str, Any] = {"last": features, "all": [(features * 2, "a name")]}
+    kept["self"] = kept
+    vars(layer).update(store=kept, constant={"one": torch.ones(2)})
+    assert [id(x) for x in computed_attributes(layer)] != []
+    assert {id(x) for x in computed_attributes(layer)} == {id(features), id(kept["all"][0][0])}
+    copied = vars(deepcopied(layer))["store"]
+    assert torch.equal(copied["all"][0][0], features * 2)
+    assert copied["last"] is not features
+    assert copied["self"] is copied
+
+
 def test_copies_share_nothing_and_keep_what_is_computed() -> None:
     layer = nn.Linear(3, 2)
     vars(layer).update(computed=layer.weight * 2)

@@ -92,8 +92,9 @@ def measure_sensitivity(
         for parameter in wanted:
             parameter.requires_grad_(parameter.is_floating_point())
         with running_eagerly(model), evaluating(model), keeping_buffers(model), torch.enable_grad(), sums.following():
-            forward = fuse(model) if tensors.coefficients else model
             are_features = () if loss is not None else _outputs(partial(features_of, model), batches[0])
+            # After that run: a forward may set attributes of its network, which a fused one takes for changes.
+            forward = fuse(model) if tensors.coefficients else model
             for batch in logged(islice(cycle(batches), num_gradients), "gradients", num_gradients):
                 with parametrize.cached():  # so that a norm runs with the very gains that it shows
                     outputs = _outputs(lambda inputs: inputs.run(forward), batch)

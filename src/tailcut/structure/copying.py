@@ -1,6 +1,7 @@
 """Copies of networks, also of those that `copy.deepcopy` refuses."""
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,13 +11,22 @@ from tailcut.errors import ArgumentError
 
 
 def computed_attributes(model: nn.Module) -> list[torch.Tensor]:
-    """Return tensors computed with gradients that modules hold as plain attributes; a deepcopy needs copies of them.
+    """Return tensors computed with gradients that modules hold as attributes; a deepcopy needs copies of them.
 
-    `torch.nn.utils.weight_norm` leaves such a weight, made of two parameters, until the next forward makes it anew.
-    A deepcopy refuses tensors that have a gradient function.
+    They may lie in lists, tuples and dicts, as features that a forward keeps do. `torch.nn.utils.weight_norm` leaves
+    such a weight, made of two parameters, until the next forward makes it anew. A deepcopy refuses tensors that have a
+    gradient function.
     """
-    attributes = [value for module in model.modules() for value in vars(module).values()]
-    return [value for value in attributes if isinstance(value, torch.Tensor) and not value.is_leaf]
+    found, seen = [], set[int]()
+    waiting: list[Any] = [vars(module) for module in model.modules()]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, torch.Tensor):
+            found += [] if value.is_leaf else [value]
+        elif isinstance(value, (Mapping, list, tuple)) and id(value) not in seen:
+            seen.add(id(value))
+            waiting += value.values() if isinstance(value, Mapping) else value
+    return found
 
 
 def deepcopied(model: nn.Module, memo: dict[int, Any] | None = None, *, so_that: str = "") -> nn.Module:

@@ -150,7 +150,8 @@ def _dtype_of(source: str | Path) -> str | None:
     if not is_tailcut_file(source):
         return None
     report = inspect(source)
-    found = {entry.dtype for entry in (*report.tensors, *report.other_tensors) if not entry.dtype.startswith("int")}
+    dtypes = [entry.dtype for entry in report.tensors] + [entry.dtype for entry in report.other_tensors]
+    found = {dtype for dtype in dtypes if not dtype.startswith("int")}
     return found.pop() if len(found) == 1 and found <= {"float16", "bfloat16"} else None
 
 

@@ -28,6 +28,10 @@ from tailcut.export_c.program.program import Leaf, Map, Resampling, of_leaf
         lambda x: x[:, :, -2:, :3].relu(),
         lambda x: functional.max_pool2d(x, 2, 1)[:, :, -1:],
         lambda x: x[:, :, :, 4:] + x[..., :1],
+        lambda x: x.chunk(2, 2)[1],
+        lambda x: x.split([1, 4, 2], 2)[1].relu() + x.split(4, 2)[0],
+        lambda x: torch.cat(x.split(2, 3)[:2], 1),
+        lambda x: x[:, :, -1:].mean(3, keepdim=True),
     ],
 )
 def test_rows_and_columns_from_a_later_one_on(function: Callable[[Tensor], Tensor], tmp_path: Path) -> None:

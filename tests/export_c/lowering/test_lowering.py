@@ -46,6 +46,11 @@ def change_a_part(x: Tensor) -> Tensor:
     return x
 
 
+def change_rows(x: Tensor) -> Tensor:
+    x.chunk(2, 2)[0].relu_()
+    return x
+
+
 def change_a_permutation(x: Tensor) -> Tensor:
     x.transpose(2, 3).relu_()
     return x
@@ -95,7 +100,11 @@ def view_what_changes(x: Tensor) -> Tensor:
         (lambda x: x[:, :1].expand_as(x), r"expand_as .*: from \(1, 1, 7, 5\) to \(1, 4, 7, 5\); C code knows it of"),
         (lambda x: x.mean((2, 3), keepdim=True).expand(2, 4, 7, 5), r"expand .*: from .* to \(2, 4, 7, 5\)"),
         (lambda x: x.mean((2, 3), keepdim=True).expand(1, 1, 4, 7, 5), r"expand .*: from .* to \(1, 1, 4, 7, 5\)"),
-        (lambda x: x.chunk(2, 2)[0], r"chunk .*: parts of \(1, 4, 7, 5\) along axis 2; C code splits channels"),
+        (
+            lambda x: x.flatten(2).chunk(5, 2)[0],
+            r"chunk .*: parts of \(1, 4, 35\) along axis 2; C code splits channels",
+        ),
+        (change_rows, "relu_ .* changes in place a map that is read by another name"),
         (lambda x: x.flatten(1).split(35, 1)[0], r"split .*: parts of \(1, 140\) along axis 1"),
         (change_a_part, "relu_ .* changes in place a map that is read by another name"),
         (change_a_permutation, "relu_ .* changes in place a map that is read by another name"),

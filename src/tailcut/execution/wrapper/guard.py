@@ -94,7 +94,8 @@ class Guard:
                 raise _changed(f"hooks were added to {self._name(one.source)}")
             names = _differences(one.source.__dict__, seen)
             if names - _FOLLOWED:
-                raise _changed(f"{', '.join(sorted(names - _FOLLOWED))} of {self._name(one.source)} was set")
+                attributes = ", ".join(sorted(names - _FOLLOWED))
+                raise _changed(f"{attributes} of {self._name(one.source)} was set, by you or by its own forward")
             for copy in one.copies:
                 copy.__dict__.update({name: one.source.__dict__[name] for name in names if name in one.source.__dict__})
         self._note()

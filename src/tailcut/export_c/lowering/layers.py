@@ -114,7 +114,11 @@ def _batch_norm(
 ) -> Value:
     value = low.value(x)
     if not has_channels(x, value):
-        raise StructureError(f"batch norm of a map of shape {given_shape(x)}; C code knows it of channels or features")
+        where = " once it is flattened" if value.mixes_places else ""
+        raise StructureError(
+            f"batch norm of a map of shape {given_shape(x)}{where}; C code knows it of channels, before `flatten`, or "
+            "of features"
+        )
     gamma, beta = low.constant(weight), low.constant(bias)
     if training:
         return _measured_norm(low, value, gamma, beta, epsilon)

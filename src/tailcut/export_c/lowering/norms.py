@@ -70,6 +70,11 @@ def _group_norm(
 
 def _of_channels(low: Lowering, x: fx.Node, kind: Kind, epsilon: float) -> Value:
     value = low.value(x)
+    if value.mixes_places:
+        raise StructureError(
+            f"a norm of {given_shape(x)}, a flattened map; C code knows it before `flatten`, over (channels, height, "
+            "width)"
+        )
     if not has_channels(x, value):
         raise _unknown(x, given_shape(x)[-1:])
     return low.stored(value, kind, epsilon=epsilon)

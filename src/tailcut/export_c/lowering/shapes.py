@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from itertools import accumulate
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx
@@ -97,8 +97,12 @@ def _one_step(value: Value, step: int) -> Value | None:
 @HANDLERS.register("chunk", "split", "split_with_sizes")
 def _split(low: Lowering, node: fx.Node, x: fx.Node, sizes: Any, axis: int = 0) -> Value:
     """Return the whole map, of which `getitem` takes a part."""
-    if axis % rank(x) != 1 or (rank(x) != 4 and low.value(x).size != (1, 1)):
-        raise StructureError(f"parts of {given_shape(x)} along {axis_of(x, axis)}; C code splits channels")
+    axis %= rank(x)
+    is_of_channels = axis == 1 and (rank(x) == 4 or low.value(x).size == (1, 1))
+    if not is_of_channels and (rank(x) != 4 or axis == 0):
+        raise StructureError(
+            f"parts of {given_shape(x)} along {axis_of(x, axis)}; C code splits channels, and rows and columns of maps"
+        )
     return low.value(x)
 
 
@@ -112,8 +116,12 @@ def _getitem(low: Lowering, node: fx.Node, parts: fx.Node, index: int) -> Value:
         if index:
             raise StructureError("the places of the largest numbers; C code gives the numbers")
         return low.value(parts)
-    ends = list(accumulate((int(part.shape[1]) for part in parts.meta["val"]), initial=0))
-    return low.plain(parts).of_channels(ends[index], ends[index + 1])
+    x = cast("fx.Node", parts.args[0])
+    axis = cast("int", parts.args[2] if len(parts.args) > 2 else parts.kwargs.get("dim", 0)) % rank(x)
+    ends = list(accumulate((int(part.shape[axis]) for part in parts.meta["val"]), initial=0))
+    if axis == 1:
+        return low.plain(parts).of_channels(ends[index], ends[index + 1])
+    return _rows_or_columns(low, x, node, axis, ends[index])
 
 
 def _gives_places(node: fx.Node) -> bool:
@@ -137,7 +145,7 @@ def _select(low: Lowering, node: fx.Node, x: fx.Node, axis: int, index: int) -> 
     is_along = rank(x) == 4 and axis in (2, 3)
     is_left = is_along and (rank(node) == 4 or shape[5 - axis] == 1)  # a map of one row, or one position
     if not is_left:
-        raise StructureError("one row or column of a map; C code selects channels")
+        raise StructureError("one row or column of a map without its axis; C code keeps the axis: x[:, :, -1:]")
     return _rows_or_columns(low, x, node, axis, index)
 
 

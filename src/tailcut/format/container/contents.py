@@ -255,6 +255,8 @@ def check_magic(content: bytes) -> None:
     """Raise unless `content`, the first bytes of a file, are those of a file that this version reads."""
     if content[: len(MAGIC)] != MAGIC[: len(content)] or not content:
         why = "it does not begin with the magic bytes 89 54 43 54" if len(content) else "it is empty"
+        if content.startswith((b"PK", b"\x80")):
+            why += ", but as torch.save's do: tailcut pack makes one of it, with --model NAME"
         raise NotTailcutFileError(f"not a .tailcut file: {why}")
     if len(content) > len(MAGIC) and content[len(MAGIC)] not in VERSIONS:
         raise UnsupportedVersionError(
