@@ -192,7 +192,7 @@ def test_golden_and_zoo_files(program: Path, path: Path) -> None:
     into = None if make is None else make()
     content = path.read_bytes()
     network = describe(path, into=into)
-    large = 1 << 28 if len(content) > 100_000 else WIDE
+    large = 1 << 28 if len(content) > 40_000 else WIDE
     (answer,) = read_all(program, [Request(content, network, arena=large)])
     assert answer.error == ""
     check_numbers(answer, read_into(content, into))

@@ -156,10 +156,7 @@ def compress(
         check_positive("num_gradients", num_gradients)
     _check_metric(max_drop, evaluate)
     check_output_path(path)  # the rest takes up to hours
-    tensors = current_tensors(model)
-    _check_tensors(tensors, is_measured=sensitivity is None, is_rounded=max_bytes is None)
-    if sensitivity is not None:
-        completed(sensitivity, tensors)
+    _check_tensors(current_tensors(model), sensitivity, is_rounded=max_bytes is None)
     settings: ContentSettings = {"metadata": metadata, "registered": registered, "levels": levels}
     check_room(model, max_bytes, settings)
     count = usual_gradients(model) if num_gradients is None else num_gradients
@@ -240,8 +237,8 @@ def _num_rounded(tensors: NetworkTensors) -> int:
     return kept + sum(tensor.numel() for tensor in others if tensor.is_floating_point())
 
 
-def _check_tensors(tensors: NetworkTensors, *, is_measured: bool, is_rounded: bool) -> None:
-    """Raise an error unless the network's numbers can be rounded, and first measured if they are to be.
+def _check_tensors(tensors: NetworkTensors, sensitivity: Sensitivity | None, *, is_rounded: bool) -> None:
+    """Raise an error unless the network's numbers can be rounded, and first measured if they were not.
 
     With a number of bytes the exact file may do, so that it is not sure that they will be rounded.
     """
@@ -250,8 +247,10 @@ def _check_tensors(tensors: NetworkTensors, *, is_measured: bool, is_rounded: bo
         check_finite(tensors.others, "train the network again, or begin from an earlier state of it")
     if is_rounded:
         check_codable(_num_rounded(tensors))
-    if is_measured:
+    if sensitivity is None:
         check_measurable(tensors)
+    else:
+        completed(sensitivity, tensors)
 
 
 def _check_metric(max_drop: object, evaluate: object) -> None:

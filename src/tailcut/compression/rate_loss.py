@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
-from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +53,9 @@ the next, all numbers of its tensor would jump. Then the steps are those of the 
 
 DEAD = 0.99
 """The part of a network's numbers without which it is dead; shifts alone may be left."""
+
+READERS = "_rate_losses"
+"""Attribute of an optimiser: the modules that read its learning rates in steps already."""
 
 START_BYTES = 3
 """The goal at the start, in parts of that at the end."""
@@ -115,7 +117,6 @@ class RateLoss(nn.Module):
         target_bytes = check_positive("target_bytes", target_bytes)
         self._held = (without_views(model),)  # no part of this module
         self._seed = check_seed(seed)
-        self._optimizers: list[ref[torch.optim.Optimizer]] = []
         tensors = current_tensors(self._model)
         tensors.check_numbers()
         check_not_shared("training for bytes", tensors.named())
@@ -189,9 +190,10 @@ class RateLoss(nn.Module):
                 f"expected an optimiser with {len(self.trained) + 1} groups of parameters, one for each trained tensor "
                 f"and one for the steps, got {len(optimizer.param_groups)}: RateLoss.optimizer makes it"
             )
-        if any(used() is optimizer for used in self._optimizers):
+        readers = vars(optimizer).setdefault(READERS, [])
+        if any(reader is self for reader in readers):
             return
-        self._optimizers.append(ref(optimizer))
+        readers.append(self)
         given: list[tuple[dict[str, Any], float, float]] = []  # group, its rate, and that of the step now
 
         def before(_: object, args: object, settings: object) -> None:

@@ -138,11 +138,15 @@ def prune_file(
     cut = partial(prune_part, network, BACKBONE) if is_detector else partial(prune, network)
     pruning = cut(example, found, **settings)
     measured_on = _measure_again(network, images(num_batches), num_batches) if recalibrate else 0
-    dtype = dtype or _dtype_of(source)
-    written = save(network, out, dtype=dtype or "float32", other_dtype=dtype, metadata=metadata)
+    written = save(network, out, **_types(dtype or _dtype_of(source)), metadata=metadata)
     return PruneFileReport(
         str(source), str(out), written.file_bytes, found.method, found.num_images, measured_on, pruning
     )
+
+
+def _types(dtype: str | None) -> dict[str, Any]:
+    """Return the settings of `save` for all tensors of one type; of their own when None."""
+    return {"dtype": dtype or "float32", "other_dtype": dtype}
 
 
 def _dtype_of(source: str | Path) -> str | None:

@@ -228,7 +228,11 @@ def regularize_edit(*parts: int | str | bytes | float) -> bytes:
 # ---- the head ----
 
 
-@pytest.mark.parametrize("content", [b"", b"\0", b"PK\x03\x04" * 9, b"\x89TCU\x01" + bytes(40), b"TCT\x01", b"\x89PNG"])
+def test_an_empty_file(trial: Trial) -> None:
+    trial.refuse(b"", NotTailcutFileError, "not a .tailcut file: it is empty")
+
+
+@pytest.mark.parametrize("content", [b"\0", b"PK\x03\x04" * 9, b"\x89TCU\x01" + bytes(40), b"TCT\x01", b"\x89PNG"])
 def test_other_files(content: bytes, trial: Trial) -> None:
     trial.refuse(content, NotTailcutFileError, r"does not begin with the magic bytes 89 54 43 54")
 

@@ -116,8 +116,8 @@ def test_numbers_of_a_checkpoint_are_those_behind_the_rounding(make_recipe: Make
 @pytest.mark.parametrize(
     ("method", "call", "message"),
     [
-        ("_round", 1, "^not trained on: no number is left. Nothing is saved; train anew"),
-        ("_round", 30, "^not trained on: no number is left. The checkpoint after epoch 1 is kept; train anew"),
+        ("_keep_codable", 1, "^not trained on: no number is left. Nothing is saved; train anew"),
+        ("_keep_codable", 30, "^not trained on: no number is left. The checkpoint after epoch 1 is kept; train anew"),
         ("_collect_gradients", 3, "^not trained on: no number is left. Nothing is saved; train anew"),
         ("remeasure", 1, "^not trained on: no number is left. The checkpoint after epoch 1 is kept"),
         ("save", 1, "^not packed: no number is left. The checkpoint after epoch 3 is kept; train anew in another"),

@@ -5,6 +5,7 @@ import logging
 
 from tailcut.cli.parser import (
     Commands,
+    Parser,
     add_command,
     add_data_roots,
     add_device,
@@ -43,20 +44,7 @@ def add_parser(commands: Commands) -> None:
     add_data_roots(parser)
     add_workers(parser)
     add_reading(parser)
-    amount = parser.add_mutually_exclusive_group(required=True)
-    amount.add_argument("--max-bytes", type=num_bytes, metavar="SIZE", help="at most so many bytes: 640, 64KB, 1.5MiB")
-    amount.add_argument(
-        "--max-drop",
-        type=percentage_points,
-        metavar="POINTS",
-        help="at most so many percentage points worse, on training images held out: 0.5, or 0.5%%",
-    )
-    amount.add_argument(
-        "--step",
-        type=float,
-        metavar="S",
-        help="size of the steps: 1 makes each number's error worth about a twelfth of a unit of the loss",
-    )
+    _add_goal(parser)
     add_levels(parser)
     parser.add_argument(
         "--num-gradients",
@@ -75,6 +63,24 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("--seed", type=seed, default=0, metavar="N", help="seed that chooses the images (default: 0)")
     add_device(parser)
+
+
+def _add_goal(parser: Parser) -> None:
+    """Add --max-bytes, --max-drop and --step, of which one is needed."""
+    amount = parser.add_mutually_exclusive_group(required=True)
+    amount.add_argument("--max-bytes", type=num_bytes, metavar="SIZE", help="at most so many bytes: 640, 64KB, 1.5MiB")
+    amount.add_argument(
+        "--max-drop",
+        type=percentage_points,
+        metavar="POINTS",
+        help="at most so many percentage points worse, on training images held out: 0.5, or 0.5%%",
+    )
+    amount.add_argument(
+        "--step",
+        type=float,
+        metavar="S",
+        help="size of the steps: 1 makes each number's error worth about a twelfth of a unit of the loss",
+    )
 
 
 def run(arguments: argparse.Namespace) -> Report:
