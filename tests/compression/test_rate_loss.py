@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 import tailcut
 from tailcut import RateLoss
-from tailcut.compression.rounding import Rounding
+from tailcut.compression.rounding import RoundedParameters
 from tailcut.data import open_dataset
 from tailcut.errors import ArgumentError
 from tailcut.format.save import encode_network
@@ -202,13 +202,13 @@ def test_an_interrupt_while_numbers_are_rounded_leaves_them_and_their_gradients(
     cross_entropy(model(IMAGES[:64]), LABELS[:64]).backward()
     before = {name: (p.detach().clone(), p.grad) for name, p in model.named_parameters()}
     gradients = {name: None if grad is None else grad.clone() for name, (_, grad) in before.items()}
-    really = Rounding.round
+    really = RoundedParameters.round
 
-    def interrupted(rounding: Rounding, steps: Tensor) -> None:
+    def interrupted(rounding: RoundedParameters, steps: Tensor) -> None:
         really(rounding, steps)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Rounding, "round", interrupted)
+    monkeypatch.setattr(RoundedParameters, "round", interrupted)
     with pytest.raises(KeyboardInterrupt), rate_loss.rounded():
         raise AssertionError("it was interrupted before")
     assert not rate_loss.is_rounded

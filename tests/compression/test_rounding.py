@@ -7,7 +7,7 @@ from scipy import fft
 from tests.compression.test_lattices import network, trained_of
 from torch import nn
 
-from tailcut.compression.rounding import Rounding
+from tailcut.compression.rounding import RoundedParameters
 from tailcut.errors import ArgumentError
 
 STEPS = torch.tensor([0.5, 0.125, 0.25, 1.0, 0.03125])
@@ -19,7 +19,7 @@ def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def test_the_network_has_whole_numbers_of_steps_and_its_own_again() -> None:
     model = network()
-    rounding, before = Rounding(trained_of(model)), state_of(model)
+    rounding, before = RoundedParameters(trained_of(model)), state_of(model)
     with rounding.kept() as numbers:
         errors, is_used = rounding.round(STEPS)
         kernel = fft.dctn(before["0.weight"].double().numpy(), axes=(2, 3), norm="ortho")
@@ -39,7 +39,7 @@ def test_the_network_has_whole_numbers_of_steps_and_its_own_again() -> None:
 
 def test_an_error_in_the_block_leaves_the_network_as_it_was() -> None:
     model = network()
-    rounding, before = Rounding(trained_of(model)), state_of(model)
+    rounding, before = RoundedParameters(trained_of(model)), state_of(model)
 
     def interrupted() -> None:
         rounding.round(STEPS)
@@ -55,7 +55,7 @@ def test_an_error_in_the_block_leaves_the_network_as_it_was() -> None:
 def test_gradients_of_the_block_are_added_to_those_before() -> None:
     model = network()
     trained = trained_of(model)
-    rounding = Rounding(trained)
+    rounding = RoundedParameters(trained)
     model[1].bias.grad = torch.full((6,), 2.0)
     with rounding.kept() as numbers:
         assert not torch.cat(rounding.gradients()).any()
@@ -68,7 +68,7 @@ def test_gradients_of_the_block_are_added_to_those_before() -> None:
 
 def test_sizes_are_root_mean_squares_of_the_numbers() -> None:
     model = network()
-    rounding = Rounding(trained_of(model))
+    rounding = RoundedParameters(trained_of(model))
     found = rounding.log_sizes()
     wanted = model.get_parameter("0.weight").detach().square().mean().sqrt().log2()
     torch.testing.assert_close(found[1], wanted)
@@ -78,7 +78,7 @@ def test_sizes_are_root_mean_squares_of_the_numbers() -> None:
 
 
 def test_what_a_tensor_has_is_given_to_each_of_its_numbers() -> None:
-    rounding = Rounding(trained_of(network()))
+    rounding = RoundedParameters(trained_of(network()))
     values = torch.arange(5.0, requires_grad=True)
     spread = rounding.spread(values)
     assert [len(part) for part in rounding.split(spread)] == [20, 108, 6, 6, 6]
@@ -89,7 +89,7 @@ def test_what_a_tensor_has_is_given_to_each_of_its_numbers() -> None:
 
 
 def test_fewer_numbers_than_at_the_start_are_told() -> None:
-    rounding = Rounding(trained_of(network()))
+    rounding = RoundedParameters(trained_of(network()))
     with pytest.raises(ArgumentError, match=r"has 10 numbers to round, and had 146 when RateLoss was made"):
         rounding.split(torch.zeros(10))
     with pytest.raises(RuntimeError, match="no numbers"):
@@ -100,7 +100,7 @@ def test_fewer_numbers_than_at_the_start_are_told() -> None:
 def test_gradients_that_are_set_to_zero_in_the_block_are_gone(*, to_none: bool) -> None:
     """Lightning calls `zero_grad` within it, between the forward and the backward."""
     model = network()
-    rounding = Rounding(trained_of(model))
+    rounding = RoundedParameters(trained_of(model))
     found = []
     for _ in range(3):
         with rounding.kept():
@@ -118,7 +118,7 @@ def test_gradients_that_are_set_to_zero_in_the_block_are_gone(*, to_none: bool) 
 @pytest.mark.parametrize("to_none", [True, False], ids=["to none", "to zeros"])
 def test_so_are_those_of_numbers_that_the_block_does_not_use(*, to_none: bool) -> None:
     model = network()
-    rounding = Rounding(trained_of(model))
+    rounding = RoundedParameters(trained_of(model))
     model[1].bias.grad = torch.ones(6)
     with rounding.kept():
         pass
@@ -134,7 +134,7 @@ def test_so_are_those_of_numbers_that_the_block_does_not_use(*, to_none: bool) -
 
 def test_what_was_frozen_since_gets_no_gradient() -> None:
     model = network()
-    rounding = Rounding(trained_of(model))
+    rounding = RoundedParameters(trained_of(model))
     model[0].weight.requires_grad_(False)
     with rounding.kept() as numbers:
         rounding.add_gradients(torch.ones_like(numbers))

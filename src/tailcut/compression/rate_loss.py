@@ -17,7 +17,7 @@ from tailcut.compression.fisher import Drawn, measure_sensitivity
 from tailcut.compression.laplace import laplace_bits
 from tailcut.compression.lattices import Lattices, cut_empty_tails, cut_to, trained_tensors
 from tailcut.compression.reference import LEAST_STEP, Reference, codable, times
-from tailcut.compression.rounding import Rounding
+from tailcut.compression.rounding import RoundedParameters
 from tailcut.errors import ArgumentError
 from tailcut.files import check_output_path
 from tailcut.format.container.numbers import QUANTIZED, QUANTIZED_DTYPE
@@ -123,7 +123,7 @@ class RateLoss(nn.Module):
         self.trained = trained_tensors(tensors)
         if not self.trained:
             raise ArgumentError("no parameter of the network wants a gradient: there is nothing to train for bytes")
-        self._lattices, self._rounding = Lattices(self.trained), Rounding(self.trained)
+        self._lattices, self._rounding = Lattices(self.trained), RoundedParameters(self.trained)
         transforms = {tensor.name: tensor.transform for tensor in self.trained}
         usual = default_sensitivity(tensors)
         found = completed(usual if sensitivity is None else sensitivity, tensors)

@@ -10,7 +10,7 @@ from tailcut.compression.lattices import TrainedTensor
 from tailcut.errors import ArgumentError
 
 
-class Rounding:
+class RoundedParameters:
     """The numbers of a network as one flat vector, and the parameters that compute with rounded ones.
 
     Args:
@@ -43,7 +43,7 @@ class Rounding:
         try:  # from here on: an interrupt while the numbers are rounded must not leave them so
             for parameter in parameters:
                 if parameter.grad is not None:
-                    self._earlier.append(_EarlierGradient(parameter))
+                    self._earlier.append(_EarlierGradient(parameter, parameter.grad))
             yield self.numbers
         finally:
             with torch.no_grad():
@@ -130,15 +130,14 @@ class _EarlierGradient:
     Loops may call `zero_grad` within the block, as Lightning's does just before the backward.
 
     Args:
-        parameter: has a gradient (is given another).
+        parameter: whose it is (is given the zeros).
+        gradient: of it until here.
     """
 
-    def __init__(self, parameter: nn.Parameter) -> None:
-        if parameter.grad is None:
-            raise RuntimeError("there is no gradient")
+    def __init__(self, parameter: nn.Parameter, gradient: Tensor) -> None:
         self._parameter, self._is_settled = parameter, False
-        self._gradient: Tensor | None = parameter.grad
-        self._zeros = torch.zeros_like(parameter.grad)
+        self._gradient: Tensor | None = gradient
+        self._zeros = torch.zeros_like(gradient)
         self._version = self._zeros._version
         parameter.grad = self._zeros
         self._hook = parameter.register_hook(self.settle) if parameter.requires_grad else None
