@@ -60,11 +60,10 @@ def split(content: bytes, packet_bytes: int) -> list[bytes]:
             needed = -(-len(content) // room)
             parts = [content[number * room : (number + 1) * room] for number in range(needed)]
             return [_sealed(_head(number, needed, content) + part) for number, part in enumerate(parts)]
-    enough = -(-len(content) // MAX_PACKETS) + len(_sealed(_head(MAX_PACKETS - 1, MAX_PACKETS, content)))
     least, most = (len(_sealed(_head(count - 1, count, content))) for count in (1, MAX_PACKETS))
     raise ArgumentError(
         f"{len(content):,} bytes do not go into {MAX_PACKETS:,} packets of {packet_bytes} bytes, of which header and "
-        f"checksum take {least} to {most}; {enough} bytes do"
+        f"checksum take {least} to {most}; {-(-len(content) // MAX_PACKETS) + most} bytes do"
     )
 
 

@@ -73,3 +73,17 @@ def test_what_has_no_form_is_named(layer: nn.Module, message: str, tmp_path: Pat
         nn.init.uniform_(parameter)
     with pytest.raises(StructureError, match=message):
         export_c(nn.Sequential(nn.Conv2d(3, 4, 3), layer), tmp_path / "c", example_input=torch.rand(1, 3, 6, 6))
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (nn.LayerNorm(64), r"a norm of \(1, 64\), a flattened map; C code knows it before `flatten`"),
+        (nn.GroupNorm(2, 64), r"a norm of \(1, 64\), a flattened map; C code knows it before `flatten`"),
+        (nn.BatchNorm1d(64).eval(), r"\(1, 64\) once it is flattened; C code knows it of channels, before `flatten`"),
+    ],
+)
+def test_norms_of_flattened_maps_have_no_form(layer: nn.Module, message: str, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), layer, nn.Linear(64, 3))
+    with pytest.raises(StructureError, match=message):
+        export_c(model, tmp_path / "c", example_input=torch.rand(1, 3, 6, 6))

@@ -61,14 +61,17 @@ def _group_norm(
     epsilon: float = 1e-5,
     cudnn: bool = False,
 ) -> Value:
-    value = low.value(x)
-    if not has_channels(x, value):
-        raise _unknown(x, [groups])
+    value = _with_channels(low, x, [groups])
     made = low.stored(value, Kind.GROUP_NORM, epsilon=epsilon, groups=groups)
     return _affine(made, low.constant(weight), low.constant(bias))
 
 
 def _of_channels(low: Lowering, x: fx.Node, kind: Kind, epsilon: float) -> Value:
+    return low.stored(_with_channels(low, x, given_shape(x)[-1:]), kind, epsilon=epsilon)
+
+
+def _with_channels(low: Lowering, x: fx.Node, shape: Any) -> Value:
+    """Return what a norm over this shape reads, whose axis 1 is that of the channels."""
     value = low.value(x)
     if value.mixes_places:
         raise StructureError(
@@ -76,8 +79,8 @@ def _of_channels(low: Lowering, x: fx.Node, kind: Kind, epsilon: float) -> Value
             "width)"
         )
     if not has_channels(x, value):
-        raise _unknown(x, given_shape(x)[-1:])
-    return low.stored(value, kind, epsilon=epsilon)
+        raise _unknown(x, shape)
+    return value
 
 
 def _unknown(x: fx.Node, shape: Any) -> StructureError:
