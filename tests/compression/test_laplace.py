@@ -51,3 +51,17 @@ def test_large_means_keep_their_digits() -> None:
     means = torch.tensor([1e5, 2e5]).double()
     low, high = laplace_bits(means, means).tolist()
     assert high - low == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("mean", [2.0**-5, 0.4, 30.0, 1e4, 1e6])
+def test_float32_has_its_digits_at_any_mean(mean: float) -> None:
+    values = torch.cat([torch.linspace(-1, 1, 101), torch.linspace(-5 * mean, 5 * mean, 101)]).double()
+    means, exact = torch.full_like(values, mean), values.clone().requires_grad_()
+    short = values.float().requires_grad_()
+    found, wanted = laplace_bits(short, means.float()), laplace_bits(exact, means)
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=2e-5)
+    found.sum().backward()
+    wanted.sum().backward()
+    assert short.grad is not None
+    assert exact.grad is not None
+    torch.testing.assert_close(short.grad.double(), exact.grad, rtol=1e-4, atol=1e-6)

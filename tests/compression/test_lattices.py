@@ -83,6 +83,10 @@ def test_expected_magnitudes_are_those_of_all_others_nearby() -> None:
         apart = sum(level((total + 8 * whole) / (count + 8)) - level(whole) for total, count in along)
         assert float(found[4 * row + column]) == pytest.approx(2 ** (level(whole) + 0.75 * apart))
     bias = sizes[12:]
+    huge = torch.zeros(15)
+    huge[5] = 2.0**17  # one number alone, beside which the others must not vanish
+    exact = Lattices(tensors).means(huge.double())
+    torch.testing.assert_close(Lattices(tensors).means(huge).double(), exact, rtol=1e-3, atol=0)
     for place in range(3):
         whole = (float(bias.sum() - bias[place]) + 4) / (2 + 4)
         assert float(found[12 + place]) == pytest.approx(whole + LEAST_MEAN)

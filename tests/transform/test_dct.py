@@ -12,7 +12,7 @@ from scipy.fft import dctn, idctn
 from torch import Tensor
 
 from tailcut.errors import ArgumentError
-from tailcut.transform import dct, dct_basis, idct
+from tailcut.transform import dct, dct_basis, idct, kernel_dct
 from tailcut.transform.dct import (
     FFT_MIN_SIZE,
     expand_axis,
@@ -291,3 +291,21 @@ def test_without_autocast() -> None:
             assert (x @ x).dtype == torch.float32
         with without_autocast(torch.device("meta")):
             assert (x @ x).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    "shape", [(4, 3), (4, 3, 5), (4, 3, 3, 3), (4, 1, 1, 1), (4, 3, 7, 7), (2, 3, 2, 3, 4), (0, 3, 3, 3)]
+)
+def test_kernels_are_transformed_at_once_as_along_each_axis(shape: tuple[int, ...]) -> None:
+    x, axes = noise(*shape), range(2, len(shape))
+    wanted = dctn(x.numpy(), axes=axes, norm="ortho") if axes and x.numel() else x.numpy()
+    torch.testing.assert_close(kernel_dct(x), torch.from_numpy(wanted))
+    torch.testing.assert_close(kernel_dct(torch.from_numpy(wanted), inverse=True), x)
+
+
+def test_kernels_keep_their_type_and_precision_under_autocast() -> None:
+    x = noise(4, 3, 3, 3, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, short = kernel_dct(x), kernel_dct(x.bfloat16())
+    torch.testing.assert_close(found, torch.from_numpy(dctn(x.numpy(), axes=(2, 3), norm="ortho")))
+    assert short.dtype == torch.bfloat16

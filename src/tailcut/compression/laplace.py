@@ -47,15 +47,22 @@ class _LaplaceBits(torch.autograd.Function):
 
 
 def _bits_and_slope(values: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the bits of numbers, and their derivative by these."""
-    root = (torch.sqrt(1 + 4 * means.square()) - 1) / (2 * means)  # exp(-1 / (2 b)) of the distribution of that mean
-    decay = -2 * torch.log(root)  # 1 / b
-    size = values.abs()
-    is_inside = size < 0.5  # the interval has 0 in it: 1 - root cosh(size / b), else exp(-size / b) sinh(1 / (2 b))
-    grown = torch.exp(decay * size.clamp(max=0.5))
-    rises, falls = root * grown / 2, root / grown / 2
-    left = 1 - rises - falls
-    part = torch.where(is_inside, left, (1 / root - root) / 2)
-    bits = torch.where(is_inside, 0.0, decay * size) - torch.log(part)
-    slope = decay * torch.where(is_inside, (rises - falls) / left, 1.0) * values.sign()
-    return bits / math.log(2), slope / math.log(2)
+    """Return the bits of numbers, and their derivative by these.
+
+    With h = 1 / (2 b) of the distribution of that mean, asinh(1 / (2 mean)), and a value's size s up to 1/2, the
+    interval has 1 - exp(-h) cosh(2 h s) of the probability, written with expm1 to keep its digits where h is small;
+    from there on it falls by exp(-2 h) for each step.
+    """
+    half = 0.5 / means
+    square = half.square()
+    half.add_(square.div_((square + 1).sqrt_().add_(1))).log1p_()  # asinh, which has no vectorised loop
+    beyond = values.abs()
+    inner = beyond.clamp(max=0.5)
+    beyond.sub_(inner)
+    turn = inner.mul_(half).mul_(2)
+    near = (turn - half).expm1_()
+    far = turn.add_(half).neg_().expm1_()
+    both = near + far
+    bits = (both * -0.5).log_().neg_().addcmul_(beyond, half, value=2)
+    slope = far.sub_(near).div_(both).mul_(half).mul_(values.sign())
+    return bits.mul_(1 / math.log(2)), slope.mul_(2 / math.log(2))

@@ -10,7 +10,7 @@ from tailcut.format.container.streams import Kept
 from tailcut.format.network.tensors import NetworkTensors
 from tailcut.format.quantized.coder import APART, LEAST_MEAN
 from tailcut.format.quantized.values import KERNEL_DCT, NONE, kernel_transform
-from tailcut.transform import dct, idct
+from tailcut.transform import kernel_dct
 from tailcut.transform.order import l1_order_index
 from tailcut.weights import truncated_tensors
 from tailcut.weights.parametrization.attach import set_length
@@ -45,13 +45,13 @@ class TrainedTensor:
     def numbers(self, values: Tensor) -> Tensor:
         """Return the numbers that are rounded, (count,), of a tensor shaped like the parameter."""
         if self.transform == KERNEL_DCT:
-            return dct(values, tuple(range(2, values.ndim))).reshape(-1)
+            return kernel_dct(values).reshape(-1)
         return values.reshape(-1)[: self.count]
 
     def values(self, numbers: Tensor) -> Tensor:
         """Return the tensor, shaped like the parameter, of numbers as `numbers` gives them; the rest is 0."""
         if self.transform == KERNEL_DCT:
-            return idct(numbers.reshape(self.shape), tuple(range(2, len(self.shape))))
+            return kernel_dct(numbers.reshape(self.shape), inverse=True)
         missing = self.parameter.numel() - self.count
         return torch.cat([numbers, numbers.new_zeros(missing)]).reshape(self.parameter.shape)
 
@@ -105,9 +105,9 @@ class Lattices:
         ]
 
     def means(self, magnitudes: Tensor) -> Tensor:
-        """Return the magnitudes that the code expects, (numbers,), float64, without gradient."""
+        """Return the magnitudes that the code expects, (numbers,), of the same type, without gradient."""
         parts = magnitudes.detach().split(self.counts)
-        return torch.cat([_means(lattice, part.double()) for lattice, part in zip(self._lattices, parts, strict=True)])
+        return torch.cat([_means(lattice, part) for lattice, part in zip(self._lattices, parts, strict=True)])
 
 
 class _Whole:
@@ -138,31 +138,27 @@ class _Scattered:
 
     def __init__(self, index: Tensor) -> None:
         self.shape, self.num_axes = [len(index)], index.shape[1]
-        self._places = [(place, place.bincount().double()) for place in index.unbind(1)]
+        self._places = [(place, place.bincount()) for place in index.unbind(1)]
 
     def sums(self, magnitudes: Tensor) -> Iterator[tuple[Tensor, Tensor | int]]:
         """Yield what `_Whole.sums` does."""
         for place, members in self._places:
-            yield torch.zeros_like(members).index_add_(0, place, magnitudes)[place], members[place]
+            yield magnitudes.new_zeros(len(members)).index_add_(0, place, magnitudes)[place], members[place]
 
 
 def _means(lattice: _Whole | _Scattered, magnitudes: Tensor) -> Tensor:
-    """Return the magnitudes that the code expects of the numbers of a tensor, (count,), float64."""
-    whole = _mean_of_others(magnitudes.sum(), len(magnitudes), magnitudes, PRIOR_OF_TENSOR, FIRST_MEAN)
+    """Return the magnitudes that the code expects of the numbers of a tensor, (count,)."""
+    whole = (PRIOR_OF_TENSOR * FIRST_MEAN + magnitudes.sum() - magnitudes).div_(len(magnitudes) - 1 + PRIOR_OF_TENSOR)
     if lattice.num_axes < 2:  # along a single axis each number is a place of its own, which tells nothing
-        return whole + LEAST_MEAN
+        return whole.add_(LEAST_MEAN)
     magnitudes, whole = magnitudes.reshape(lattice.shape), whole.reshape(lattice.shape)
-    level, product = torch.log2(whole + LEAST_MEAN), torch.ones_like(whole)
+    product = torch.ones_like(whole)
     for sums, members in lattice.sums(magnitudes):
-        product *= _mean_of_others(sums, members, magnitudes, PRIOR, whole) + LEAST_MEAN
-    return torch.exp2(level + APART * (torch.log2(product) - lattice.num_axes * level)).reshape(-1)
-
-
-def _mean_of_others(
-    sums: Tensor, members: Tensor | int, magnitudes: Tensor, prior: int, before: Tensor | float
-) -> Tensor:
-    """Return the mean of all other numbers in the place of each, with `prior` more of magnitude `before`."""
-    return (sums - magnitudes + prior * before) / (members - 1 + prior)
+        # The mean of all others in the place of each number and PRIOR more like `whole`, plus LEAST_MEAN.
+        others = members - 1 + PRIOR
+        product *= ((sums + others * LEAST_MEAN) - magnitudes).add_(whole, alpha=PRIOR).div_(others)
+    level, apart = whole.add_(LEAST_MEAN).log2_(), product.log2_()
+    return level.mul_(1 - APART * lattice.num_axes).add_(apart, alpha=APART).exp2_().reshape(-1)
 
 
 def cut_empty_tails(model: nn.Module) -> dict[str, int]:

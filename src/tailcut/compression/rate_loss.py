@@ -261,13 +261,13 @@ class RateLoss(nn.Module):
         if numbers is None:
             raise ArgumentError("call the RateLoss within `with rate_loss.rounded():`, as the network")
         self._numbers = numbers.detach().requires_grad_()
-        steps = self._numbers / spread(self.step_sizes())
+        steps = self._numbers / spread(self.step_sizes())  # float32 at least, as the steps are
         offsets = [t.offset(part) for t, part in zip(self.trained, self._rounding.split(steps.detach()), strict=True)]
         steps = steps - spread(torch.stack(offsets))
         generator = torch.Generator().manual_seed((SEEDS * self._seed + self.target.num_done) % LARGEST_SEED)
         noise = torch.rand(steps.shape, generator=generator, device="cpu").to(steps) - 0.5
         means = self._lattices.means(torch.round(steps.detach()).abs())
-        num_bytes = laplace_bits((steps + noise).double(), means).sum() / 8
+        num_bytes = laplace_bits(steps + noise, means).sum(dtype=torch.float64) / 8
         self.target.follow(float(num_bytes.detach()), lambda: self._packed_bytes(1.0, self.sensitivity()))
         self._costs_have_gradients = num_bytes.requires_grad
         return (self.target.price * num_bytes).float()
