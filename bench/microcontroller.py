@@ -24,7 +24,7 @@ from tailcut.export_c.description import describe
 from tailcut.export_c.description_text import description_text
 from tailcut.export_c.export import CExportReport
 from tailcut.format.container.contents import HEAD_BYTES, decode
-from tailcut.format.load import read_file
+from tailcut.format.file_bytes import read_file
 from tailcut.format.zoo import zoo_folder
 
 FIRMWARE = Path(__file__).parent / "firmware"

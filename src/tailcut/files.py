@@ -76,6 +76,14 @@ def read_image_bytes(path: str | Path) -> bytes:
         raise DataError(f"cannot read the image {path}: {reason}") from error
 
 
+def name_of(path: object) -> str:
+    """Return the name of a file, for people: of a file object the one that it has, if any."""
+    if isinstance(path, (str, os.PathLike)):
+        return str(path)
+    name = getattr(path, "name", None)
+    return name if isinstance(name, str) and name else f"the {type(path).__name__} object"
+
+
 def by_name(path: PurePath) -> str:
     """Return a path's name, to sort a folder's files alike everywhere: Windows compares paths without case."""
     return path.name

@@ -19,7 +19,7 @@ from tailcut.export_c import (
     reader_sources,
     runtime_folder,
 )
-from tailcut.format.load import read_file
+from tailcut.format.file_bytes import read_file
 from tailcut.format.zoo import resolve, zoo_names
 
 DOCS = Path(__file__).parents[2] / "docs"

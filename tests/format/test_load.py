@@ -456,7 +456,7 @@ def test_a_file_larger_than_its_network_can_be_is_not_read(tmp_path: Path) -> No
         file.write(b"\x89TCT\x01")
         file.truncate(1 << 40)
     for call in (tailcut.load, tailcut.inspect):
-        with pytest.raises(LimitError, match=r"a\.tailcut has 1099511627776 bytes, at most \d+ are allowed"):
+        with pytest.raises(LimitError, match=r"a\.tailcut: the file has 1099511627776 bytes, at most \d+ are allowed"):
             call(path)
 
 

@@ -72,4 +72,4 @@ def test_a_pipe_is_reported(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"\x89TCT", io.BytesIO()])
 def test_content_in_place_of_a_name_is_reported(content: Any) -> None:
     with pytest.raises(ArgumentError, match=f"expected the name of a file to read, got {type(content).__name__}"):
-        tailcut.load(content)
+        resolve(content)

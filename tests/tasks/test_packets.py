@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from tailcut.errors import ArgumentError, ChecksumError, MissingExtraError, TruncatedFileError
-from tailcut.format.load import read_file
+from tailcut.format.file_bytes import read_file
 from tailcut.format.packets import join
 from tailcut.tasks.packets import CORRECTIONS, join_files, split_file, write_qr_codes
 

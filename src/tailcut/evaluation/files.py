@@ -19,7 +19,7 @@ from tailcut.evaluation.evaluate import (
 from tailcut.evaluation.generation import GENERATORS, evaluate_generator_file
 from tailcut.evaluation.stored_inputs import read_as
 from tailcut.format import load
-from tailcut.format.load import read_contents
+from tailcut.format.file_bytes import read_contents
 from tailcut.inputs.detection.detectors import Detector
 from tailcut.inputs.transform.input_transform import input_transform_of
 from tailcut.runtime.share import Share

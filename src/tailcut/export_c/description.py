@@ -8,7 +8,8 @@ from torch import nn
 from tailcut.errors import ArgumentError
 from tailcut.format.container.contents import Contents, StoredBase
 from tailcut.format.container.numbers import type_number
-from tailcut.format.load import apply_edits, bare_network, read_contents
+from tailcut.format.file_bytes import read_contents
+from tailcut.format.load import apply_edits, bare_network
 from tailcut.format.network.tensors import NetworkTensors, OtherTensor, meta_copy, network_tensors
 from tailcut.limits import limit_of
 from tailcut.structure import Writer

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import IO, Any
 
 from tailcut import structure
 from tailcut.errors import shown
@@ -21,14 +21,13 @@ from tailcut.format.container.streams import (
     decode_values,
     quantized_places,
 )
+from tailcut.format.file_bytes import naming, read_file
 from tailcut.format.load import (
     apply_edits,
     bare_network,
     check_own_list,
     check_tensors,
     decode_edits,
-    naming,
-    read_file,
 )
 from tailcut.format.network.building import named_base
 from tailcut.format.network.tensors import network_tensors
@@ -258,13 +257,13 @@ def _metadata_lines(metadata: dict[str, Any]) -> list[str]:
     return [*lines, f"metadata         {rest}"] if rest else lines
 
 
-def inspect(path: str | Path, *, max_parameters: int | None = None) -> InspectReport:
+def inspect(path: str | Path | IO[bytes], *, max_parameters: int | None = None) -> InspectReport:
     """Describe the contents of a `.tailcut` file, tensor by tensor.
 
     The whole file is checked, but no memory is taken for the dense network.
 
     Args:
-        path: the file, or "zoo:NAME".
+        path: the file, "zoo:NAME", or a binary file object, which is read to its end.
         max_parameters: the most numbers that the dense network may have (2^30 if not given).
 
     Raises:

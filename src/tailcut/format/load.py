@@ -1,31 +1,25 @@
 """`load`: rebuilds the network of a `.tailcut` file, after every check that can be made before memory is taken."""
 
 import math
-import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial, reduce
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import IO, TypeVar, overload
 
 import torch
 from torch import nn
 
-from tailcut.arguments import is_integer
 from tailcut.errors import (
     ArgumentError,
     CorruptFileError,
-    FormatError,
-    LimitError,
     ModelMismatchError,
     StructureError,
     TruncatedFileError,
     UnsupportedVersionError,
-    shown,
 )
-from tailcut.format.container.contents import HEAD_BYTES, MAX_FRAME_BYTES, Contents, check_magic, decode
+from tailcut.format.container.contents import Contents, decode
 from tailcut.format.container.numbers import (
-    LARGEST_NUMBER_BYTES,
     can_hold,
     has_non_finite,
     needs_double,
@@ -34,11 +28,11 @@ from tailcut.format.container.numbers import (
     type_name,
 )
 from tailcut.format.container.streams import counts_by_level, decode_values
+from tailcut.format.file_bytes import checked_level, naming, read_file
 from tailcut.format.network.building import build_for_real, build_on_meta, materialize, named_base, needs_real_tensors
 from tailcut.format.network.rollback import unchanged_on_error
 from tailcut.format.network.tensors import NetworkTensors, list_digest, meta_copy, network_tensors
-from tailcut.format.zoo import resolve
-from tailcut.limits import check_level_work, check_total, check_work, limit_of, limit_setting, non_finite_allowed
+from tailcut.limits import check_level_work, check_total, check_work, limit_of, non_finite_allowed
 from tailcut.structure import (
     METADATA_KEY,
     CoefficientLayout,
@@ -68,7 +62,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @overload
 def load(
-    path: str | Path,
+    path: str | Path | IO[bytes],
     *,
     into: None = None,
     device: torch.device | str = "cpu",
@@ -80,7 +74,7 @@ def load(
 
 @overload
 def load(
-    path: str | Path,
+    path: str | Path | IO[bytes],
     *,
     into: Network,
     device: torch.device | str = "cpu",
@@ -92,7 +86,7 @@ def load(
 
 @torch.inference_mode(False)
 def load(
-    path: str | Path,
+    path: str | Path | IO[bytes],
     *,
     into: nn.Module | None = None,
     device: torch.device | str = "cpu",
@@ -103,7 +97,8 @@ def load(
     """Rebuild the network of a `.tailcut` file. The file is data only: nothing in it is ever executed.
 
     Args:
-        path: the file, or "zoo:NAME" for a network that ships with Tailcut.
+        path: the file, or "zoo:NAME" for a network that ships with Tailcut; or a binary file object, such as
+            `io.BytesIO(content)`, which is read to its end.
         into: a fresh network of your own class to fill in; it is changed, and left as it was on an error.
             Needed if the file holds no registered name. It keeps its number types, which must hold the file's numbers.
         device: where the network shall be (with `into` it stays where it is).
@@ -141,25 +136,6 @@ def load(
         )
 
 
-def checked_level(level: Any) -> int | None:
-    """Return the user's level; raise `ArgumentError` unless it is None or a whole number from 1."""
-    if level is None:
-        return None
-    if is_integer(level) and level >= 1:
-        return int(level)
-    raise ArgumentError(f"level must be a whole number from 1, the smallest, got {level!r}")
-
-
-@contextmanager
-def naming(path: str | Path) -> Iterator[None]:
-    """Within the block, errors about a file's content begin with its name."""
-    try:
-        yield
-    except (FormatError, ArgumentError) as error:
-        # The message holds text from the file.
-        raise type(error)(f"{path}: {shown(str(error))}") from error
-
-
 @contextmanager
 def _naming_wrapper(into: nn.Module) -> Iterator[None]:
     """Within the block, errors about a network that the file does not fit say so if it is one of torch's wrappers."""
@@ -172,41 +148,6 @@ def _naming_wrapper(into: nn.Module) -> Iterator[None]:
         raise ModelMismatchError(
             f"{error}; into= is a {type(into).__name__}, a wrapper: load into the network in it, its {place}"
         ) from error
-
-
-def read_file(path: str | Path, max_parameters: int | None = None) -> bytes:
-    """Return the bytes of the file `path` or "zoo:NAME".
-
-    Raises:
-        FormatError: it is no file of ours, or larger than one with `max_parameters` numbers can be.
-        FileNotFoundError: there is no such file.
-    """
-    resolved, max_parameters = resolve(path), limit_of(max_parameters)
-    with resolved.open("rb") as file:
-        # A large file of another kind is not read to its end.
-        with naming(path):
-            check_magic(file.read(HEAD_BYTES))
-        size, most = os.fstat(file.fileno()).st_size, MAX_FRAME_BYTES + LARGEST_NUMBER_BYTES * max_parameters
-        if size > most:
-            raise LimitError(
-                f"{path} has {size} bytes, at most {most} are allowed for {max_parameters} numbers; if you "
-                f"trust the file, raise {limit_setting()}"
-            )
-        file.seek(0)
-        return file.read()
-
-
-def read_contents(path: str | Path, level: int | None = None) -> Contents:
-    """Return the contents of the file `path` or "zoo:NAME", up to a level of it, without building its network.
-
-    Raises:
-        FormatError: as `load`, with the file's name.
-        ArgumentError: there is no such level.
-        FileNotFoundError: there is no such file.
-    """
-    content = read_file(path)
-    with naming(path):
-        return decode(content, checked_level(level))
 
 
 def bare_network(contents: Contents, max_parameters: int) -> nn.Module:

@@ -11,7 +11,7 @@ from tailcut.errors import ArgumentError
 from tailcut.format import load
 from tailcut.format.container.contents import MAGIC
 from tailcut.format.conversion.checkpoints import load_checkpoint
-from tailcut.format.load import read_contents
+from tailcut.format.file_bytes import read_contents
 from tailcut.format.zoo import resolve
 from tailcut.structure import create_model, in_evaluation
 

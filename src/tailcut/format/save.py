@@ -1,12 +1,13 @@
 """`save`: writes a network to a `.tailcut` file."""
 
+import io
 import logging
 import os
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import cache, reduce
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import IO, Any, TypedDict, Unpack
 
 import torch
 from torch import nn
@@ -83,7 +84,7 @@ class WriteSettings(ContentSettings, total=False):
 @torch.inference_mode(False)
 def save(
     model: nn.Module,
-    path: str | Path,
+    path: str | Path | IO[bytes],
     *,
     dtype: str | torch.dtype | None = None,
     other_dtype: str | torch.dtype | None = None,
@@ -100,7 +101,7 @@ def save(
 
     Args:
         model: a network from `create_model` or of a user's own class, regularised or not.
-        path: the file; one of that name is replaced.
+        path: the file; one of that name is replaced. Or a binary file object, to which it is written.
         dtype: of the coefficients: "float32", "float16", "bfloat16" (or "float64"), or the same as `torch.float16`; or
             "quantized": rounded to steps and coded in a few bits each, with parameters and running statistics too.
             None: "quantized" where `step`, `max_bytes` or `sensitivity` is given; else "float32", or "float64" where
@@ -171,7 +172,7 @@ def _type_of_coefficients(model: object, *others: torch.dtype) -> torch.dtype:
 
 
 def write_network(
-    model: nn.Module, path: str | Path, *, dtype: str | torch.dtype, **settings: Unpack[WriteSettings]
+    model: nn.Module, path: str | Path | IO[bytes], *, dtype: str | torch.dtype, **settings: Unpack[WriteSettings]
 ) -> SaveReport:
     """`save` without a word in the log, for callers that say themselves what was written."""
     _check_arguments(model, path)
@@ -183,7 +184,10 @@ def write_network(
     if QUANTIZED_DTYPE in (dtype, settings.get("other_dtype")):
         warn_of_nothing_left(tensors, *decode_values(decode(content), tensors.coefficients, tensors.stored_others))
     # Last, so that an earlier failure leaves an old file unchanged.
-    write_atomically(path, content)
+    if isinstance(path, (str, os.PathLike)):
+        write_atomically(path, content)
+    else:
+        path.write(content)
     return report
 
 
@@ -211,7 +215,10 @@ def _check_arguments(model: object, path: object) -> None:
             "(model.load_state_dict(...)) and save that"
         )
     check_module("save", model)
-    check_is_path(path)
+    if isinstance(path, io.TextIOBase):
+        raise ArgumentError('expected a binary file object, got one of text: open it with "wb"')
+    if not callable(getattr(path, "write", None)):
+        check_is_path(path)
 
 
 def encode_network(

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import torch
 
+from tailcut.files import name_of
 from tailcut.format.network.tensors import NetworkTensors
 from tailcut.printing import Report
 
@@ -43,10 +45,10 @@ class SaveReport(Report):
         )
 
 
-def save_report(path: str | Path, file_bytes: int, tensors: NetworkTensors) -> SaveReport:
+def save_report(path: str | Path | IO[bytes], file_bytes: int, tensors: NetworkTensors) -> SaveReport:
     """Return the report of a file with these tensors."""
     return SaveReport(
-        str(path),
+        name_of(path),
         file_bytes,
         dense_bytes(tensors.num_parameters()),
         compression_ratio(tensors.num_parameters(), file_bytes),

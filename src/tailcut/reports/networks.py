@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tailcut.errors import ArgumentError, DataError, FormatError, MissingExtraError, first_line
 from tailcut.format import InspectReport, inspect, load, resolve
-from tailcut.format.load import read_contents
+from tailcut.format.file_bytes import read_contents
 from tailcut.format.zoo import PREFIX
 from tailcut.inputs import transform_of
 from tailcut.runs import Result, Run, check_recipe, packed_network, read_result

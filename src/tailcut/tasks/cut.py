@@ -6,7 +6,7 @@ from pathlib import Path
 from tailcut.errors import ArgumentError
 from tailcut.files import write_atomically
 from tailcut.format.container.contents import decode
-from tailcut.format.load import checked_level, naming, read_file
+from tailcut.format.file_bytes import checked_level, naming, read_file
 from tailcut.printing import Report
 
 

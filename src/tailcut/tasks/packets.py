@@ -12,7 +12,7 @@ from PIL import Image
 from tailcut.errors import ArgumentError, MissingExtraError
 from tailcut.files import all_or_nothing, check_output_path, make_folder, write_atomically
 from tailcut.format.container.contents import decode
-from tailcut.format.load import naming, read_file
+from tailcut.format.file_bytes import naming, read_file
 from tailcut.format.packets import FRAME_BYTES, join, split
 from tailcut.printing import Report
 

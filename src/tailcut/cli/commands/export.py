@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> Report:
         }
         return export_c(model, arguments.out, **settings)
     from tailcut.export_html import export_html
-    from tailcut.format.load import read_contents
+    from tailcut.format.file_bytes import read_contents
 
     path, level = resolve(arguments.file), arguments.level
     title = arguments.file if arguments.file.startswith("zoo:") else path.stem
