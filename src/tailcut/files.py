@@ -313,6 +313,21 @@ def make_folder(path: str | Path) -> Path:
 
 
 @contextmanager
+def made_folder(path: Path | None) -> Iterator[None]:
+    """Make a folder for the block, if one is named; after an error it is removed again if it is new and empty."""
+    is_new = path is not None and not os.path.lexists(path)
+    if path is not None:
+        make_folder(path)
+    try:
+        yield
+    except BaseException:
+        if path is not None and is_new:
+            with suppress(OSError):  # something lies in it
+                path.rmdir()
+        raise
+
+
+@contextmanager
 def locked(folder: str | Path, taken: str) -> Iterator[None]:
     """Hold an exclusive lock on a folder within the block, even if files in it are created and deleted meanwhile.
 

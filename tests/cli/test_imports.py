@@ -128,3 +128,18 @@ def test_an_error_of_ones_own_network_has_its_traceback_and_is_json_too(
     error = json.loads(capsys.readouterr().out)["error"]
     assert error["type"] == "RuntimeError"
     assert "negative dimension" in error["message"]
+
+
+def test_what_a_network_of_the_user_s_prints_is_not_in_the_json(tailcut: Tailcut, tmp_path: Path) -> None:
+    mine = write(tmp_path / "code", "mine_p")
+    text = mine.read_text(encoding="utf-8")
+    text += "        print('built')\n\nprint('imported')\n"
+    mine.write_text(text, encoding="utf-8")
+    recipe, run = tmp_path / "my.toml", tmp_path / "run"
+    recipe.write_text(RECIPE.format(name="mine_p"), encoding="utf-8")
+    trained = tailcut("train", recipe, "--out", run, "--import", mine, "--json")
+    assert json.loads(trained.out)["metrics"]["accuracy"] > 0.3
+    assert "imported" in trained.err
+    assert "built" in trained.err
+    failed = tailcut("inspect", tmp_path / "none.tailcut", "--import", mine, "--json")
+    assert "no such file" in json.loads(failed.out)["error"]["message"]

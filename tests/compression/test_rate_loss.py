@@ -559,3 +559,8 @@ def test_arguments_are_checked_before_the_training() -> None:
     model[1].get_buffer("running_var")[0] = float("nan")
     with pytest.raises(ArgumentError, match=r"1.running_var has numbers that are not finite, .*; lower lr="):
         RateLoss(model, target_bytes=1500, num_steps=20)
+
+
+def test_the_goal_falls_and_does_not_rise(trained: nn.Module) -> None:
+    with pytest.raises(ArgumentError, match="start_bytes=100 is less than target_bytes=1500"):
+        RateLoss(copy.deepcopy(trained), target_bytes=1500, num_steps=10, start_bytes=100)

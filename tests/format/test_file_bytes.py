@@ -54,23 +54,23 @@ def test_it_is_read_from_where_it_stands(content: bytes) -> None:
 
 def test_what_is_no_file_of_ours_is_not_read_to_its_end(content: bytes) -> None:
     wrong = Socket(b"PK" + bytes(10_000_000))
-    with pytest.raises(NotTailcutFileError, match="^the Socket object: not a .tailcut file"):
+    with pytest.raises(NotTailcutFileError, match=r"^the Socket object: not a \.tailcut file"):
         tailcut.load(wrong)  # type: ignore[call-overload]
     assert wrong.num_read < 100
     large = io.BytesIO(content + bytes(1 << 24))
     with pytest.raises(LimitError, match=r"has at least \d+ bytes, at most \d+ are allowed.*max_parameters"):
         tailcut.load(large, max_parameters=1000)
     assert large.tell() < 1 << 22
-    with pytest.raises(ChecksumError, match="^the BytesIO object: "):
+    with pytest.raises(ChecksumError, match=r"^the BytesIO object: "):
         tailcut.load(io.BytesIO(content[:500]))
 
 
 def test_text_and_bytes_are_no_file_objects(content: bytes, tmp_path: Path) -> None:
-    with pytest.raises(ArgumentError, match='expected a binary file object.*open it with "rb"'):
+    with pytest.raises(ArgumentError, match=r'expected a binary file object.*open it with "rb"'):
         tailcut.load(io.StringIO("text"))  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match=r"io.BytesIO\(content\), got bytes"):
         tailcut.load(content)  # type: ignore[call-overload]
-    with (tmp_path / "text").open("w") as file, pytest.raises(ArgumentError, match='open it with "wb"'):
+    with (tmp_path / "text").open("w") as file, pytest.raises(ArgumentError, match=r'open it with "wb"'):
         tailcut.save(tailcut.load("zoo:lenet5-776"), file)  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="expected the name of the file to write, got bytes"):
         tailcut.save(tailcut.load("zoo:lenet5-776"), content)  # type: ignore[arg-type]

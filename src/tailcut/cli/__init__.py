@@ -14,7 +14,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from pathlib import Path
 
 from tailcut.cli.advice import NO_OPTIONS, for_command_line, option_names
@@ -145,7 +145,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _check_paths(arguments)
         limits = command_line_limit(arguments.max_parameters, allow_non_finite=arguments.allow_non_finite)
-        with ended_by_sigterm(), messages_on_stderr(options), limits:
+        # What a user's own network prints would else stand before the JSON object.
+        elsewhere = redirect_stdout(sys.stderr) if arguments.json else nullcontext()
+        with ended_by_sigterm(), messages_on_stderr(options), limits, elsewhere:
             import_all(arguments.imports)
             with reading_of(arguments):
                 report = arguments.run(arguments)

@@ -131,10 +131,9 @@ class RateLoss(nn.Module):
         coarsest = coarsest_eighth(found, tensors)
         coarsest_fitting(lambda step: self._packed_bytes(step, found), target_bytes, coarsest)
         if start_bytes is None:
-            start_bytes = START_BYTES * target_bytes
-            if sensitivity is None:  # the low digits of untrained numbers are worth nothing
-                start_bytes = min(start_bytes, max(self._packed_bytes(RELATIVE_STEP, found), 3 * target_bytes // 2))
-        check_positive("start_bytes", start_bytes)
+            start_bytes = self._usual_start(target_bytes, found, is_trained=sensitivity is not None)
+        if check_positive("start_bytes", start_bytes) < target_bytes:
+            raise ArgumentError(f"start_bytes={start_bytes} is less than target_bytes={target_bytes}: it falls to that")
         finest = finest_eighth(found, tensors)
         step = finest_step(lambda size: self._packed_bytes(size, found), start_bytes, finest=finest, coarsest=coarsest)
         # In units of the network's first step, so that a step of 1 is the first.
@@ -150,6 +149,14 @@ class RateLoss(nn.Module):
         self._numbers: Tensor | None = None
         self._costs_have_gradients = False
         self._reference = self._referred(found)
+
+    def _usual_start(self, target_bytes: int, sensitivity: Sensitivity, *, is_trained: bool) -> int:
+        """Return the goal at the start where none is given."""
+        usual = START_BYTES * target_bytes
+        if is_trained:
+            return usual
+        # The low digits of untrained numbers are worth nothing.
+        return min(usual, max(self._packed_bytes(RELATIVE_STEP, sensitivity), 3 * target_bytes // 2))
 
     def optimizer(
         self, kind: Callable[..., torch.optim.Optimizer], *, lr: float = 0.01, step_lr: float = 0.02, **settings: Any

@@ -143,6 +143,45 @@ def applying(path: Path) -> Iterator[None]:
         ) from error
 
 
+def check_same_origin(state: Mapping[str, Any], now: Mapping[str, Any], run: Run) -> None:
+    """Raise `DataError` if a run was begun with other classes, images or another teacher than there are now.
+
+    Args:
+        state: a checkpoint; what an old one lacks is not compared.
+        now: what there is now, by keys of the checkpoint.
+        run: which resumes.
+    """
+    for key, value in now.items():
+        if key in state and _as_tuple(state[key]) != _as_tuple(value):
+            raise DataError(
+                f"{run.path} was begun with {_difference(key, state[key], value)}: what it has learned does not fit; "
+                "put back what it was begun with, or train in another folder"
+            )
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list | tuple) else value
+
+
+def _difference(key: str, before: Any, now: Any) -> str:
+    """Return in words what differs: what was there before, and what is there now."""
+    if key == "teacher":
+        return "another teacher than distillation.teacher is now"
+    if key == "class_names" and before and now and len(before) == len(now):
+        place = next(place for place, pair in enumerate(zip(before, now, strict=True)) if pair[0] != pair[1])
+        return f"{before[place]!r} as class {place}, which is {now[place]!r} now"
+    if key == "class_names":
+        return f"{len(before or ())} classes, and there are {len(now or ())} now"
+    if key == "image_size":
+        return f"images of {_size_text(before)} pixels, and they have {_size_text(now)} now"
+    return f"{before:,} {_COUNTED[key]}, and there are {now:,} now"
+
+
+def _size_text(size: Any) -> str:
+    """Return height and width for people."""
+    return "any number of" if size is None else " x ".join(str(side) for side in size)
+
+
 def is_checkpoint(content: Any) -> bool:
     """Return whether the content of a file is a checkpoint of a Tailcut run."""
     return isinstance(content, dict) and "version" in content and isinstance(content.get("recipe"), str)
@@ -225,6 +264,8 @@ def _is_mapping(value: object) -> bool:
 def _may_be_mapping(value: object) -> bool:
     return value is None or isinstance(value, Mapping)
 
+
+_COUNTED = {"num_train": "training images", "num_held_out": "held-out images"}
 
 # What a checkpoint holds beside its version and recipe, and the words for it.
 _PARTS: dict[str, tuple[Callable[[object], bool], str]] = {

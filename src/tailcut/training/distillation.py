@@ -11,6 +11,7 @@ from tailcut.errors import ArgumentError, RecipeError
 from tailcut.evaluation.class_check import check_class_names
 from tailcut.evaluation.evaluate import classification_batch, fitting
 from tailcut.evaluation.pixel_inputs import reader_of
+from tailcut.format.network.tensors import fingerprint
 
 BATCH_SIZE = 256
 MAX_NUMBERS = 1 << 26  # 256 MiB of float32
@@ -31,6 +32,9 @@ class Teacher:
         dataset: the training images.
         unchanged: whether they come as they are, not augmented.
 
+    Attributes:
+        fingerprint: of the network's tensors.
+
     Raises:
         RecipeError: they come as other channels than the teacher reads, or it means other classes by the same numbers.
     """
@@ -50,6 +54,7 @@ class Teacher:
             self._network, self._read = network, reader_of(network, dataset)
         except ArgumentError as error:
             raise RecipeError(f"distillation.teacher: {error}") from error
+        self.fingerprint = fingerprint(network)
         self._autocast, self._device, self._memory_format = autocast, device, memory_format
         self._unchanged = dataset if unchanged else None
         self._answers: Tensor | None = None

@@ -138,10 +138,12 @@ def test_images_in_other_places_are_told(folder: Path, caplog: pytest.LogCapture
     write(folder / "z" / "2019" / "a.png")
     write(folder / "unsorted.png")
     (folder / "z" / ".cache").mkdir()
+    (folder / "z" / "old.png").mkdir()
     assert len(FolderDataset(folder, name="mine")) == 6
     [warning] = [record.getMessage() for record in caplog.records]
     assert warning == (
-        f"left out unsorted.png, z/2019/ of {folder}: images count where they lie directly in a class's folder"
+        f"left out unsorted.png, z/2019/, z/old.png/ of {folder}: "
+        "images count where they lie directly in a class's folder"
     )
 
 

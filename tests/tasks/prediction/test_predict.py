@@ -112,6 +112,25 @@ def test_masks_never_replace_one_another_or_an_image(tmp_path: Path) -> None:
         predict(model, [tmp_path / "a.png"], tmp_path / "a.jpg")
 
 
+def test_an_error_leaves_no_new_folder_and_foreign_tables_stay(tmp_path: Path) -> None:
+    write_digit(tmp_path / "a.png", 0)
+    model = create_model("lenet300")
+    with pytest.raises(DataError):
+        predict(model, [tmp_path / "none.png"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    for content in ("mine", "[1]", "{}"):
+        (tmp_path / "predictions.json").write_text(content)
+        with pytest.raises(ArgumentError, match=r"predictions\.json is no table of predictions"):
+            predict(model, [tmp_path / "a.png"], tmp_path)
+        assert (tmp_path / "predictions.json").read_text() == content
+    (tmp_path / "old").mkdir()
+    with pytest.raises(DataError):
+        predict(model, [tmp_path / "none.png"], tmp_path / "old")
+    assert (tmp_path / "old").exists()
+    for _ in range(2):  # its own table is replaced
+        predict(model, [tmp_path / "a.png"], tmp_path / "old")
+
+
 def test_an_image_that_is_gone_is_left_out_where_its_mask_is_still_there(tmp_path: Path) -> None:
     for name in ("a.png", "masks/gone.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -45,6 +45,7 @@ TABLE_1 = ["lenet300-ref", "lenet300-4238", "lenet300-2816", "lenet5-ref", "lene
         ("optimizer.lr=", "optimizer.lr: is missing"),
         ("regularization=", "a [schedule] needs a [regularization] section"),
         ("schedule.keep_ratio=0.5", "schedule: give exactly one target: num_kept or keep_ratio"),
+        ("compression={target_bytes=9, start_bytes=8}", "compression: start_bytes must be at least target_bytes, 9"),
         ("optimizer.lr=nan", "optimizer.lr: must be a finite number, got nan"),
         ("model.arguments.limit=inf", "model.arguments.limit: must be a finite number, got inf"),
         ("model.arguments.day=2020-01-01", "model.arguments.day: must be a number, a text, true, false, a list or a"),

@@ -213,7 +213,15 @@ def _is_file(entry: "os.DirEntry[str]") -> bool:
 
 
 def _is_image(entry: "os.DirEntry[str]") -> bool:
-    return Path(entry.name).suffix.lower() in SUFFIXES
+    return Path(entry.name).suffix.lower() in SUFFIXES and not _is_folder(entry)
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    """Return whether it is a folder; a link to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _images_of(folder: Path) -> tuple[list[Path], list[str]]:

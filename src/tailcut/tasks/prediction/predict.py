@@ -1,5 +1,6 @@
 """Prediction: masks as images, classes as a table."""
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,7 @@ from tailcut.evaluation.evaluate import (
 )
 from tailcut.evaluation.metrics import check_answers, foreground
 from tailcut.evaluation.pixel_inputs import image_shape, reader_of
-from tailcut.files import make_folder, write_atomically
+from tailcut.files import made_folder, write_atomically
 from tailcut.format import load
 from tailcut.printing import Report, table
 from tailcut.runtime.progress import live_progress
@@ -116,23 +117,41 @@ def predict(
     read = reader_of(network)
     example = _answers(run_forward(network, read(torch.zeros(1, *shape, device=device))))
     resized = example.ndim == 2 or any(isinstance(module, nn.Linear) for module in network.modules())
-    paths, folder = [Path(image) for image in images], None if out is None else make_folder(out)
+    paths, folder = [Path(image) for image in images], None if out is None else Path(out)
+    if folder is not None:
+        check_table(folder)
     masks = paths_of_output(paths, _folder_of_masks(folder), "mask") if example.ndim == 4 else None
     predictions, skipped = [], list[dict[str, Any]]()
-    for path, image in read_each(paths, partial(_read, shape=shape, resized=resized, invert=invert), skipped):
-        with within_memory(image):
-            inputs = read(image.to(device))
-        outputs = _answers(run_forward(network, inputs))
-        check_answers(outputs, f"the network's outputs for {path}")
-        if masks is None:
-            predictions.append(_class(path, outputs[0], model))
-        else:
-            predictions.append(_mask(path, outputs, masks[path]))
-    task = "classification" if masks is None else "segmentation"
-    report = PredictReport(name, task, predictions, time.perf_counter() - start, skipped)
-    if folder is not None and masks is None:
-        write_atomically(folder / TABLE_FILE, report.to_json() + "\n")
+    with made_folder(folder):
+        for path, image in read_each(paths, partial(_read, shape=shape, resized=resized, invert=invert), skipped):
+            with within_memory(image):
+                inputs = read(image.to(device))
+            outputs = _answers(run_forward(network, inputs))
+            check_answers(outputs, f"the network's outputs for {path}")
+            predictions.append(_class(path, outputs[0], model) if masks is None else _mask(path, outputs, masks[path]))
+        task = "classification" if masks is None else "segmentation"
+        report = PredictReport(name, task, predictions, time.perf_counter() - start, skipped)
+        if folder is not None and masks is None:
+            write_table(folder, report)
     return report
+
+
+def check_table(folder: Path) -> None:
+    """Raise `ArgumentError` if a folder has a table of predictions that `write_table` did not write."""
+    path = folder / TABLE_FILE
+    if not path.is_file():
+        return
+    try:
+        content = json.loads(path.read_text())
+    except ValueError:  # no JSON, or no text
+        content = None
+    if not isinstance(content, dict) or "predictions" not in content:
+        raise ArgumentError(f"{path} is no table of predictions, and would be replaced: choose another folder")
+
+
+def write_table(folder: Path, report: PredictReport) -> None:
+    """Write the table of the predictions into a folder."""
+    write_atomically(folder / TABLE_FILE, report.to_json() + "\n")
 
 
 def _folder_of_masks(folder: Path | None) -> Path:

@@ -18,12 +18,12 @@ from tailcut.data.datasets.coco_categories import CATEGORIES, NUM_CLASSES
 from tailcut.errors import ArgumentError
 from tailcut.evaluation.detection import MASK_THRESHOLD, check_finite
 from tailcut.evaluation.evaluate import choose_device, device_of, file_at_level, fitting, runnable
-from tailcut.files import atomic_write, make_folder, write_atomically
+from tailcut.files import atomic_write, made_folder
 from tailcut.format import load
 from tailcut.inputs.detection.detectors import Detector
 from tailcut.printing import table
 from tailcut.structure import MAX_INPUT_PIXELS, check_pixels
-from tailcut.tasks.prediction.predict import TABLE_FILE, PredictReport, paths_of_output, read_each
+from tailcut.tasks.prediction.predict import PredictReport, check_table, paths_of_output, read_each, write_table
 
 MASK_STRENGTH = 0.45  # part of the colour in a masked pixel
 HUE_STEP = 0.6180339887  # the golden ratio: neighbouring numbers get unlike hues
@@ -179,10 +179,13 @@ def predict_objects(
     names = _names(model, network.num_classes) if class_names is None else list(class_names)
     if len(names) < network.num_classes:
         raise ArgumentError(f"the detector has {network.num_classes} classes, but there are {len(names)} names")
-    paths, folder = [Path(image) for image in images], None if out is None else make_folder(out)
-    drawings = {} if folder is None else paths_of_output(paths, folder, "drawing")
+    paths, folder = [Path(image) for image in images], None if out is None else Path(out)
+    drawings: dict[Path, Path] = {}
+    if folder is not None:
+        check_table(folder)
+        drawings = paths_of_output(paths, folder, "drawing")
     predictions, skipped = [], list[dict[str, Any]]()
-    with torch.inference_mode():
+    with torch.inference_mode(), made_folder(folder):
         for path, image in read_each(paths, lambda path: read_image(path, channels=3)[0], skipped):
             check_pixels(model, network.transform.reading_size_of(image), max_input_pixels)
             with fitting(image[None]):
@@ -192,9 +195,9 @@ def predict_objects(
                 write_image(draw_objects(image, kept, names), drawings[path])
             drawing = str(drawings[path]) if path in drawings else None
             predictions.append({"image": str(path), "drawing": drawing, "objects": _objects(kept, names)})
-    report = PredictObjectsReport(name, "detection", predictions, time.perf_counter() - start, skipped)
-    if folder is not None:
-        write_atomically(folder / TABLE_FILE, report.to_json() + "\n")
+        report = PredictObjectsReport(name, "detection", predictions, time.perf_counter() - start, skipped)
+        if folder is not None:
+            write_table(folder, report)
     return report
 
 

@@ -119,6 +119,15 @@ class CompressionSection(RecipeSection):
     step_lr: Annotated[float, Field(gt=0)] = 0.02
     num_gradients: Positive = 300
 
+    @model_validator(mode="after")
+    def _falls(self) -> Self:
+        if self.start_bytes is not None and self.start_bytes < self.target_bytes:
+            raise ValueError(
+                f"start_bytes must be at least target_bytes, {self.target_bytes}: the goal falls to that, got "
+                f"{self.start_bytes}"
+            )
+        return self
+
 
 class GenerationSection(RecipeSection):
     """Settings of the training of a generative network, for `training.loss` `vae` and `gan`.

@@ -37,6 +37,7 @@ from tailcut.structure import class_names, image_size
 from tailcut.training.batches import batches, generator
 from tailcut.training.checkpoints import (
     applying,
+    check_same_origin,
     newest_checkpoint,
     put_aside_damaged,
     random_state,
@@ -44,6 +45,7 @@ from tailcut.training.checkpoints import (
     set_random_state,
     write_checkpoint,
 )
+from tailcut.training.distillation import Teacher
 from tailcut.training.ema import MovingAverage
 from tailcut.training.matrix_unit import fast_products, warn_of_emulation
 from tailcut.training.plots import try_to_draw_curves
@@ -89,6 +91,7 @@ class Trainer(ABC):
         model: the network, on its device, with its initial parameters and its notes of the data.
         optimizer: of its parameters.
         stateful: what else belongs into a checkpoint, each under its key there.
+        teacher: of a distillation.
     """
 
     def __init__(
@@ -98,7 +101,9 @@ class Trainer(ABC):
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         stateful: Mapping[str, Stateful] | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
+        self.teacher = teacher
         self.job, self.recipe, self.run, self.fabric = job, job.recipe, job.run, job.fabric
         self.data, self.model, self.optimizer, self.stateful = data, model, optimizer, stateful or {}
         check_statistics(self.recipe, model)
@@ -327,11 +332,20 @@ class Trainer(ABC):
             "optimizer": self.schedule.optimizer_state_dict() if self.schedule else self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict() if self.schedule else None,
             "average": self.average.state_dict() if self.average else None,
-            "class_names": class_names(self.model),
-            "image_size": image_size(self.model),
+            **self._origin(),
             "scaler": self.fabric.strategy.precision.state_dict(),
             "random": states,
             **{name: part.state_dict() for name, part in self.stateful.items()},
+        }
+
+    def _origin(self) -> dict[str, Any]:
+        """Return what must be the same when the run resumes, and what the network was told of its data."""
+        return {
+            "class_names": class_names(self.model),
+            "image_size": image_size(self.model),
+            "num_train": len(self.data.train),
+            "num_held_out": len(self.data.held_out or ()),
+            "teacher": None if self.teacher is None else self.teacher.fingerprint,
         }
 
     def _restore(self) -> None:
@@ -340,6 +354,7 @@ class Trainer(ABC):
         if found is None:
             return
         path, state = found
+        check_same_origin(state, self._origin(), self.run)
         with applying(path):
             self._apply(state)
         if self.fabric.is_global_zero:

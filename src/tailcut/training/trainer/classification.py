@@ -35,7 +35,8 @@ class ClassificationTrainer(Trainer):
         self.nested = NestedLevels(model, levels, seed=seed) if levels else None
         stateful = {} if self.nested is None else {"levels": self.nested}
         self.recorded = self._make_recorded(job)
-        super().__init__(job, self.network.data, model, build_optimizer(optimizer, model), stateful)
+        built, teacher = build_optimizer(optimizer, model), self.network.teacher
+        super().__init__(job, self.network.data, model, built, stateful, teacher)
 
     def _choose_execution(self) -> Execution:
         return self.network.choose_execution()

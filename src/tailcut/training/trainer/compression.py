@@ -71,7 +71,8 @@ class CompressionTrainer(Trainer):
         self.network = ImageNetwork(job)
         self.rate_loss = make_rate_loss(job.recipe, self.section, self.network)
         optimizer = make_optimizer(job.recipe, self.section, self.rate_loss)
-        super().__init__(job, self.network.data, self.network.model, optimizer, {"compression": self.rate_loss})
+        data, model, teacher = self.network.data, self.network.model, self.network.teacher
+        super().__init__(job, data, model, optimizer, {"compression": self.rate_loss}, teacher)
 
     def _choose_execution(self) -> Execution:
         return self.network.choose_execution()
