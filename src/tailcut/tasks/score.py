@@ -49,7 +49,7 @@ class ScoreReport(Report):
 
     def __str__(self) -> str:
         """Return one row per layer."""
-        on = f", on {self.num_images:,} images of {self.data}, {self.split}" if self.data else ""
+        on = f", on {self.num_images:,} images of {self.data}, {self.split}" if self.data and self.num_images else ""
         return f"{layer_table(self.layers, self.skipped)}\n\n{self.out}: scores by {self.method}{on}"
 
 

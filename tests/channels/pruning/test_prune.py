@@ -434,6 +434,13 @@ def test_a_part_in_torchscript_is_refused() -> None:
         prune(model, X, {}, 0.5)
 
 
+def test_a_module_of_torch_export_is_refused() -> None:
+    """It has no training mode: this ended in a NotImplementedError of torch's."""
+    exported = torch.export.export(Plain().eval(), (X,)).module()
+    with pytest.raises(ArgumentError, match=r"a module of torch\.export.*prune the torch\.nn\.Module"):
+        prune(exported, X, {}, 0.5)
+
+
 def test_networks_of_inference_mode_are_refused() -> None:
     """Torch lets nobody change such numbers; a network made outside can be pruned within it, and trains on."""
     with torch.inference_mode():

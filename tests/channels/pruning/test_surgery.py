@@ -182,3 +182,13 @@ def test_holders_name_tied_tensors_under_each_name() -> None:
     norm = nn.BatchNorm1d(4)
     put_tensor(norm, "running_mean", torch.zeros(2))
     assert norm.state_dict()["running_mean"].shape == (2,)
+
+
+def test_a_tensor_of_two_names_is_cut_by_one_list() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(4), nn.BatchNorm2d(4))
+    model[1].running_mean = model[0].running_mean
+    before = state_of(model)
+    cut = Cut(kept={"0.running_mean": {0: [0, 1]}, "1.running_mean": {0: [2, 3]}})
+    with pytest.raises(StructureError, match=r"1\.running_mean and 0\.running_mean are one tensor"):
+        apply_cut(model, cut)
+    assert same_state(before, state_of(model))

@@ -93,6 +93,11 @@ def test_floats_of_0_to_255_and_arrays_are_reported() -> None:
     with pytest.raises(ArgumentError, match=r"expected floats of 0 to 1, got up to .*uint8"):
         block(images * 255)
     block(images * 1.5)
+    block(images - 0.5)
+    with pytest.raises(ArgumentError, match=r"got down to -1: give images that are not normalised"):
+        block(images - images.amin() - 1)
+    with pytest.raises(ArgumentError, match=r"give images\.to_dense\(\)"):
+        block(images.to_sparse())
     with pytest.raises(ArgumentError, match=r"got ndarray; .*torch\.from_numpy"):
         block(images.numpy())
 

@@ -172,11 +172,13 @@ def write_norm(
 
 
 def couple_tied(model: nn.Module, network: Network) -> None:
-    """Couple the uses of a tied parameter, so that it is narrowed in all its layers or in none."""
-    coupling, reason = network.coupling, "its weight is tied to one that is kept whole"
+    """Couple the uses of a tied parameter or buffer, so that it is narrowed in all its layers or in none."""
+    coupling, reason = network.coupling, "a tensor of it is shared with a layer that is kept whole"
     seen: dict[int, dict[int, Tensor]] = {}
     for name, module in model.named_modules():
-        for attribute, x in module.named_parameters(recurse=False):
+        for attribute, x in (*module._parameters.items(), *module._buffers.items()):
+            if x is None:
+                continue
             layer = network.layers.get(name)
             axes = layer.axes.get(attribute, {}) if layer is not None else {}
             if id(x) not in seen:

@@ -220,6 +220,12 @@ def _check_network(model: nn.Module, example_input: InputTensors) -> ModelInputs
             f"{scripted} is of TorchScript, whose layers can neither be followed nor narrowed: put the torch.nn.Module "
             "that it was made from in its place, prune, and script that part of the narrower network"
         )
+    # torch.export gives its modules a `train` of their own, which refuses.
+    if any(isinstance(part, torch.fx.GraphModule) and "train" in vars(part) for part in model.modules()):
+        raise ArgumentError(
+            "the network is a module of torch.export, whose layers cannot be narrowed: prune the torch.nn.Module that "
+            "it was made from, then export the narrower network"
+        )
     tensors = [*model.parameters(), *model.buffers()]
     check_initialized(model)
     if any(x.is_inference() for x in tensors):

@@ -120,7 +120,11 @@ def _cut_tensors(
     model: nn.Module, cut: Cut, made: dict[int, Tensor], steps: list[Callable[[], None]], is_trial: bool
 ) -> None:
     places = list(holders(model))
+    names: dict[int, str] = {}
     for name, _, _, x in places:
+        first = names.setdefault(id(x), name)
+        if cut.kept.get(name) != cut.kept.get(first):
+            raise StructureError(f"{name} and {first} are one tensor, of which they would keep different channels")
         if name in cut.kept and id(x) not in made:
             value, kept = x.detach(), cut.kept[name]
             if is_trial:

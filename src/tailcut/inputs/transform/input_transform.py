@@ -20,6 +20,8 @@ SPREADS = ("pixels", "images")
 
 # Floats of 0 to 1 may go a little beyond (noise, contrast); of 0 to 255 hardly an image stays below.
 MAX_FLOAT = 8.0
+# Of -1 to 1, or normalised by a mean and a spread, hardly an image stays above.
+MIN_FLOAT = -1.0
 
 
 class InputTransform(nn.Module, ABC):
@@ -139,7 +141,8 @@ def check_images(images: Tensor) -> bool:
     """Return whether RGB images are uint8, 0 to 255, and not floats, 0 to 1.
 
     Raises:
-        ArgumentError: no tensor, another type, not of shape (..., 3, height, width), empty, or floats far beyond 1.
+        ArgumentError: no tensor, another type, not of shape (..., 3, height, width), empty, sparse, or floats far
+            beyond 0 and 1.
     """
     if not isinstance(images, Tensor):
         raise ArgumentError(
@@ -151,12 +154,25 @@ def check_images(images: Tensor) -> bool:
         raise ArgumentError(f"expected images of uint8 (0 to 255) or floats (0 to 1), got {images.dtype}")
     if images.ndim < 3 or images.shape[-3] != 3 or 0 in images.shape[-2:]:
         raise ArgumentError(f"expected RGB images (..., 3, height, width), got shape {tuple(images.shape)}")
-    if not is_integer and _can_be_read(images) and bool(images.detach().amax() > MAX_FLOAT):
-        raise ArgumentError(
-            f"expected floats of 0 to 1, got up to {float(images.detach().amax()):.4g}: images of 0 to 255 are "
-            "uint8 (images.to(torch.uint8)), or divided by 255"
-        )
+    if images.layout != torch.strided:
+        raise ArgumentError(f"expected images as a dense tensor, got {images.layout}: give images.to_dense()")
+    if not is_integer and _can_be_read(images):
+        _check_range(images.detach())
     return is_integer
+
+
+def _check_range(images: Tensor) -> None:
+    least, most = (float(value) for value in images.aminmax())
+    if most > MAX_FLOAT:
+        raise ArgumentError(
+            f"expected floats of 0 to 1, got up to {most:.4g}: images of 0 to 255 are uint8 (images.to(torch.uint8)), "
+            "or divided by 255"
+        )
+    if least <= MIN_FLOAT:
+        raise ArgumentError(
+            f"expected floats of 0 to 1, got down to {least:.4g}: give images that are not normalised (this transform "
+            "normalises its channels), and noise clamped"
+        )
 
 
 def _can_be_read(images: Tensor) -> bool:
