@@ -9,21 +9,19 @@ import copy
 import functools
 import itertools
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
-from torch._dispatch.python import enable_python_dispatcher
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
-from tailcut.errors import StructureError
+from tailcut.execution.onnx.inlining import NotLocal, Table, inserted, traced
+from tailcut.execution.onnx.rewriting import has_open_size, rewrite
 
 _ATEN = torch.ops.aten
-Table = Mapping[Any, Callable[..., Any]]
 # In place, they give what the operation of the same name without "_" gives, when all tensors are of one float type.
 _ELEMENTWISE = {
     *("relu_", "relu6_", "hardtanh_", "hardswish_", "hardsigmoid_", "silu_", "elu_", "leaky_relu_", "selu_", "celu_"),
@@ -41,23 +39,17 @@ _FRESH = {
 _ENLARGEMENTS = {_ATEN.upsample_nearest2d.vec, _ATEN.upsample_bilinear2d.vec}
 _PARTS = (_ATEN.chunk.default, _ATEN.split.Tensor, _ATEN.tensor_split.sections)
 _TRANSPOSED = (_ATEN.conv_transpose1d.default, _ATEN.conv_transpose2d.input, _ATEN.conv_transpose3d.input)
-_ADAPTIVE_MEANS = ("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d")
-_ADAPTIVE_MAXIMA = ("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d")
-
-
-class NotLocal(Exception):  # noqa: N818 -- no error: the whole program is to be traced instead
-    """A node cannot be decomposed by itself."""
 
 
 def lower_locally(program: ExportedProgram) -> None:
     """Let `program` be decomposed node by node where that gives the same; else as torch does it (in place).
 
-    Adaptive pooling of maps of open size is decomposed at once.
+    What torch's exporter would write wrongly is rewritten at once.
 
     Raises:
         StructureError: an operation holds for the size that is traced alone.
     """
-    _decompose_open_windows(program)
+    rewrite(program)
     program.run_decompositions = functools.partial(_decomposed, program, program.run_decompositions)
 
 
@@ -147,7 +139,7 @@ class _Lowering:
             return self._inlined(node, functools.partial(_padded_behind, target))
         if target is _ATEN.scaled_dot_product_attention.default and node.args[0].meta["val"].ndim != 4:  # type: ignore[union-attr]
             return self._inlined(node, _attention)
-        if target in _PARTS and _has_open_size(node):
+        if target in _PARTS and has_open_size(node):
             return self._inlined(node, functools.partial(_parts, target, len(node.meta["val"])))
         if target._schema.is_mutable:
             return self._out_of_place(node, name)
@@ -207,8 +199,8 @@ class _Lowering:
 
     def _inlined(self, node: fx.Node, target: Callable[..., Any]) -> Any:
         """Replace a node by the nodes that it decomposes into."""
-        graph, nodes = _traced(node, target, self.table)
-        return _inserted(graph, self.new, [self.values[each] for each in nodes])
+        graph, nodes = traced(node, target, self.table)
+        return inserted(graph, self.new, [self.values[each] for each in nodes])
 
     def _note_storage(self, node: fx.Node) -> None:
         """Record the nodes that a node may be a view of."""
@@ -218,89 +210,6 @@ class _Lowering:
                 joined |= self.storage[source]
         for each in joined:
             self.storage[each] = joined
-
-
-def _traced(node: fx.Node, target: Callable[..., Any], table: Table) -> tuple[fx.Graph, list[fx.Node]]:
-    """Return the graph of what `target` does with a node's arguments, and the nodes that are its inputs."""
-    leaves, spec = pytree.tree_flatten((node.args, dict(node.kwargs)))
-    nodes = list(dict.fromkeys(leaf for leaf in leaves if isinstance(leaf, fx.Node)))
-
-    def called(*values: Any) -> Any:
-        known = dict(zip(nodes, values, strict=True))
-        args, kwargs = pytree.tree_unflatten(
-            [known.get(leaf, leaf) if isinstance(leaf, fx.Node) else leaf for leaf in leaves], spec
-        )
-        return target(*args, **kwargs)
-
-    fakes = [each.meta["val"] for each in nodes]
-    mode = next((fake.fake_mode for fake in fakes if isinstance(fake, torch._subclasses.FakeTensor)), None)
-    if mode is None:
-        raise NotLocal(f"{target} without tensors")
-    with mode, enable_python_dispatcher():  # torch's kernels in C++ fix open sizes, those in Python keep them
-        made = make_fx(called, decomposition_table=dict(table), _allow_non_fake_inputs=True)(*fakes)
-    return made.graph, nodes
-
-
-def _inserted(graph: fx.Graph, into: fx.Graph, inputs: Sequence[Any]) -> Any:
-    """Copy the nodes of a graph into another, where it inserts; return the graph's result there."""
-    given = iter(inputs)
-    inner: dict[fx.Node, Any] = {}
-    for node in graph.nodes:
-        if node.op == "placeholder":
-            inner[node] = next(given)
-        elif node.op == "output":
-            result = pytree.tree_map(lambda each: inner[each] if isinstance(each, fx.Node) else each, node.args[0])
-        elif node.op == "call_function":
-            if isinstance(node.target, OpOverload) and node.target._schema.is_mutable:
-                raise NotLocal(str(node.target))
-            inner[node] = into.node_copy(node, inner.__getitem__)
-        else:
-            raise NotLocal(node.op)
-    return result
-
-
-def _decompose_open_windows(program: ExportedProgram) -> None:
-    """Replace adaptive pooling of maps of open size, which torch decomposes for the size that is traced alone."""
-    graph = program.graph_module.graph
-    for node in list(graph.nodes):
-        name = node.target._schema.name.removeprefix("aten::") if isinstance(node.target, OpOverload) else ""
-        if name not in (*_ADAPTIVE_MEANS, *_ADAPTIVE_MAXIMA) or not _has_open_windows(node):
-            continue
-        if name in _ADAPTIVE_MEANS:
-            _exchange(program, node, node, _adaptive_means)
-            continue
-        for item in list(node.users):  # the maxima, and their indices
-            if item.args[1] == 0:
-                _exchange(program, node, item, _adaptive_maxima)
-            elif item.users:
-                raise StructureError(
-                    f"adaptive max pooling to {tuple(node.args[1])} gives indices, which have no form for maps of any "
-                    "size; in Python tailcut.export_onnx writes it for one size alone, by its argument dynamic"
-                )
-            else:
-                graph.erase_node(item)
-        graph.erase_node(node)
-    graph.lint()
-    program.graph_module.recompile()
-
-
-def _exchange(program: ExportedProgram, node: fx.Node, result: fx.Node, target: Callable[..., Any]) -> None:
-    """Replace `result` of a program, the node or an item of it, by what `target` makes of the node's arguments."""
-    made, inputs = _traced(node, target, {})
-    graph = program.graph_module.graph
-    with graph.inserting_before(result):
-        new = _inserted(made, graph, inputs)
-    result.replace_all_uses_with(new)
-    for spec in program.graph_signature.output_specs:
-        if spec.arg.name == result.name:
-            spec.arg.name = new.name
-    graph.erase_node(result)
-
-
-def _has_open_windows(node: fx.Node) -> bool:
-    """Return whether adaptive pooling divides a map of open size into several windows."""
-    sizes = node.args[1]
-    return _has_open_size(node) and any(size != 1 for size in sizes)  # type: ignore[union-attr]
 
 
 def _attention(
@@ -366,11 +275,6 @@ def _each(given: Any, num: int) -> list[int]:
     return numbers * num if len(numbers) == 1 else numbers
 
 
-def _has_open_size(node: fx.Node) -> bool:
-    """Return whether a size of the node's first argument may vary."""
-    return any(isinstance(size, torch.SymInt) for size in node.args[0].meta["val"].shape)  # type: ignore[union-attr]
-
-
 def _parts(target: OpOverload, count: int, x: Tensor, number: int, axis: int = 0) -> list[Tensor]:
     """Split x as torch does, by slices: of parts whose sizes are open, torch's exporter makes a graph that fails."""
     full, inner = x.shape[axis], range(1, count)
@@ -382,30 +286,6 @@ def _parts(target: OpOverload, count: int, x: Tensor, number: int, axis: int = 0
         size = (full + number - 1) // number if target is _ATEN.chunk.default else number
         bounds = [place * size for place in inner]
     return [_ATEN.slice.Tensor(x, axis, *ends) for ends in itertools.pairwise([0, *bounds, full])]
-
-
-def _adaptive_means(x: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Adaptive average pooling for any size of x: torch's own decomposition holds for the size that is traced alone."""
-    for axis, size in zip(range(-len(sizes), 0), sizes, strict=True):
-        windows = _windows(x.shape[axis], size, x).to(x.dtype)
-        x = (x.movedim(axis, -1) @ (windows / windows.sum(1, keepdim=True)).T).movedim(-1, axis)
-    return x
-
-
-def _adaptive_maxima(x: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Adaptive max pooling for any size of x, as `_adaptive_means`; axis by axis, since a maximum is one of maxima."""
-    for axis, size in zip(range(-len(sizes), 0), sizes, strict=True):
-        windows = _windows(x.shape[axis], size, x)
-        x = x.movedim(axis, -1).unsqueeze(-2).masked_fill(~windows, -torch.inf).amax(-1).movedim(-1, axis)
-    return x
-
-
-def _windows(full: int, size: int, like: Tensor) -> Tensor:
-    """Return which of `full` places belong to which of `size` windows of adaptive pooling, bool (size, full)."""
-    windows = torch.arange(size, device=like.device)[:, None]
-    start, stop = windows * full // size, ((windows + 1) * full + size - 1) // size
-    places = torch.arange(full, device=like.device)
-    return (places >= start) & (places < stop)
 
 
 def _write_as_sizes(node: fx.Node) -> None:

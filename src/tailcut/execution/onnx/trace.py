@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tailcut.errors import StructureError, TailcutError
 from tailcut.execution.onnx.call import Call, Flat, first_line
 from tailcut.execution.onnx.lowering import lower_locally
+from tailcut.execution.onnx.rewriting import squeezes_open_sizes
 from tailcut.execution.onnx.tidy import name_outputs
 from tailcut.structure.copying import deepcopied
 
@@ -74,7 +75,8 @@ def _program(
         open_axes = open_axes.difference(*branched)
         traced = _exported(network, example, open_axes, strict=strict)
     doubled = {(n, 0) for n, value in enumerate(example) if value.shape != given[n].shape}
-    if not doubled <= _still_open(traced, example):  # the program would take a batch of two alone
+    # The program would take a batch of two alone, or keep an axis that a batch of one squeezes.
+    if not doubled <= _still_open(traced, example) or (doubled and squeezes_open_sizes(traced)):
         example, open_axes = given, open_axes - doubled
         traced = _exported(network, example, open_axes, strict=strict)
     lower_locally(traced)
