@@ -145,3 +145,9 @@ def test_a_refused_network_leaves_the_page_as_it_was(tmp_path: Path) -> None:
         export_html(torch.nn.Conv2d(1, 1, 1), tmp_path / "page.html")
     assert (tmp_path / "page.html").read_text(encoding="utf-8") == "old"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_title_is_a_text(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="title must be a text, got int"):
+        export_html(tailcut.load("zoo:lenet5-776"), tmp_path / "a.html", title=3)  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())

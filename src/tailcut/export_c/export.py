@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tailcut.errors import ArgumentError, StructureError, first_line
+from tailcut.errors import ArgumentError, StructureError, TailcutError, first_line
 from tailcut.export_c.integer import memory as integer_memory
 from tailcut.export_c.integer import tables as integer_tables
 from tailcut.export_c.integer import writing as integer_writing
@@ -294,6 +294,7 @@ def _plan(program: Program) -> None:
 
 def _lowered(model: nn.Module, dense: nn.Module, example: Tensor) -> tuple[Program, int]:
     with silenced(), torch.no_grad(), without_autocast(torch.device("cpu")):
+        _check_runs(dense, example)
         try:
             traced = torch.export.export(dense, (example,))
         except Exception as error:
@@ -311,6 +312,18 @@ def _lowered(model: nn.Module, dense: nn.Module, example: Tensor) -> tuple[Progr
     names |= signature.inputs_to_lifted_tensor_constants
     lowering = Lowering(_kept(model), constants, names, HANDLERS)
     return lowering.run(traced.graph), _largest_maps(traced.graph, set(lowering.constants))
+
+
+def _check_runs(dense: nn.Module, example: Tensor) -> None:
+    """Raise `ArgumentError` if the network fails on the example: tracing would fail too, and blame the network."""
+    try:
+        dense(example)
+    except TailcutError:
+        raise
+    except Exception as error:
+        raise ArgumentError(
+            f"the network does not take an input of shape {tuple(example.shape)}, the batch first: {first_line(error)}"
+        ) from error
 
 
 def _kept(model: nn.Module) -> dict[str, KeptTensor]:

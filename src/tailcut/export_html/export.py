@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
+from tailcut.errors import ArgumentError
 from tailcut.export_html.memory_image import BASE, memory_image
 from tailcut.export_html.network import Kind, PageNetwork, page_network
 from tailcut.files import write_atomically
@@ -88,6 +89,8 @@ def export_html(
         ArgumentError: the network is of no registered family, or gives none of these.
         StructureError: a layer has no form in C; the message names it.
     """
+    if not isinstance(title, str):
+        raise ArgumentError(f"title must be a text, got {type(title).__name__}")
     network = page_network(model, image_size)
     image = memory_image(network.programs)
     runners = {name: (_FOLDER / "wasm" / wasm).read_bytes() for name, wasm in RUNNERS.items()}

@@ -393,7 +393,11 @@ def test_kernels_with_gaps_are_not_side_by_side(layer: nn.Module, tmp_path: Path
 
 
 def test_bounds_may_be_infinite(tmp_path: Path) -> None:
-    model = Of(lambda x: torch.cat([x.clamp(0.0, math.inf), functional.hardtanh(x, -math.inf, 0.1)], 1))
+    model = Of(
+        lambda x: torch.cat(
+            [x.clamp(0.0, math.inf), functional.hardtanh(x, -math.inf, 0.1), x.clamp_min(0.2), x.clamp_max(0.3)], 1
+        )
+    )
     difference, _ = compare(model, tmp_path, example_input=X)
     assert difference < CLOSE
     numbers = (X * 4096).long()
@@ -499,7 +503,7 @@ def test_the_input_is_seen_in_other_shapes_where_it_lies(tmp_path: Path) -> None
 def test_an_error_of_an_output_and_of_integers_names_the_layer(tmp_path: Path) -> None:
     model = Of(lambda x: functional.softplus(x, threshold=1) + 1)
     with pytest.raises(
-        StructureError, match=r"^add \(Of.forward\): integers have no form of a softplus of 1 and 1, which jumps"
+        StructureError, match=r"^before add \(Of.forward\): integers have no form of a softplus of 1 and 1, which jumps"
     ):
         export_c(model, tmp_path / "c", example_input=X, arithmetic="integer")
     with pytest.raises(StructureError, match=r"^max_pool2d \(Of.forward\)|^linear"):

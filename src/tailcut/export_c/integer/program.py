@@ -129,36 +129,41 @@ def _made(stage: Stage) -> IntegerStage:
 
 def _check(stage: Stage) -> None:
     """Raise `StructureError` for what integers have no form of."""
-    ops = [op for segment in stage.value.segments for op in segment.ops] + [*stage.value.ops]
-    wrong = _check_functions(ops)
+    wrong, where = _what_is_wrong(stage), stage.node
+    if wrong is None:
+        ops = [op for segment in stage.value.segments for op in segment.ops] + [*stage.value.ops]
+        wrong, where = _wrong_function(ops), f"before {stage.node}"
+    if wrong is not None:
+        raise StructureError(f"{where}: integers have no form of {wrong}; export with the arithmetic float32")
+
+
+def _what_is_wrong(stage: Stage) -> str | None:
     if stage.kind in (Kind.SOFTMAX, Kind.LOG_SOFTMAX):
-        wrong = "softmax (give out what it reads: the largest is the same)"
-    elif stage.kind == Kind.TABLE:
-        wrong = "a number for each place"
-    elif stage.kind > Kind.SOFTMAX and stage.kind != Kind.PERMUTE:
-        wrong = stage.kind.name.lower().replace("_", " ")
+        return "softmax (give out what it reads: the largest is the same)"
+    if stage.kind == Kind.TABLE:
+        return "a number for each place"
+    if stage.kind > Kind.SOFTMAX and stage.kind != Kind.PERMUTE:
+        return stage.kind.name.lower().replace("_", " ")
     if stage.value.window.stride == ADAPTIVE:
-        wrong = "an adaptive pooling of which neither size divides the other"
-    if wrong is None and stage.norm is not None and scaled(stage.norm.epsilon)[0] <= 0:
-        wrong = "batch norm by the input's own statistics without an epsilon"
-    if wrong is None and any(op.kind == Operation.LEAKY and _largest(op) > 1 for op in ops):
-        wrong = "a leaky ReLU with a slope beyond -1 to 1"
+        return "an adaptive pooling of which neither size divides the other"
+    if stage.norm is not None and scaled(stage.norm.epsilon)[0] <= 0:
+        return "batch norm by the input's own statistics without an epsilon"
     sizes = zip(stage.value.source, stage.value.size, strict=True)
     if stage.value.resampling == Resampling.BILINEAR and any(2 * one * two >= 1 << 32 for one, two in sizes):
-        wrong = "an enlargement of so many rows or columns"
-    if wrong is not None:
-        raise StructureError(f"{stage.node}: integers have no form of {wrong}; export with the arithmetic float32")
+        return "an enlargement of so many rows or columns"
+    return None
 
 
-def _check_functions(ops: list[Op]) -> str | None:
-    """Return what is wrong with a function, if anything."""
+def _wrong_function(ops: list[Op]) -> str | None:
+    """Return what is wrong with a function of what a stage reads, if anything."""
     try:
         for op in ops:
             if op.kind in FUNCTIONS:
                 function_of(op)
     except StructureError as error:
         return str(error)
-    return None
+    is_steep = any(op.kind == Operation.LEAKY and _largest(op) > 1 for op in ops)
+    return "a leaky ReLU with a slope beyond -1 to 1" if is_steep else None
 
 
 def _largest(op: Op) -> float:

@@ -40,6 +40,16 @@ def _clamp_to(low: Lowering, node: fx.Node, x: fx.Node, min: Any = None, max: An
     return _clamp(low, x, -LARGEST if min is None else min, LARGEST if max is None else max)
 
 
+@HANDLERS.register("clamp_min", "clamp_min_")
+def _clamp_min(low: Lowering, node: fx.Node, x: fx.Node, min: Any) -> Value:
+    return _clamp(low, x, min, LARGEST)
+
+
+@HANDLERS.register("clamp_max", "clamp_max_")
+def _clamp_max(low: Lowering, node: fx.Node, x: fx.Node, max: Any) -> Value:
+    return _clamp(low, x, -LARGEST, max)
+
+
 @HANDLERS.register("leaky_relu", "leaky_relu_")
 def _leaky_relu(low: Lowering, node: fx.Node, x: fx.Node, negative_slope: float = 0.01) -> Value:
     return low.value(x).then(Op(Operation.LEAKY, low=negative_slope))

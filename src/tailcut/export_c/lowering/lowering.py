@@ -335,7 +335,8 @@ class Lowering:
 
     def unknown(self, name: str = "") -> StructureError:
         """Return the error of a node that has no form, with the nearest operation to its name that has one."""
-        near = difflib.get_close_matches(name.rstrip("_"), self._handlers, n=1, cutoff=0.7)
+        known = [handled for handled in self._handlers if not handled.endswith("_")]  # not those in place
+        near = difflib.get_close_matches(name.rstrip("_"), known, n=1, cutoff=0.7)
         hint = f"the nearest it knows is {near[0]}; " if near else ""
         return _UnknownError(
             f"C code has no form of {self._where}; {hint}docs/microcontroller.md lists the layers it knows"
