@@ -10,10 +10,10 @@ from torch import nn
 from tailcut.errors import ArgumentError
 from tailcut.format import load
 from tailcut.format.container.contents import MAGIC
-from tailcut.format.conversion.checkpoints import load_checkpoint
+from tailcut.format.conversion.checkpoints import fill_in, mismatches, read_tensors, with_tied
 from tailcut.format.file_bytes import read_contents
 from tailcut.format.zoo import resolve
-from tailcut.structure import create_model, in_evaluation
+from tailcut.structure import create_model, family, in_evaluation
 
 
 def open_network(
@@ -32,7 +32,7 @@ def open_network(
         device: where the network shall be.
 
     Raises:
-        ArgumentError: a model is named for a .tailcut file, or none for a checkpoint.
+        ArgumentError: a model is named for a .tailcut file, or none for a checkpoint, or its weights do not fit it.
         FormatError: the .tailcut file cannot be loaded.
         DataError: the checkpoint cannot be read.
         FileNotFoundError: there is no such file.
@@ -44,8 +44,23 @@ def open_network(
     if model is None:
         raise ArgumentError(f"{source} is no .tailcut file: name the registered model of its weights with --model")
     network = create_model(model, **(arguments or {}))
-    load_checkpoint(source, network)
+    tensors = read_tensors(source)
+    own = network.state_dict(keep_vars=True)
+    problems = mismatches(own, with_tied(own, tensors))
+    if problems:
+        raise misfit(source, model, arguments or {}, "; ".join(problems))
+    fill_in(network, tensors, source)
     return in_evaluation(network.to(device))
+
+
+def misfit(path: str | Path, model: str, arguments: Mapping[str, Any], why: str) -> ArgumentError:
+    """Return the error for weights that do not fit a registered model with these arguments."""
+    given = ", ".join(f"{key}={value}" for key, value in arguments.items()) or "its defaults"
+    known = ", ".join(family(model).defaults) or "none"
+    return ArgumentError(
+        f"the weights of {path} do not fit model {model!r} with {given}: {why}. Its arguments are {known}: give those "
+        "that it was trained with (--set-argument KEY=VALUE)"
+    )
 
 
 def is_tailcut_file(source: str | Path) -> bool:

@@ -17,13 +17,19 @@ from tailcut.errors import ArgumentError, DataError
 from tailcut.files import check_output_path, write_atomically
 from tailcut.format import SaveReport, WriteSettings, inspect, load, write_network
 from tailcut.format.container.numbers import QUANTIZED_DTYPE
-from tailcut.format.conversion.checkpoints import check_numbers, named_tensors, read_state, with_tied
+from tailcut.format.conversion.checkpoints import (
+    check_numbers,
+    mismatches,
+    named_tensors,
+    read_state,
+    with_tied,
+)
 from tailcut.format.network.tensors import current_tensors
-from tailcut.format.open_network import is_tailcut_file
+from tailcut.format.open_network import is_tailcut_file, misfit
 from tailcut.format.save_report import save_report
 from tailcut.printing import Report, named, sizes, table
 from tailcut.runs import Run
-from tailcut.structure import as_metadata, create_model, family, set_class_names, set_image_size
+from tailcut.structure import as_metadata, create_model, set_class_names, set_image_size
 from tailcut.training.checkpoints import is_checkpoint, newest_checkpoint, read_checkpoint
 from tailcut.weights import RegularizationReport, regularize, to_dense
 from tailcut.weights.parametrization.attach import meaning_of
@@ -413,12 +419,8 @@ def _network_of(
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        given = ", ".join(f"{key}={value}" for key, value in arguments.items()) or "its defaults"
-        known = ", ".join(family(model).defaults) or "none"
-        raise ArgumentError(
-            f"the weights of {path} do not fit model {model!r} with {given}: {_reasons(error).rstrip('.')}. Its "
-            f"arguments are {known}: give those that it was trained with (--set-argument KEY=VALUE)"
-        ) from error
+        problems = mismatches(network.state_dict(keep_vars=True), state) or [_reasons(error).rstrip(".")]
+        raise misfit(path, model, arguments, "; ".join(problems)) from error
     check_numbers(network, state, path)
     return network, bool(vectors)
 

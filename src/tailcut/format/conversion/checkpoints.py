@@ -84,6 +84,18 @@ def fill_in(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -
     """
     own: dict[str, Tensor] = model.state_dict(keep_vars=True)
     tensors = with_tied(own, tensors)
+    problems = mismatches(own, tensors)
+    if problems:
+        raise ModelMismatchError(f"{path} does not fit {type(model).__name__}: {'; '.join(problems)}")
+    check_numbers(model, tensors, path)
+    _check_tied(own, tensors, path)
+    with torch.no_grad():
+        for name, value in tensors.items():
+            own[name].copy_(value)
+
+
+def mismatches(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return how the names and shapes of a file's tensors differ from a network's own, in words, the first few."""
     missing = [name for name in own if name not in tensors and not name.endswith(_COUNTER)]
     unexpected = [name for name in tensors if name not in own]
     wrong = [
@@ -101,13 +113,7 @@ def fill_in(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -
             f"{_COMPILED} in names is torch.compile's: store the state_dict of the network before parts of it are "
             f"compiled, or fill one in whose same parts are compiled, or take {_COMPILED!r} out of the names"
         )
-    if problems:
-        raise ModelMismatchError(f"{path} does not fit {type(model).__name__}: {'; '.join(problems)}")
-    check_numbers(model, tensors, path)
-    _check_tied(own, tensors, path)
-    with torch.no_grad():
-        for name, value in tensors.items():
-            own[name].copy_(value)
+    return problems
 
 
 def check_numbers(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
