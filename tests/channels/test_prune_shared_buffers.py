@@ -43,3 +43,25 @@ def test_statistics_shared_with_a_layer_that_stays_whole_stay() -> None:
     model = SharedStatistics().eval()
     with pytest.raises(ArgumentError, match="nothing can be pruned: a, b: ignored"):
         prune(model, X, {"a": torch.arange(8.0)}, rates={"a": 0.5}, ignore=["b"])
+
+
+class Noted(nn.Module):
+    """A network that keeps its batch norm's mean under a second name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)
+        self.register_buffer("mean", self.norm.running_mean)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.b(self.norm(self.a(x)))
+        return found
+
+
+def test_a_second_name_of_a_buffer_follows() -> None:
+    model = Noted().eval()
+    prune(model, X, {"a": torch.arange(8.0)}, rates=0.5)
+    assert model.a.out_channels == 4
+    assert model.mean is model.norm.running_mean
+    assert model.norm.running_mean is not None
+    assert len(model.norm.running_mean) == 4

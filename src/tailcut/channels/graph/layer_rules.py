@@ -173,7 +173,6 @@ def write_norm(
 
 def couple_tied(model: nn.Module, network: Network) -> None:
     """Couple the uses of a tied parameter or buffer, so that it is narrowed in all its layers or in none."""
-    coupling, reason = network.coupling, "a tensor of it is shared with a layer that is kept whole"
     seen: dict[int, dict[int, Tensor]] = {}
     for name, module in model.named_modules():
         for attribute, x in (*module._parameters.items(), *module._buffers.items()):
@@ -181,16 +180,24 @@ def couple_tied(model: nn.Module, network: Network) -> None:
                 continue
             layer = network.layers.get(name)
             axes = layer.axes.get(attribute, {}) if layer is not None else {}
-            if id(x) not in seen:
-                seen[id(x)] = axes
+            first = seen.setdefault(id(x), axes)
+            if first is axes:
                 continue
-            first = seen[id(x)]
-            for axis in {*first, *axes}:
-                here, there = axes.get(axis), first.get(axis)
-                if here is not None and there is not None:
-                    coupling.couple(here, there, reason)
-                else:
-                    coupling.lock(here if here is not None else there, reason)  # type: ignore[arg-type]
+            if isinstance(x, nn.Parameter) or (first and axes):
+                _couple_uses(network, first, axes)
+            else:  # another name of a buffer, which follows that of a layer
+                seen[id(x)] = first or axes
+
+
+def _couple_uses(network: Network, first: dict[int, Tensor], second: dict[int, Tensor]) -> None:
+    """Couple the labels along the axes of one tensor in two layers; those that one alone has stay whole."""
+    reason = "a tensor of it is shared with a layer that is kept whole"
+    for axis in {*first, *second}:
+        here, there = first.get(axis), second.get(axis)
+        if here is not None and there is not None:
+            network.coupling.couple(here, there, reason)
+        else:
+            network.coupling.lock(here if here is not None else there, reason)  # type: ignore[arg-type]
 
 
 def _convolution(run: _Pass) -> Tensor:

@@ -122,8 +122,8 @@ def _cut_tensors(
     places = list(holders(model))
     names: dict[int, str] = {}
     for name, _, _, x in places:
-        first = names.setdefault(id(x), name)
-        if cut.kept.get(name) != cut.kept.get(first):
+        first = names.setdefault(id(x), name) if name in cut.kept else name
+        if name in cut.kept and cut.kept[name] != cut.kept[first]:
             raise StructureError(f"{name} and {first} are one tensor, of which they would keep different channels")
         if name in cut.kept and id(x) not in made:
             value, kept = x.detach(), cut.kept[name]

@@ -25,14 +25,18 @@ def rewrite(program: ExportedProgram) -> None:
         StructureError: an operation holds for the size that is traced alone.
     """
     _decompose_open_windows(program)
-    graph = program.graph_module.graph
-    for node in list(graph.nodes):
-        name = name_of(node)
-        if name in _SQUEEZES:
+    for node in list(program.graph.nodes):
+        if name_of(node) in _STABLE:
+            _exchange(program, node, node, _STABLE[name_of(node)])
+    settle_squeezes(program)
+
+
+def settle_squeezes(program: ExportedProgram) -> None:
+    """Write the axes that are squeezed, which torch's exporter takes to be 1: in torch others stay."""
+    for node in list(program.graph.nodes):
+        if name_of(node) in _SQUEEZES:
             _settle_squeeze(program, node)
-        elif name in _STABLE:
-            _exchange(program, node, node, _STABLE[name])
-    graph.lint()
+    program.graph.lint()
     program.graph_module.recompile()
 
 
@@ -52,7 +56,6 @@ def name_of(node: fx.Node) -> str:
 
 
 def _settle_squeeze(program: ExportedProgram, node: fx.Node) -> None:
-    """Write the axes that are squeezed, which torch's exporter takes to be 1: in torch others stay."""
     source: Any = node.args[0]
     shape = source.meta["val"].shape
     axes = [axis for axis in _squeezed(node) if not isinstance(shape[axis], torch.SymInt) and shape[axis] == 1]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tailcut.errors import StructureError, TailcutError
 from tailcut.execution.onnx.call import Call, Flat, first_line
 from tailcut.execution.onnx.lowering import lower_locally
-from tailcut.execution.onnx.rewriting import squeezes_open_sizes
+from tailcut.execution.onnx.rewriting import settle_squeezes, squeezes_open_sizes
 from tailcut.execution.onnx.tidy import name_outputs
 from tailcut.structure.copying import deepcopied
 
@@ -86,6 +86,7 @@ def _program(
         program = torch.onnx.export(traced, (), **options)  # type: ignore[arg-type]
     except Exception:  # noqa: BLE001 -- torch's own decomposition may succeed, or says why not
         traced = _exported(network, example, open_axes, strict=strict)
+        settle_squeezes(traced)
         try:
             program = torch.onnx.export(traced, (), **options)  # type: ignore[arg-type]
         except Exception as error:
