@@ -12,11 +12,12 @@ from scipy.fft import dctn, idctn
 from torch import Tensor
 
 from tailcut.errors import ArgumentError
-from tailcut.transform import dct, dct_basis, idct, kernel_dct
+from tailcut.transform import dct, dct_basis, idct
 from tailcut.transform.dct import (
     FFT_MIN_SIZE,
     expand_axis,
     expand_axis_by_fft,
+    kernel_dct,
     project_axis,
     project_axis_by_fft,
     without_autocast,

@@ -69,6 +69,7 @@ BENCH_OF = {
         "c_speed",
         "coding",
         "combined",
+        "for_bytes",
     )
 }
 EXPERIMENTS = Path("docs/results/experiments")
@@ -161,7 +162,10 @@ def build(root: Path) -> dict[Path, str]:
             "bench": lambda: bench_tables(root / BENCH_OF["coding"], headings=False),
             "trained": lambda: trained_table(root / RESULTS),
         },
-        "docs/make-it-fit.md": {"training": lambda: training_table(root / RESULTS)},
+        "docs/make-it-fit.md": {
+            "training": lambda: training_table(root / RESULTS),
+            "bench": lambda: bench_tables(root / BENCH_OF["for_bytes"], headings=False),
+        },
         "docs/detection.md": {"overfit": lambda: detection_table(root / RESULTS)},
         "docs/combined.md": {
             "combined": lambda: combined_table(root / RESULTS),

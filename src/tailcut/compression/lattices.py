@@ -10,7 +10,7 @@ from tailcut.format.container.streams import Kept
 from tailcut.format.network.tensors import NetworkTensors
 from tailcut.format.quantized.coder import APART, LEAST_MEAN
 from tailcut.format.quantized.values import KERNEL_DCT, NONE, kernel_transform
-from tailcut.transform import kernel_dct
+from tailcut.transform.dct import kernel_dct
 from tailcut.transform.order import l1_order_index
 from tailcut.weights import truncated_tensors
 from tailcut.weights.parametrization.attach import set_length
