@@ -54,7 +54,7 @@ def _add_formula(parser: Parser) -> None:
         type=sigma,
         default=VARIANT,
         metavar="S",
-        help="of the Gaussian filter in pixels, or none (default: 1; published: 10)",
+        help="of the Gaussian filter in pixels, or off (default: 1; published: 10)",
     )
     parser.add_argument(
         "--spatial-weight", type=float, default=0.03, metavar="W", help="weight of the spatial part (default: 0.03)"
@@ -74,7 +74,7 @@ def block_size(text: str) -> int | str:
 
 
 def sigma(text: str) -> float | str | None:
-    """`none` (or `off`, as recipes have it), `variant`, or a number."""
+    """`off` (or `none`), `variant`, or a number."""
     if text == VARIANT:
         return text
     return None if text in ("none", "off") else float(text)
