@@ -1,8 +1,6 @@
 """What a training step for bytes costs beside a plain one of the same network, batch and optimiser."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -13,9 +11,9 @@ from bench.machine import Machine
 from bench.scale import Scale
 from bench.tables import Row, Table
 from bench.timing import compare
+from bench.training import LEARNING_RATE, Step, make_step
 from tailcut.structure import create_model
 
-LEARNING_RATE = 1e-4
 NUM_STEPS = 1 << 20
 """More than any run makes: the goal of the bytes hardly moves, and steps are learned throughout."""
 
@@ -30,13 +28,11 @@ class Task:
     Attributes:
         title: for people.
         name: of the registered network.
-        arguments: of the same.
         shape: of a batch.
     """
 
     title: str
     name: str
-    arguments: dict[str, Any]
     shape: tuple[int, ...]
 
 
@@ -44,9 +40,9 @@ def run(scale: Scale, machine: Machine) -> list[Table]:
     """Return one table, a row for each network."""
     torch.manual_seed(0)
     batch = scale.lenet_batches[-1] // 2
-    tasks = [Task("LeNet-5", "lenet5", {}, (batch, 1, 28, 28)), Task("ResNet-20", "resnet20", {}, (batch, 3, 32, 32))]
+    tasks = [Task("LeNet-5", "lenet5", (batch, 1, 28, 28)), Task("ResNet-20", "resnet20", (batch, 3, 32, 32))]
     if not scale.is_tiny:
-        tasks.append(Task("VGG-16-BN", "vgg16_bn_cifar", {}, (batch, 3, 32, 32)))
+        tasks.append(Task("VGG-16-BN", "vgg16_bn_cifar", (batch, 3, 32, 32)))
     return [
         Table(
             f"A training step for bytes, batch {batch} (forward, backward, Adam)",
@@ -60,16 +56,16 @@ def run(scale: Scale, machine: Machine) -> list[Table]:
                 "runs": "d",
             },
             [_row(task, scale) for task in tasks],
-            ("What a step for bytes adds depends on the parameters alone, not on the images of a batch.",),
+            ("What a step for bytes adds does not grow with the images of a batch.",),
         )
     ]
 
 
 def _row(task: Task, scale: Scale) -> Row:
     inputs, targets = torch.rand(task.shape), torch.randint(10, task.shape[:1])
-    plain, trained = create_model(task.name, **task.arguments), create_model(task.name, **task.arguments)
+    plain, trained = create_model(task.name), create_model(task.name)
     timings = compare(
-        {"plain": _plain_step(plain, inputs, targets), "bytes": _step_for_bytes(trained, inputs, targets)}, scale
+        {"plain": make_step(plain, inputs, targets), "bytes": _step_for_bytes(trained, inputs, targets)}, scale
     )
     usual, seconds = timings["plain"].median_s, timings["bytes"].median_s
     num_parameters = sum(parameter.numel() for parameter in plain.parameters())
@@ -84,18 +80,7 @@ def _row(task: Task, scale: Scale) -> Row:
     }
 
 
-def _plain_step(model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> Callable[[], None]:
-    optimizer = torch.optim.Adam(model.train().parameters(), lr=LEARNING_RATE)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        cross_entropy(model(inputs), targets).backward()
-        optimizer.step()
-
-    return step
-
-
-def _step_for_bytes(model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> Callable[[], None]:
+def _step_for_bytes(model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> Step:
     num_bytes = BITS * sum(parameter.numel() for parameter in model.parameters()) // 8
     rate_loss = tailcut.RateLoss(model, target_bytes=num_bytes, num_steps=NUM_STEPS)
     optimizer = rate_loss.optimizer(torch.optim.Adam, lr=LEARNING_RATE)

@@ -21,6 +21,7 @@ KEEP_RATIOS = (1.0, 0.5, 0.1, 0.03, 0.01, 0.001)
 # A step at most this many times as long as the plain one is called cheap in the notes.
 CHEAP = 1.5
 PLAIN = "plain"
+LEARNING_RATE = 1e-4
 WHOLE_FFT = "all, torch-dct"
 
 Step = Callable[[], None]
@@ -95,7 +96,7 @@ def _curve(task: Task, scale: Scale, machine: Machine) -> Table:
     models: dict[str, nn.Module] = {PLAIN: task.make(), WHOLE_FFT: _with_whole_fft(task.make())}
     models |= {f"{ratio:g}": _regularized(task.make(), keep_ratio=ratio) for ratio in KEEP_RATIOS}
     models[f"{task.smallest} each"] = _regularized(task.make(), num_kept=task.smallest)
-    steps = {name: _make_step(model, task) for name, model in models.items()}
+    steps = {name: make_step(model, task.inputs, task.targets) for name, model in models.items()}
     timings = compare(steps, scale, share=4)
     num_operations = {name: _count_operations(step) for name, step in steps.items()}
     rows = [_row(name, models[name], timings, num_operations[name], machine) for name in steps]
@@ -133,13 +134,14 @@ def _with_whole_fft(model: nn.Module) -> nn.Module:
     return model
 
 
-def _make_step(model: nn.Module, task: Task) -> Step:
+def make_step(model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> Step:
+    """Return a training step of a network on a batch, with Adam, as something to time."""
     model.train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
 
     def step() -> None:
         optimizer.zero_grad()
-        cross_entropy(model(task.inputs), task.targets).backward()
+        cross_entropy(model(inputs), targets).backward()
         optimizer.step()
 
     return step

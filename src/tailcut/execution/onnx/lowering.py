@@ -19,7 +19,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from tailcut.execution.onnx.inlining import NotLocal, Table, inserted, traced
-from tailcut.execution.onnx.rewriting import has_open_size, rewrite
+from tailcut.execution.onnx.rewriting import has_open_size, name_of, rewrite
 
 _ATEN = torch.ops.aten
 # In place, they give what the operation of the same name without "_" gives, when all tensors are of one float type.
@@ -126,7 +126,7 @@ class _Lowering:
             if isinstance(target, torch._ops.HigherOrderOperator):
                 raise NotLocal(str(target))
             return self._copied(node)  # of Python's operators: on sizes, or an item of a tuple
-        name = target._schema.name.removeprefix("aten::")
+        name = name_of(node)
         if name in _CHECKS:
             return None
         if name in ("detach_", "dropout", "dropout_", "feature_dropout", "alpha_dropout"):
@@ -313,7 +313,7 @@ def _is_fresh(node: fx.Node) -> bool:
         return False
     if any(returned.alias_info is not None for returned in target._schema.returns):
         return False
-    if target._schema.name.removeprefix("aten::") in _FRESH:
+    if name_of(node) in _FRESH:
         return True
     return not target.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
 

@@ -61,8 +61,8 @@ def _settle_squeeze(program: ExportedProgram, node: fx.Node) -> None:
     axes = [axis for axis in _squeezed(node) if not isinstance(shape[axis], torch.SymInt) and shape[axis] == 1]
     result = source
     if axes:
-        with program.graph_module.graph.inserting_before(node):
-            result = program.graph_module.graph.call_function(_ATEN.squeeze.dims, (source, axes))
+        with program.graph.inserting_before(node):
+            result = program.graph.call_function(_ATEN.squeeze.dims, (source, axes))
         result.meta.update(node.meta)
     _replace(program, node, result)
 
@@ -103,7 +103,7 @@ _STABLE: dict[str, Callable[..., Any]] = {
 
 def _decompose_open_windows(program: ExportedProgram) -> None:
     """Replace adaptive pooling of maps of open size, which torch decomposes for the size that is traced alone."""
-    graph = program.graph_module.graph
+    graph = program.graph
     for node in list(graph.nodes):
         name = name_of(node)
         if name not in (*_ADAPTIVE_MEANS, *_ADAPTIVE_MAXIMA) or not _has_open_windows(node):
@@ -127,7 +127,7 @@ def _decompose_open_windows(program: ExportedProgram) -> None:
 def _exchange(program: ExportedProgram, node: fx.Node, result: fx.Node, target: Callable[..., Any]) -> None:
     """Replace `result` of a program, the node or an item of it, by what `target` makes of the node's arguments."""
     made, inputs = traced(node, target, {})
-    graph = program.graph_module.graph
+    graph = program.graph
     with graph.inserting_before(result):
         new = inserted(made, graph, inputs)
     _replace(program, result, new)
@@ -139,7 +139,7 @@ def _replace(program: ExportedProgram, node: fx.Node, new: fx.Node) -> None:
     for spec in program.graph_signature.output_specs:
         if spec.arg.name == node.name:
             spec.arg.name = new.name
-    program.graph_module.graph.erase_node(node)
+    program.graph.erase_node(node)
 
 
 def _has_open_windows(node: fx.Node) -> bool:
