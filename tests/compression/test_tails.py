@@ -3,7 +3,7 @@
 import torch
 
 import tailcut
-from tailcut.compression.lattices import cut_empty_tails, cut_to
+from tailcut.compression.rate.lattices import cut_empty_tails, cut_to
 from tailcut.weights import kept_counts, truncated_tensors
 
 

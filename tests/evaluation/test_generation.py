@@ -13,7 +13,6 @@ from torch.nn.functional import interpolate
 
 from tailcut.data import InMemoryDataset, open_dataset
 from tailcut.errors import ArgumentError, RecipeError, TrainingError
-from tailcut.evaluation.fid import FeatureNetwork, FeatureStatistics, frechet_distance
 from tailcut.evaluation.files import evaluate_file, task_of_file
 from tailcut.evaluation.generation import (
     GenerationReport,
@@ -21,6 +20,7 @@ from tailcut.evaluation.generation import (
     evaluate_generator,
     latent_codes,
 )
+from tailcut.evaluation.metrics.fid import FeatureNetwork, FeatureStatistics, frechet_distance
 from tailcut.execution import fuse
 from tailcut.format import inspect, load, save
 from tailcut.models import VAE

@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 
 import tailcut
 from tailcut.data import open_dataset, read_image
-from tailcut.evaluation.metrics import foreground
+from tailcut.evaluation.metrics.class_metrics import foreground
 from tailcut.tasks.prediction.predict import predict
 
 UNET, LENET = "unet-759-float16", "lenet5-776"

@@ -19,7 +19,7 @@ from tests.small_coco import TINY, write_coco
 from torch import Tensor, nn
 
 from tailcut.channels import recalibrate
-from tailcut.compression import fisher
+from tailcut.compression.sensitivity import fisher
 from tailcut.data import Dataset, InMemoryDataset, open_dataset
 from tailcut.format import load, save
 from tailcut.format.codecs import deflate

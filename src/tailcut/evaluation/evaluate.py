@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tailcut.data import Dataset
 from tailcut.errors import ArgumentError, TailcutError, first_line, is_out_of_memory
 from tailcut.evaluation.class_check import check_class_names
-from tailcut.evaluation.metrics import METRICS, ClassCounts, StreamingMean, has_nan, metrics_for
+from tailcut.evaluation.metrics.class_metrics import METRICS, ClassCounts, StreamingMean, has_nan, metrics_for
 from tailcut.evaluation.pixel_inputs import reader_of
 from tailcut.execution import fuse
 from tailcut.export_c import IntegerNetwork

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from tailcut.data import Dataset, Roots, open_dataset
 from tailcut.errors import ArgumentError
-from tailcut.evaluation.elbo import negative_elbo
 from tailcut.evaluation.evaluate import (
     PROGRESS_INTERVAL,
     EvaluateReport,
@@ -23,9 +22,10 @@ from tailcut.evaluation.evaluate import (
     run_in_processes,
     runnable,
 )
-from tailcut.evaluation.fid import FeatureNetwork, Features, FeatureStatistics, frechet_distance
-from tailcut.evaluation.inception import InceptionFeatures
-from tailcut.evaluation.metrics import StreamingMean
+from tailcut.evaluation.metrics.class_metrics import StreamingMean
+from tailcut.evaluation.metrics.elbo import negative_elbo
+from tailcut.evaluation.metrics.fid import FeatureNetwork, Features, FeatureStatistics, frechet_distance
+from tailcut.evaluation.metrics.inception import InceptionFeatures
 from tailcut.format import load
 from tailcut.models import VAE, DCGANGenerator
 from tailcut.runtime.progress import live_progress

@@ -4,7 +4,7 @@ import math
 
 from torch import Tensor, nn
 
-from tailcut.compression.fisher import GRADIENT_BATCH
+from tailcut.compression.sensitivity.fisher import GRADIENT_BATCH
 from tailcut.data import Dataset
 from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, uses_batch_statistics
 from tailcut.evaluation.random_batches import network_inputs

@@ -7,7 +7,7 @@ from tailcut.data import Dataset
 from tailcut.errors import ArgumentError
 from tailcut.evaluation.class_check import check_class_names
 from tailcut.evaluation.evaluate import check_outputs, run_forward, runnable
-from tailcut.evaluation.metrics import METRICS, check_answers, dice, foreground
+from tailcut.evaluation.metrics.class_metrics import METRICS, check_answers, dice, foreground
 from tailcut.evaluation.pixel_inputs import reader_of
 
 PredictedSample = tuple[int, Tensor, Tensor, Tensor, float]

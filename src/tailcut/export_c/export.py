@@ -14,7 +14,7 @@ from tailcut.export_c.integer import tables as integer_tables
 from tailcut.export_c.integer import writing as integer_writing
 from tailcut.export_c.integer.program import IntegerProgram, integer_program
 from tailcut.export_c.lowering.lowering import MAX_SIZE, KeptTensor, Lowering
-from tailcut.export_c.lowering.operations import HANDLERS
+from tailcut.export_c.lowering.operations.table import HANDLERS
 from tailcut.export_c.program.memory import MAX_ARENA, plan
 from tailcut.export_c.program.pooling import pool_outputs
 from tailcut.export_c.program.program import Program

@@ -11,9 +11,9 @@ from tailcut.format import codecs, quantized
 from tailcut.format.container.contents import Stream
 from tailcut.format.container.numbers import to_bytes, type_number
 from tailcut.format.container.streams import layout_of_kept
+from tailcut.format.encoder.quantization import Rounding
 from tailcut.format.network.levels import NetworkLevel
 from tailcut.format.network.tensors import NetworkTensors, OtherTensor
-from tailcut.format.quantization import Rounding
 
 
 def coefficient_streams(levels: Sequence[NetworkLevel], dtype: torch.dtype) -> list[Stream]:

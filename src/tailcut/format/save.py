@@ -18,6 +18,17 @@ from tailcut.files import check_is_path, write_atomically
 from tailcut.format.container.contents import Contents, Level, StoredBase, Stream, decode, encode, stream_types
 from tailcut.format.container.numbers import QUANTIZED, QUANTIZED_DTYPE, float_type, has_non_finite, type_number
 from tailcut.format.container.streams import decode_values
+from tailcut.format.encoder.quantization import (
+    RELATIVE_STEP,
+    Rounding,
+    coarsest_eighth,
+    completed,
+    default_sensitivity,
+    finest_eighth,
+    types_of_others,
+)
+from tailcut.format.encoder.sensitivity import Sensitivity
+from tailcut.format.encoder.step_search import checked_max_bytes, finest_step
 from tailcut.format.level_streams import coefficient_streams, other_streams, quantized_payloads, stored_type
 from tailcut.format.network.building import on_meta
 from tailcut.format.network.levels import NetworkLevel, network_levels, warn_of_statistics
@@ -28,19 +39,8 @@ from tailcut.format.network.verification import (
     check_same_network,
     warn_of_wrapper,
 )
-from tailcut.format.quantization import (
-    RELATIVE_STEP,
-    Rounding,
-    coarsest_eighth,
-    completed,
-    default_sensitivity,
-    finest_eighth,
-    types_of_others,
-)
 from tailcut.format.quantized import Coded
 from tailcut.format.save_report import SaveReport, save_report
-from tailcut.format.sensitivity import Sensitivity
-from tailcut.format.step_search import checked_max_bytes, finest_step
 from tailcut.limits import MAX_TENSORS, check_level_work, check_total, check_work, limit_of, non_finite_allowed
 from tailcut.model_inputs import Loader
 from tailcut.structure import (

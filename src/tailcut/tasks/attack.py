@@ -30,7 +30,7 @@ from tailcut.evaluation.evaluate import (
     runnable,
     uses_batch_statistics,
 )
-from tailcut.evaluation.metrics import StreamingMean, accuracy
+from tailcut.evaluation.metrics.class_metrics import StreamingMean, accuracy
 from tailcut.evaluation.pixel_inputs import ImageReader
 from tailcut.format import load
 from tailcut.plotting import check_figure_path, new_figure, write_figure

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tailcut.arguments import check_positive
 from tailcut.compression import CompressReport, compress
-from tailcut.compression.compress import check_goal, check_room, usual_gradients
+from tailcut.compression.post_training.compress import check_goal, check_room, usual_gradients
 from tailcut.data import Dataset, Roots, open_dataset, split_off
 from tailcut.errors import ArgumentError
 from tailcut.evaluation.class_check import check_class_names

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from tailcut.compression import compress
-from tailcut.compression.compress import check_room
+from tailcut.compression.post_training.compress import check_room
 from tailcut.errors import ArgumentError, DivergedError, RecipeError, StructureError
 from tailcut.format import encode_network, save
 from tailcut.model_inputs import Loader

@@ -21,7 +21,7 @@ from tailcut.channels.scoring.forward import running
 from tailcut.data import read_image
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.evaluation.evaluate import check_no_detector, choose_device, fitting, runnable
-from tailcut.evaluation.metrics import check_answers
+from tailcut.evaluation.metrics.class_metrics import check_answers
 from tailcut.evaluation.pixel_inputs import image_shape, reader_of
 from tailcut.format import load
 from tailcut.plotting import check_figure_path, new_figure, write_figure

@@ -25,7 +25,7 @@ from tailcut.evaluation.evaluate import (
     runnable,
     within_memory,
 )
-from tailcut.evaluation.metrics import check_answers, foreground
+from tailcut.evaluation.metrics.class_metrics import check_answers, foreground
 from tailcut.evaluation.pixel_inputs import image_shape, reader_of
 from tailcut.files import made_folder, write_atomically
 from tailcut.format import load

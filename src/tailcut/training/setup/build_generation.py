@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from tailcut.data import Dataset
 from tailcut.errors import RecipeError
-from tailcut.evaluation.fid import CHANNELS, FEATURE_NETWORK
+from tailcut.evaluation.metrics.fid import CHANNELS, FEATURE_NETWORK
 from tailcut.models import VAE, DCGANGenerator
 from tailcut.structure import example_shape
 from tailcut.training.recipe.fields import check_unused

@@ -8,7 +8,7 @@ from typing import Any, final
 
 from torch import Tensor, nn
 
-from tailcut.compression.compress import usual_gradients
+from tailcut.compression.post_training.compress import usual_gradients
 from tailcut.data import Dataset
 from tailcut.format.network.levels import LEVEL_INPUTS
 from tailcut.training.result import save_trained

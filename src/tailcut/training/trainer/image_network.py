@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from tailcut.channels import recalibrate
 from tailcut.data import Dataset
-from tailcut.evaluation.elbo import negative_elbo
 from tailcut.evaluation.evaluate import check_outputs, evaluate, fitting, runnable
 from tailcut.evaluation.generation import evaluate_generator
 from tailcut.evaluation.gradient_inputs import gradient_inputs
+from tailcut.evaluation.metrics.elbo import negative_elbo
 from tailcut.evaluation.pixel_inputs import gate_penalty, reader_of
 from tailcut.evaluation.random_batches import network_inputs
 from tailcut.runtime.distributed import share_of

@@ -1,0 +1,1 @@
+"""What the weights of a network are multiplied with."""

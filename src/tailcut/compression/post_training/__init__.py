@@ -1,0 +1,1 @@
+"""Small files of trained networks, without training them on."""

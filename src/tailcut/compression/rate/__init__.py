@@ -1,0 +1,1 @@
+"""Training for bytes: the length of the file in the loss."""
