@@ -14,7 +14,10 @@ from torch.nn.functional import interpolate
 import tailcut
 from tailcut.data import open_dataset, read_image
 from tailcut.evaluation.metrics.class_metrics import foreground
+from tailcut.export_html import export_html
+from tailcut.structure import set_image_size
 from tailcut.tasks.prediction.predict import predict
+from tailcut.tasks.prediction.reading import image_size_of, read_as_trained
 
 UNET, LENET = "unet-759-float16", "lenet5-776"
 ROUNDING = 1e-5
@@ -71,6 +74,24 @@ def test_the_mask_of_a_photo_is_that_of_python(carvana_root: Path, pages: Pages,
     predict(model, [small], tmp_path / "masks")
     wanted = np.asarray(Image.open(tmp_path / "masks" / "small.png"))
     assert (mask_of(tab, 320, 480) != wanted).sum() <= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(70, 50), (33, 71), (300, 28), (20, 20)])
+def test_the_middle_of_a_photo_goes_in_where_the_network_learned_middles(
+    size: tuple[int, int], tab: Tab, tmp_path: Path
+) -> None:
+    model = tailcut.load(f"zoo:{LENET}")
+    set_image_size(model, (28, 28), shorter_side=35)
+    export_html(model, tmp_path / "page.html")
+    width, height = size
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    tab.open(tmp_path / "page.html")
+    tab.choose(tmp_path / "photo.png")
+    wanted = read_as_trained(tmp_path / "photo.png", image_size_of(model, "the test"))[0].numpy()
+    assert wanted.shape == (1, 28, 28)
+    np.testing.assert_allclose(input_of(tab), wanted, atol=0.5 / 255)  # grey is whole in the browser
 
 
 @pytest.mark.slow

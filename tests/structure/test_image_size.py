@@ -7,7 +7,7 @@ from torch import nn
 
 import tailcut
 from tailcut.errors import ArgumentError
-from tailcut.structure import as_metadata, create_model, image_size, is_size, set_image_size
+from tailcut.structure import as_metadata, create_model, image_shorter_side, image_size, is_size, set_image_size
 
 
 def test_a_network_is_told_and_forgets() -> None:
@@ -40,6 +40,31 @@ def test_a_file_tells_it_and_one_without_tells_nothing(tmp_path: Path) -> None:
     assert "images           64 x 48 pixels" in str(report)
     tailcut.save(model, tmp_path / "users.tailcut", metadata={"image_size": "large"})
     assert image_size(tailcut.load(tmp_path / "users.tailcut")) is None
+
+
+def test_a_middle_is_told_by_the_shorter_side(tmp_path: Path) -> None:
+    model = create_model("resnet20")
+    set_image_size(model, (48, 48), shorter_side=64)
+    assert image_shorter_side(model) == image_shorter_side(copy.deepcopy(model)) == 64
+    tailcut.save(model, tmp_path / "a.tailcut")
+    loaded = tailcut.load(tmp_path / "a.tailcut")
+    assert (image_size(loaded), image_shorter_side(loaded)) == ((48, 48), 64)
+    assert "48 x 48 pixels, the middle of 64 along the shorter side" in str(tailcut.inspect(tmp_path / "a.tailcut"))
+    set_image_size(model, (48, 48))
+    assert image_shorter_side(model) is None
+
+
+@pytest.mark.parametrize(
+    ("size", "side"), [((48, 48), 47), ((48, 32), 47), ((48, 48), 1 << 17), ((48, 48), 64.0), (None, 64)]
+)
+def test_what_is_no_shorter_side(size: Any, side: Any, tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="at least the sides of the middle"):
+        set_image_size(nn.Linear(2, 3), size, shorter_side=side)
+    metadata = {"image_size": size, "image_shorter_side": side}
+    tailcut.save(create_model("lenet5"), tmp_path / "a.tailcut", metadata=metadata)
+    loaded = tailcut.load(tmp_path / "a.tailcut")
+    assert (image_size(loaded), image_shorter_side(loaded)) == (size, None)
+    assert str(side) in str(tailcut.inspect(tmp_path / "a.tailcut"))
 
 
 def test_the_key_of_older_files_is_read(tmp_path: Path) -> None:

@@ -52,6 +52,8 @@ class Dataset(ABC, torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         class_names: one name per class.
         image_shape: (channels, height, width) of an image; where images differ, that of the first. Where items are
             channels, that of the image which they show.
+        shorter_side: what the shorter side of an image is resized to before its middle is shown; None: images are as
+            they are, or squashed to one size.
         sorted_by_class: whether all images of a class come one after another.
         skipped: the files that were left out since they cannot be read, and why; see `open_dataset`.
         stored_channels: which frequency channels an item holds in place of pixels; None: pixels.
@@ -63,6 +65,7 @@ class Dataset(ABC, torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     num_classes: int
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
+    shorter_side: int | None = None
     sorted_by_class: bool = False
     skipped: Mapping[str, str] = MappingProxyType({})
     stored_channels: StoredChannels | None = None
@@ -253,6 +256,7 @@ class DatasetView(Dataset):
         self.num_classes = dataset.num_classes
         self.class_names = dataset.class_names
         self.image_shape = dataset.image_shape
+        self.shorter_side = dataset.shorter_side
         self.sorted_by_class = dataset.sorted_by_class
         self.skipped = dict(dataset.skipped)  # workers get a copy of the view, and a mapping proxy has none
         self.stored_channels = dataset.stored_channels

@@ -33,6 +33,11 @@ def side_of(framing: Framing) -> int:
     return framing if isinstance(framing, int) else framing[1]
 
 
+def shorter_side_of(framing: Framing) -> int | None:
+    """Return what the shorter side is resized to before the middle is cut out; None where images are squashed."""
+    return None if isinstance(framing, int) else framing[0]
+
+
 def named(framing: Framing) -> str:
     """Return the framing as it stands behind `@` in the name of a data set."""
     return f"{framing}" if isinstance(framing, int) else f"{framing[0]}/{framing[1]}"

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from tailcut.data.dataset import Dataset, DatasetView, Indices
-from tailcut.data.framing import Framing, check_framing, framed, named, side_of
+from tailcut.data.framing import Framing, check_framing, framed, named, shorter_side_of, side_of
 
 
 class ResizedDataset(DatasetView):
@@ -23,6 +23,7 @@ class ResizedDataset(DatasetView):
         super().__init__(dataset)
         self.name = f"{dataset.name}@{named(framing)}"
         self.image_shape = (dataset.image_shape[0], side_of(framing), side_of(framing))
+        self.shorter_side = shorter_side_of(framing)
         self._framing = framing
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:

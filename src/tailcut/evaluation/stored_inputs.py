@@ -43,6 +43,8 @@ class StoredDataset(DatasetView):
     def __init__(self, dataset: FolderDataset, transform: BlockDCT) -> None:
         super().__init__(dataset)
         self.files, self.labels, self.framing = dataset.files, dataset.labels, dataset.framing
+        if self.framing is not None:
+            self.shorter_side = side_of(self.framing)  # as `resized_part` has it where that is a power of two smaller
         self.stored_channels = StoredChannels(transform.selection.indices, transform.chroma)
         self._size = self.image_shape[1:]
         self._reading = current_reading()

@@ -131,6 +131,7 @@ def _page(
         "kind": network.kind,
         "classes": network.class_names,
         "draws": _draws(network),
+        "shorter": network.shorter_side,
         "base": BASE,
         "programs": programs,
         "image": _base64(image),

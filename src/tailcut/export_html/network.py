@@ -11,7 +11,7 @@ from tailcut.evaluation.generation import GENERATORS, ImagesOfCodes, Sampler
 from tailcut.evaluation.pixel_inputs import image_shape
 from tailcut.export_c.export import check_size, lower, reading_pixels, refuse_detector
 from tailcut.export_c.program.program import Program
-from tailcut.structure import example_shape, in_evaluation, name_of, source_of, without_views
+from tailcut.structure import example_shape, image_shorter_side, in_evaluation, name_of, source_of, without_views
 from tailcut.weights import to_dense
 
 Kind = Literal["classes", "mask", "images"]
@@ -30,12 +30,15 @@ class PageNetwork:
         programs: one for each size of input; the page takes the one of the most similar form.
         class_names: of all classes, the numbers where the network has no names; empty without classes.
         num_parameters: of the dense network.
+        shorter_side: what the shorter side of an image is resized to before its middle goes in; None: images are
+            squashed.
     """
 
     kind: Kind
     programs: tuple[Program, ...]
     class_names: tuple[str, ...]
     num_parameters: int
+    shorter_side: int | None = None
 
 
 def page_network(model: nn.Module, size: tuple[int, int] | None = None) -> PageNetwork:
@@ -43,7 +46,8 @@ def page_network(model: nn.Module, size: tuple[int, int] | None = None) -> PageN
 
     Args:
         model: of a registered family; it is not changed.
-        size: height and width of its input; without it that of the network's example, for masks `PHOTO_SIZE`. Masks
+        size: height and width of its input, which images are squashed to; without it as in its training (see
+            `tailcut.inputs.set_image_size`); for masks `PHOTO_SIZE`. Masks
             are made of upright and of wide photos: their height and width are swapped for a second program.
 
     Raises:
@@ -81,7 +85,8 @@ def page_network(model: nn.Module, size: tuple[int, int] | None = None) -> PageN
     if kind == "classes":
         (count,) = programs[0].output_shapes[0]
         names = tuple(name_of(named, number, count) or str(number) for number in range(count))
-    return PageNetwork(kind, tuple(programs), names, num_parameters)
+    shorter_side = image_shorter_side(named) if kind == "classes" and size in (None, shape[1:]) else None
+    return PageNetwork(kind, tuple(programs), names, num_parameters, shorter_side)
 
 
 def _lowered(model: nn.Module, dense: nn.Module, example: Tensor) -> Program:

@@ -253,7 +253,9 @@ def _metadata_lines(metadata: dict[str, Any]) -> list[str]:
     size_key = structure.size_key_in(metadata)
     if size_key is not None:
         height, width = rest.pop(size_key)
-        lines.append(f"images           {height} x {width} pixels")
+        is_middle = structure.is_shorter_side(metadata.get(structure.SHORTER_SIDE_KEY), (height, width))
+        part = f", the middle of {rest.pop(structure.SHORTER_SIDE_KEY)} along the shorter side" if is_middle else ""
+        lines.append(f"images           {height} x {width} pixels{part}")
     return [*lines, f"metadata         {rest}"] if rest else lines
 
 

@@ -35,6 +35,7 @@ from tailcut.format.network.tensors import NetworkTensors, list_digest, meta_cop
 from tailcut.limits import check_level_work, check_total, check_work, limit_of, non_finite_allowed
 from tailcut.structure import (
     METADATA_KEY,
+    SHORTER_SIDE_KEY,
     CoefficientLayout,
     Edit,
     Reader,
@@ -44,6 +45,7 @@ from tailcut.structure import (
     edit_kind,
     family,
     in_evaluation,
+    is_shorter_side,
     record_of,
     separate,
     set_class_names,
@@ -338,7 +340,9 @@ def _with_user_metadata(contents: Contents, model: nn.Module) -> nn.Module:
         set_class_names(model, names)
     size_key = size_key_in(contents.metadata)
     if size_key is not None:
-        set_image_size(model, contents.metadata[size_key])
+        size, shorter_side = contents.metadata[size_key], contents.metadata.get(SHORTER_SIDE_KEY)
+        is_framed = is_shorter_side(shorter_side, size)
+        set_image_size(model, size, shorter_side=shorter_side if is_framed else None)
     return model
 
 

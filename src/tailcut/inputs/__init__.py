@@ -64,5 +64,6 @@ from tailcut.inputs.stem.ycbcr import YCbCrPixels as YCbCrPixels
 from tailcut.inputs.stem.ycbcr import use_ycbcr as use_ycbcr
 from tailcut.inputs.transform.block_dct import BlockDCT as BlockDCT
 from tailcut.inputs.transform.statistics import ChannelStatistics as ChannelStatistics
+from tailcut.structure import image_shorter_side as image_shorter_side
 from tailcut.structure import image_size as image_size
 from tailcut.structure import set_image_size as set_image_size

@@ -10,8 +10,11 @@ from tailcut.structure.class_names import user_metadata as user_metadata
 from tailcut.structure.copying import computed_attributes as computed_attributes
 from tailcut.structure.copying import deepcopied as deepcopied
 from tailcut.structure.image_size import OLD_SIZE_KEY as OLD_SIZE_KEY
+from tailcut.structure.image_size import SHORTER_SIDE_KEY as SHORTER_SIDE_KEY
 from tailcut.structure.image_size import SIZE_KEY as SIZE_KEY
+from tailcut.structure.image_size import image_shorter_side as image_shorter_side
 from tailcut.structure.image_size import image_size as image_size
+from tailcut.structure.image_size import is_shorter_side as is_shorter_side
 from tailcut.structure.image_size import is_size as is_size
 from tailcut.structure.image_size import set_image_size as set_image_size
 from tailcut.structure.image_size import size_key_in as size_key_in

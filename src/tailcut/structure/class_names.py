@@ -8,7 +8,7 @@ from torch import nn
 
 from tailcut.errors import ArgumentError
 from tailcut.structure.attributes import set_attribute
-from tailcut.structure.image_size import SIZE_KEY, image_size
+from tailcut.structure.image_size import SHORTER_SIDE_KEY, SIZE_KEY, image_shorter_side, image_size
 from tailcut.structure.views import source_of
 
 METADATA_KEY = "class_names"
@@ -59,9 +59,11 @@ def as_metadata(model: nn.Module) -> dict[str, str]:
 
 
 def user_metadata(model: nn.Module) -> dict[str, Any]:
-    """Return the user's metadata of a network by their keys in a file: `class_names` and `image_size`, if any."""
-    found: dict[str, Sequence[Any] | None] = {METADATA_KEY: class_names(model), SIZE_KEY: image_size(model)}
-    return {key: list(value) for key, value in found.items() if value is not None}
+    """Return the user's metadata of a network by their keys in a file: classes, size and shorter side, if any."""
+    lists: dict[str, Sequence[Any] | None] = {METADATA_KEY: class_names(model), SIZE_KEY: image_size(model)}
+    shorter_side = image_shorter_side(model)
+    found: dict[str, Any] = {key: list(value) for key, value in lists.items() if value is not None}
+    return found if shorter_side is None else {**found, SHORTER_SIDE_KEY: shorter_side}
 
 
 def _are_texts(value: Any) -> bool:

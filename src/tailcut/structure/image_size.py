@@ -1,4 +1,4 @@
-"""Size of the images that a network was trained on, stored on the network beside its record."""
+"""Size of the images that a network was trained on, and which part they show, stored on it beside its record."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,8 +11,10 @@ from tailcut.structure.views import source_of
 
 SIZE_KEY = "image_size"
 OLD_SIZE_KEY = "picture_size"  # in files of before version 0.1.0
+SHORTER_SIDE_KEY = "image_shorter_side"
 MAX_SIDE = 1 << 16
 _ATTRIBUTE = "_tailcut_image_size"
+_SHORTER_SIDE_ATTRIBUTE = "_tailcut_image_shorter_side"
 
 
 def image_size(model: nn.Module) -> tuple[int, int] | None:
@@ -21,7 +23,16 @@ def image_size(model: nn.Module) -> tuple[int, int] | None:
     return size
 
 
-def set_image_size(model: nn.Module, size: Sequence[int] | None) -> None:
+def image_shorter_side(model: nn.Module) -> int | None:
+    """Return the shorter side, in pixels, that images are resized to before their middle is cut out.
+
+    None means that the whole image is squashed to the size.
+    """
+    side: int | None = source_of(model).__dict__.get(_SHORTER_SIDE_ATTRIBUTE)
+    return side
+
+
+def set_image_size(model: nn.Module, size: Sequence[int] | None, *, shorter_side: int | None = None) -> None:
     """Set the image size of a network, if it is not its family's (changes the module's metadata only).
 
     `tailcut predict` and `tailcut explain` resize images to it; `tailcut train` sets it. `tailcut.save` writes it
@@ -30,18 +41,22 @@ def set_image_size(model: nn.Module, size: Sequence[int] | None) -> None:
     Args:
         model: a network of images.
         size: (height, width) in pixels; None to forget it.
+        shorter_side: to resize the shorter side of an image to this, and to cut a middle of `size` out, as
+            torchvision's `Resize` and `CenterCrop` do; None squashes the whole image to `size`.
 
     Raises:
-        ArgumentError: this is no size of 1 to 65,536 pixels a side.
+        ArgumentError: this is no size of 1 to 65,536 pixels a side, or no shorter side that such a middle fits into.
     """
     source = source_of(model)
-    if size is None:
-        set_attribute(source, _ATTRIBUTE, None)
-        return
-    if not is_size(size):
+    if size is not None and not is_size(size):
         raise ArgumentError(f"an image's size must be (height, width), 1 to {MAX_SIDE} pixels each, got {size!r:.200}")
-    height, width = size
-    set_attribute(source, _ATTRIBUTE, (height, width))
+    if shorter_side is not None and not is_shorter_side(shorter_side, size):
+        raise ArgumentError(
+            f"shorter_side must be 1 to {MAX_SIDE} pixels, and at least the sides of the middle, {size}, "
+            f"that is cut out; got {shorter_side!r:.200}"
+        )
+    set_attribute(source, _ATTRIBUTE, None if size is None else tuple(size))
+    set_attribute(source, _SHORTER_SIDE_ATTRIBUTE, shorter_side)
 
 
 def is_size(value: Any) -> bool:
@@ -51,6 +66,11 @@ def is_size(value: Any) -> bool:
         and len(value) == 2
         and all(isinstance(side, int) and not isinstance(side, bool) and 1 <= side <= MAX_SIDE for side in value)
     )
+
+
+def is_shorter_side(value: Any, size: Any) -> bool:
+    """Return whether `value` is a shorter side of images whose middle, of `size`, is cut out."""
+    return is_size(size) and is_size((value, value)) and value >= max(size)
 
 
 def size_key_in(metadata: Mapping[str, Any]) -> str | None:

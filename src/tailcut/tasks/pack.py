@@ -349,7 +349,7 @@ def _from_checkpoint(state: Mapping[str, Any], path: Path) -> _Source:
     if is_finished and recipe.compression is None and recipe.pack.max_bytes is None:
         _take_statistics(network, load(run.model))
     set_class_names(network, state.get("class_names"))
-    set_image_size(network, state.get("image_size"))
+    set_image_size(network, state.get("image_size"), shorter_side=state.get("image_shorter_side"))
     levels = tuple(recipe.pack.levels)
     return _Source(
         network,

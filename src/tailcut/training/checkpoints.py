@@ -174,12 +174,19 @@ def _difference(key: str, before: Any, now: Any) -> str:
         return f"{len(before or ())} classes, and there are {len(now or ())} now"
     if key == "image_size":
         return f"images of {_size_text(before)} pixels, and they have {_size_text(now)} now"
+    if key == "image_shorter_side":
+        return f"{_part_text(before)}, and there are {_part_text(now)} now"
     return f"{before:,} {_COUNTED[key]}, and there are {now:,} now"
 
 
 def _size_text(size: Any) -> str:
     """Return height and width for people."""
     return "any number of" if size is None else " x ".join(str(side) for side in size)
+
+
+def _part_text(shorter_side: int | None) -> str:
+    """Return for people which part of an image is shown."""
+    return "whole images" if shorter_side is None else f"middles of images, the shorter side {shorter_side} pixels"
 
 
 def is_checkpoint(content: Any) -> bool:

@@ -10,10 +10,12 @@ from tests.format.networks import registered
 from torch import nn
 
 from tailcut.data import open_dataset, read_image, read_mask, reading, write_mask
+from tailcut.data.datasets.imagefolder import FolderDataset
 from tailcut.errors import ArgumentError, DataError, LimitError
 from tailcut.format import load, save
 from tailcut.structure import create_model, set_class_names, set_image_size
 from tailcut.tasks.prediction.predict import predict, predict_file
+from tailcut.tasks.prediction.reading import ImageSize, read_as_trained
 
 
 def write_digit(path: Path, index: int, *, inverted: bool = False) -> int:
@@ -179,6 +181,33 @@ def test_images_get_the_size_that_the_network_was_told(tmp_path: Path) -> None:
         with torch.no_grad():
             expected = model(read_image(tmp_path / "x.png", channels=3, size=size))[0].softmax(dim=0).max().item()
         assert report.predictions[0]["probability"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_images_are_cut_to_their_middle_where_the_network_learned_middles(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = create_model("resnet20").eval()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)).save(tmp_path / "x.png")
+    set_image_size(model, (32, 32), shorter_side=40)
+    save(model, tmp_path / "a.tailcut")
+    report = predict_file(tmp_path / "a.tailcut", [tmp_path / "x.png"])
+    whole = read_image(tmp_path / "x.png", channels=3, size=(40, 56))
+    with torch.no_grad():
+        expected = model(whole[..., 4:36, 12:44])[0].softmax(dim=0).max().item()
+    assert report.predictions[0]["probability"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_middle_is_that_of_the_data_set(tmp_path: Path) -> None:
+    """What `evaluate` gives the network, but for the rounding to bytes, once along each axis."""
+    folder = tmp_path / "val" / "plant"
+    folder.mkdir(parents=True)
+    for number, (height, width) in enumerate([(50, 70), (71, 33), (40, 40), (32, 200), (20, 31)]):
+        pixels = np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    dataset = FolderDataset(tmp_path / "val", name="folder:own", size=(39, 32))
+    assert dataset.shorter_side == 39
+    for place, path in enumerate(dataset.files):
+        read = read_as_trained(path, ImageSize(3, (32, 32), 39))
+        assert (read[0] - dataset[place][0]).abs().max() <= 1.01 / 255
 
 
 def test_images_that_a_file_makes_too_large_are_refused_before_memory_is_taken(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from tailcut.data import open_dataset, split_off
 from tailcut.errors import DataNotFoundError, RecipeError
 from tailcut.execution import FusedNetwork
 from tailcut.format import load, save
-from tailcut.structure import create_model, image_size
+from tailcut.structure import create_model, image_shorter_side, image_size
 from tailcut.training.recipe.schema import LrScheduleSection, OptimizerSection, Recipe
 from tailcut.training.setup.build import (
     build_model,
@@ -375,6 +375,8 @@ def test_a_classifier_is_told_a_size_that_is_not_its_familys(make_recipe: MakeRe
     assert image_size(model) == (14, 14)
     note_image_size(recipe, model, open_dataset("digits", "train"))
     assert image_size(model) is None
+    note_image_size(recipe, model, open_dataset("digits@32/28", "train"))
+    assert (image_size(model), image_shorter_side(model)) == ((28, 28), 32)
 
 
 @pytest.mark.parametrize(("num_images", "told"), [(64 * 12, True), (64 * 13, False)])

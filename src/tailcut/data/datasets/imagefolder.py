@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tailcut.data.dataset import Dataset, Indices, as_positions
-from tailcut.data.framing import Framing, check_framing, framed, named, random_part, side_of
+from tailcut.data.framing import Framing, check_framing, framed, named, random_part, shorter_side_of, side_of
 from tailcut.data.images import image_file_size, read_image
 from tailcut.data.kept import KeptTensors
 from tailcut.data.reading import current_reading, readable, warn_of_misplaced, warn_of_other_files
@@ -92,6 +92,7 @@ class FolderDataset(Dataset):
         self.files = [path for files in per_class for path in files]
         self.labels = torch.tensor([label for label, files in enumerate(per_class) for _ in files])
         self.framing = size
+        self.shorter_side = None if size is None else shorter_side_of(size)
         self._kept = KeptTensors()
         self._reading = current_reading()
         kept, self.skipped = readable(self.files, self._decoded, str(folder))

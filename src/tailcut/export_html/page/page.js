@@ -42,7 +42,7 @@ async function run(blob) {
     const image = await readImage(blob), program = programFor(image);
     tell("Running the network ...");
     await painted();
-    const found = await answer(program, toInput(image, program.input, part("invert").checked));
+    const found = await answer(program, toInput(image, program.input, part("invert").checked, network.shorter));
     if (own !== turn) return null; // another image came meanwhile
     last = { ...found, image, blob };
     network.kind === "mask" ? showMask() : showClasses();

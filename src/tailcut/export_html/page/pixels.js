@@ -32,10 +32,11 @@ async function readImage(blob) {
   return context.getImageData(0, 0, width, height);
 }
 
-/* For each place of an axis: the first of those that it is made of, and their weights. Bilinear with antialiasing. */
-function averages(from, to) {
-  const scale = from / to, reach = Math.max(scale, 1), places = [];
-  for (let place = 0; place < to; place++) {
+/* For the `count` middle places of an axis: the first of those that each is made of, and their weights. Bilinear with
+   antialiasing. */
+function averages(from, to, count) {
+  const scale = from / to, reach = Math.max(scale, 1), places = [], begin = halfToEven(to - count);
+  for (let place = begin; place < begin + count; place++) {
     const centre = scale * (place + 0.5);
     const first = Math.max(Math.trunc(centre - reach + 0.5), 0), end = Math.min(Math.trunc(centre + reach + 0.5), from);
     const weights = [];
@@ -46,9 +47,24 @@ function averages(from, to) {
   return places;
 }
 
+/* Half of a whole number, rounded as Python does. */
+function halfToEven(number) {
+  const half = Math.floor(number / 2);
+  return number % 2 ? half + half % 2 : half;
+}
+
+/* Height and width that an image is resized to: those of the input; or its shorter side is `shorter`, and the middle is
+   what goes in. */
+function resizedTo({ width, height }, toHeight, toWidth, shorter) {
+  if (!shorter) return [toHeight, toWidth];
+  const longer = Math.trunc(shorter * Math.max(width, height) / Math.min(width, height));
+  return height <= width ? [shorter, longer] : [longer, shorter];
+}
+
 /* The image as float32 (channels, height, width) of 0 to 1, resized. */
-function toInput({ width, height, data }, [channels, toHeight, toWidth], inverted) {
-  const columns = averages(width, toWidth), rows = averages(height, toHeight);
+function toInput(image, [channels, toHeight, toWidth], inverted, shorter = null) {
+  const { width, height, data } = image, [wholeHeight, wholeWidth] = resizedTo(image, toHeight, toWidth, shorter);
+  const columns = averages(width, wholeWidth, toWidth), rows = averages(height, wholeHeight, toHeight);
   const narrow = new Float32Array(height * toWidth), line = new Float32Array(width);
   const input = new Float32Array(channels * toHeight * toWidth);
   for (let channel = 0; channel < channels; channel++) {

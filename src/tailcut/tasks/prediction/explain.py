@@ -18,18 +18,18 @@ from torch.nn.functional import interpolate
 
 from tailcut.channels.scoring.feature_maps import follow_maps
 from tailcut.channels.scoring.forward import running
-from tailcut.data import read_image
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.evaluation.evaluate import check_no_detector, choose_device, fitting, runnable
 from tailcut.evaluation.metrics.class_metrics import check_answers
-from tailcut.evaluation.pixel_inputs import image_shape, reader_of
+from tailcut.evaluation.pixel_inputs import reader_of
 from tailcut.format import load
 from tailcut.plotting import check_figure_path, new_figure, write_figure
 from tailcut.printing import Report, table
 from tailcut.reports.networks import check_named_once
 from tailcut.structure import MAX_INPUT_PIXELS, check_pixels, name_of
 from tailcut.structure.views import unwrapped
-from tailcut.tasks.prediction.predict import shown_class
+from tailcut.tasks.prediction.outputs import shown_class
+from tailcut.tasks.prediction.reading import image_size_of, read_as_trained
 
 FIGURE = "a heat map"
 
@@ -273,12 +273,9 @@ def _last_with_places(found: Sequence[_Maps], layer: str | None) -> _Maps:
 def _pixels(path: str | Path, model: nn.Module, max_input_pixels: int) -> Tensor:
     """Return the image (1, channels, height, width) at the example size of the network's family, or of its edits."""
     check_no_detector(model, "explain")
-    shape = image_shape(model)
-    if shape is None:
-        raise ArgumentError("explain needs a network of a registered family that takes images")
-    channels, height, width = shape
-    check_pixels(model, (height, width), max_input_pixels)
-    return read_image(path, channels=channels, size=(height, width))
+    size = image_size_of(model, "explain")
+    check_pixels(model, size.height_width, max_input_pixels)
+    return read_as_trained(path, size)
 
 
 def _focus(values: Tensor) -> tuple[float, float] | None:

@@ -1,10 +1,7 @@
 """Prediction: masks as images, classes as a table."""
 
-import json
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,11 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from tailcut.data import leave_out, read_image, write_mask
+from tailcut.data import read_image, write_mask
 from tailcut.data.images import image_file_size
-from tailcut.errors import ArgumentError, DataError, first_line
+from tailcut.errors import ArgumentError
 from tailcut.evaluation.evaluate import (
-    PROGRESS_INTERVAL,
     choose_device,
     device_of,
     file_at_level,
@@ -26,54 +22,14 @@ from tailcut.evaluation.evaluate import (
     within_memory,
 )
 from tailcut.evaluation.metrics.class_metrics import check_answers, foreground
-from tailcut.evaluation.pixel_inputs import image_shape, reader_of
-from tailcut.files import made_folder, write_atomically
+from tailcut.evaluation.pixel_inputs import reader_of
+from tailcut.files import made_folder
 from tailcut.format import load
-from tailcut.printing import Report, table
-from tailcut.runtime.progress import live_progress
 from tailcut.structure import MAX_INPUT_PIXELS, check_pixels, name_of
+from tailcut.tasks.prediction.outputs import PredictReport, check_table, paths_of_output, read_each, write_table
+from tailcut.tasks.prediction.reading import ImageSize, image_size_of, read_as_trained
 
 NUM_BEST = 3
-TABLE_FILE = "predictions.json"
-
-
-def shown_class(number: int, name: str | None) -> str:
-    """Return a class as text: `3 cat`, or `3` if the network has no class names."""
-    return f"{number} {name}" if name else str(number)
-
-
-@dataclass
-class PredictReport(Report):
-    """Report of the predictions for images.
-
-    Attributes:
-        source: the file (or `zoo:NAME`), as it was given.
-        task: `classification` or `segmentation`.
-        predictions: one dict per image. For classes: `image`, `class_number`, `class_name` (None where the network
-            was not told it), `probability` and `best` (the three likeliest classes, likewise). For masks: `image`,
-            `mask` (the file) and `foreground_ratio`.
-        seconds: time of it all.
-        skipped: `image` and `reason` of those that were left out since they cannot be read.
-    """
-
-    source: str
-    task: str
-    predictions: list[dict[str, Any]]
-    seconds: float
-    skipped: list[dict[str, Any]] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        """Return one row per image."""
-        if self.task == "segmentation":
-            rows = [
-                (item["image"], item["mask"], f"{100 * item['foreground_ratio']:.1f} %") for item in self.predictions
-            ]
-            return table(["image", "mask", "foreground"], rows, align="<<>")
-        rows = [
-            (item["image"], shown_class(item["class_number"], item["class_name"]), f"{100 * item['probability']:.1f} %")
-            for item in self.predictions
-        ]
-        return table(["image", "class", "probability"], rows, align="<<>")
 
 
 def predict(
@@ -89,7 +45,8 @@ def predict(
 ) -> PredictReport:
     """Run a network on image files. The model is not changed.
 
-    A network of classes, or with fully connected layers, gets the images resized to its example shape; any other gets
+    A network of classes, or with fully connected layers, gets the images resized to its size, as in its training (see
+    `tailcut.inputs.set_image_size`): the whole squashed, or the middle. Any other gets
     them in their own size, enlarged to its example shape where they are smaller. Masks have the size of their image.
 
     Args:
@@ -110,12 +67,12 @@ def predict(
         DataError: an image cannot be read; within `tailcut.data.reading(on_error="skip")` it is left out instead.
     """
     start = time.perf_counter()
-    shape = _image_shape(model)
-    check_pixels(model, shape[1:], max_input_pixels)
+    size = image_size_of(model, "predict")
+    check_pixels(model, size.height_width, max_input_pixels)
     device = device_of(model) if device is None else device
     network = runnable(model, device, dense=dense)
     read = reader_of(network)
-    example = _answers(run_forward(network, read(torch.zeros(1, *shape, device=device))))
+    example = _answers(run_forward(network, read(torch.zeros(1, size.channels, *size.height_width, device=device))))
     resized = example.ndim == 2 or any(isinstance(module, nn.Linear) for module in network.modules())
     paths, folder = [Path(image) for image in images], None if out is None else Path(out)
     if folder is not None:
@@ -123,7 +80,7 @@ def predict(
     masks = paths_of_output(paths, _folder_of_masks(folder), "mask") if example.ndim == 4 else None
     predictions, skipped = [], list[dict[str, Any]]()
     with made_folder(folder):
-        for path, image in read_each(paths, partial(_read, shape=shape, resized=resized, invert=invert), skipped):
+        for path, image in read_each(paths, partial(_read, size=size, resized=resized, invert=invert), skipped):
             with within_memory(image):
                 inputs = read(image.to(device))
             outputs = _answers(run_forward(network, inputs))
@@ -136,51 +93,10 @@ def predict(
     return report
 
 
-def check_table(folder: Path) -> None:
-    """Raise `ArgumentError` if a folder has a table of predictions that `write_table` did not write."""
-    path = folder / TABLE_FILE
-    if not path.is_file():
-        return
-    try:
-        content = json.loads(path.read_text())
-    except ValueError:  # no JSON, or no text
-        content = None
-    if not isinstance(content, dict) or "predictions" not in content:
-        raise ArgumentError(f"{path} is no table of predictions, and would be replaced: choose another folder")
-
-
-def write_table(folder: Path, report: PredictReport) -> None:
-    """Write the table of the predictions into a folder."""
-    write_atomically(folder / TABLE_FILE, report.to_json() + "\n")
-
-
 def _folder_of_masks(folder: Path | None) -> Path:
     if folder is None:
         raise ArgumentError("this network makes masks; name a folder for them (-o DIR)")
     return folder
-
-
-def read_each(
-    paths: Sequence[Path], read: Callable[[Path], Tensor], skipped: list[dict[str, Any]]
-) -> Iterator[tuple[Path, Tensor]]:
-    """Yield the images, and show how far it is; those that cannot be read are left out, or raise, see `leave_out`.
-
-    Raises:
-        DataError: all of them were left out.
-    """
-    with live_progress(True, "images", len(paths), interval=PROGRESS_INTERVAL) as bar:
-        for number, path in enumerate(paths, start=1):
-            try:
-                image = read(path)
-            except DataError as error:
-                leave_out(path, error)
-                skipped.append({"image": str(path), "reason": first_line(error)})
-                continue
-            yield path, image
-            bar.show(number)
-    if paths and len(skipped) == len(paths):
-        first = skipped[0]["reason"]
-        raise DataError(f"none of the {len(paths)} images could be read; the first: {first}")
 
 
 def predict_file(
@@ -209,23 +125,14 @@ def predict_file(
     )
 
 
-def _image_shape(model: nn.Module) -> tuple[int, int, int]:
-    shape = image_shape(model)
-    if shape is None:
-        raise ArgumentError(
-            "predict needs a network of a registered family that reads images, which gives their channels and size; "
-            "load any other network in Python and call it there"
-        )
-    return shape
-
-
-def _read(path: Path, shape: tuple[int, int, int], *, resized: bool, invert: bool) -> Tensor:
+def _read(path: Path, size: ImageSize, *, resized: bool, invert: bool) -> Tensor:
     """Return the image as a batch of one: (1, channels, height, width)."""
-    channels, *example = shape
-    least_height, least_width = example
-    height, width = example if resized else image_file_size(path)
-    size = (max(height, least_height), max(width, least_width))
-    image = read_image(path, channels=channels, size=size)
+    if resized:
+        image = read_as_trained(path, size)
+    else:
+        height, width = image_file_size(path)
+        least_height, least_width = size.height_width
+        image = read_image(path, channels=size.channels, size=(max(height, least_height), max(width, least_width)))
     return 1 - image if invert else image
 
 
@@ -258,19 +165,3 @@ def _mask(path: Path, outputs: Tensor, mask_path: Path) -> dict[str, Any]:
     mask = foreground(outputs)[0]
     write_mask(mask_path, mask)
     return {"image": str(path), "mask": str(mask_path), "foreground_ratio": float(mask.double().mean())}
-
-
-def paths_of_output(images: Sequence[Path], folder: Path, what: str) -> dict[Path, Path]:
-    """Return for each image the PNG in a folder that is named like it; `what` the PNG is, for messages.
-
-    Raises:
-        ArgumentError: two would have one name, or one would replace its image.
-    """
-    twice = [stem for stem, count in Counter(path.stem for path in set(images)).items() if count > 1]
-    if twice:
-        raise ArgumentError(f"several images are named {twice[0]}: their {what}s would have one name; run them apart")
-    outputs = {path: folder / f"{path.stem}.png" for path in images}
-    for path, output in outputs.items():
-        if output.exists() and path.exists() and output.samefile(path):
-            raise ArgumentError(f"the {what} of {path} would replace it; choose another folder")
-    return outputs

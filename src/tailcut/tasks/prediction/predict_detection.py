@@ -23,7 +23,7 @@ from tailcut.format import load
 from tailcut.inputs.detection.detectors import Detector
 from tailcut.printing import table
 from tailcut.structure import MAX_INPUT_PIXELS, check_pixels
-from tailcut.tasks.prediction.predict import PredictReport, check_table, paths_of_output, read_each, write_table
+from tailcut.tasks.prediction.outputs import PredictReport, check_table, paths_of_output, read_each, write_table
 
 MASK_STRENGTH = 0.45  # part of the colour in a masked pixel
 HUE_STEP = 0.6180339887  # the golden ratio: neighbouring numbers get unlike hues

@@ -212,15 +212,15 @@ def name_classes(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None:
 
 
 def note_image_size(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None:
-    """Set the data set's image size on a classifier, if it is not its family's (changes its metadata only).
+    """Set the data set's image size on a classifier, if it is not its family's or a middle (changes its metadata only).
 
     Others get images in their own size, or are of one size.
     """
     set_image_size(model, None)
     shape = image_shape(model)
     classifies = dataset.task == "classification" and recipe.training.loss not in GENERATIVE
-    if classifies and shape is not None and shape[1:] != dataset.image_shape[1:]:
-        set_image_size(model, dataset.image_shape[1:])
+    if classifies and shape is not None and (shape[1:] != dataset.image_shape[1:] or dataset.shorter_side):
+        set_image_size(model, dataset.image_shape[1:], shorter_side=dataset.shorter_side)
 
 
 def build_optimizer(section: OptimizerSection, model: nn.Module) -> torch.optim.Optimizer:

@@ -33,7 +33,7 @@ from tailcut.runtime.signals import (
     listen_for_interruption,
     not_a_number,
 )
-from tailcut.structure import class_names, image_size
+from tailcut.structure import class_names, image_shorter_side, image_size
 from tailcut.training.batches import batches, generator
 from tailcut.training.checkpoints import (
     applying,
@@ -343,6 +343,7 @@ class Trainer(ABC):
         return {
             "class_names": class_names(self.model),
             "image_size": image_size(self.model),
+            "image_shorter_side": image_shorter_side(self.model),
             "num_train": len(self.data.train),
             "num_held_out": len(self.data.held_out or ()),
             "teacher": None if self.teacher is None else self.teacher.fingerprint,
