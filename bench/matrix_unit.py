@@ -12,7 +12,7 @@ from bench.scale import Scale
 from bench.tables import Row, Table
 from bench.timing import compare
 from tailcut.structure import create_model
-from tailcut.training.matrix_unit import OnMatrixUnit, has_matrix_unit
+from tailcut.training.matrix_unit import OnMatrixUnit, has_amx_bf16
 
 # (channels in, channels out, side of the input, stride); VGG-16-BN on CIFAR-10 and ResNet-18 on 128 pixels have these.
 LAYERS = ((256, 512, 8, 2), (256, 256, 4, 1), (256, 512, 4, 1), (512, 512, 4, 1), (512, 512, 2, 1), (512, 512, 1, 1))
@@ -34,7 +34,7 @@ def run(scale: Scale, machine: Machine) -> list[Table]:
         for name, side in NETWORKS.items():
             steps = [_network_step(name, side, 128, in_bfloat16=is_rounded) for is_rounded in (True, False)]
             rows.append(_row(name, 128, steps[0], scale, in_float32=steps[1]))
-    unit = "has" if has_matrix_unit() else "has not"
+    unit = "has" if has_amx_bf16() else "has not"
     notes = [
         "Forward and backward, of networks with the step of SGD; float32 of these alone. "
         f"This machine {unit} AMX; only where it has does a training run this way."

@@ -194,13 +194,13 @@ def test_processes_share_the_images(small: CocoDataset, monkeypatch: pytest.Monk
     figures: list[dict[str, float]] = [{}] * 3
 
     def work(rank: int) -> None:
-        def add_up(state: Tensor) -> Tensor:
+        def all_reduce_sum(state: Tensor) -> Tensor:
             barrier.wait()
             parts[rank] = state
             barrier.wait()
             return torch.stack(parts).sum(0).to(state.dtype)
 
-        figures[rank] = evaluate_detector(model, small, share=Share(torch.device("cpu"), rank, 3, add_up))
+        figures[rank] = evaluate_detector(model, small, share=Share(torch.device("cpu"), rank, 3, all_reduce_sum))
 
     # pycocotools writes to standard output, which is one for all threads: so only what was found is compared here.
     monkeypatch.setattr(

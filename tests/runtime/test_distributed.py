@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tailcut.runtime.distributed import add_up, agree, gather, share_buffers
+from tailcut.runtime.distributed import agree, all_reduce_sum, broadcast_buffers, gather
 from tailcut.runtime.share import Share
 
 
@@ -34,7 +34,7 @@ def test_the_loss_is_the_mean_and_one_wish_to_stop_is_enough() -> None:
 
 
 def test_sums_keep_their_type() -> None:
-    total = add_up(together(torch.tensor([0.25, 3.0], dtype=torch.float64)), torch.ones(2, dtype=torch.float64))
+    total = all_reduce_sum(together(torch.tensor([0.25, 3.0], dtype=torch.float64)), torch.ones(2, dtype=torch.float64))
     assert total.dtype == torch.float64
     assert total.tolist() == [1.25, 4.0]
 
@@ -46,7 +46,7 @@ def test_values_are_gathered_in_rows() -> None:
 
 def test_buffers_become_those_of_the_first_process() -> None:
     norm = nn.BatchNorm1d(1)
-    share_buffers(together(7), norm)
+    broadcast_buffers(together(7), norm)
     assert norm.running_mean is not None
     assert norm.running_mean.item() == 7
 
@@ -66,5 +66,5 @@ def test_a_process_alone_has_the_total_already() -> None:
 
 
 def test_the_total_is_that_of_all_processes() -> None:
-    share = Share(torch.device("cpu"), rank=1, num_processes=2, add_up=lambda state: 2 * state)
+    share = Share(torch.device("cpu"), rank=1, num_processes=2, all_reduce_sum=lambda state: 2 * state)
     assert torch.equal(share.total(torch.tensor([3.0])), torch.tensor([6.0]))

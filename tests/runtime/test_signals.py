@@ -8,12 +8,12 @@ import torch
 from tailcut.errors import TrainingError
 from tailcut.runs import Run
 from tailcut.runtime.signals import (
-    interrupted,
-    interrupted_after,
+    divergence_message,
+    interrupted_after_message,
+    interrupted_message,
     is_lost_connection,
     listen_for_interruption,
-    lost_connection,
-    not_a_number,
+    lost_connection_message,
     stopping_at_once,
 )
 
@@ -109,14 +109,14 @@ def test_other_threads_change_no_handler() -> None:
 
 
 def test_messages_count_from_one_and_say_what_to_do() -> None:
-    message = interrupted(Run(Path("runs/a")), 2, 10, 2)
+    message = interrupted_message(Run(Path("runs/a")), 2, 10, 2)
     assert message.startswith("interrupted in epoch 3, step 11; 2 finished epochs are saved in runs/a")
     assert "--resume" in message
-    message = interrupted_after(Run(Path("runs/a")).stage("b"), 3, 2)
+    message = interrupted_after_message(Run(Path("runs/a")).stage("b"), 3, 2)
     assert message.startswith("interrupted after stage b, epoch 3; 2 finished epochs are saved in ")
     assert message.endswith(": the same command with --resume goes on")
-    assert "no epoch is saved yet" in interrupted_after(Run(Path("runs/a")), 3, 0)
-    message = not_a_number(float("inf"), 0, 0, 0.5, 0)
+    assert "no epoch is saved yet" in interrupted_after_message(Run(Path("runs/a")), 3, 0)
+    message = divergence_message(float("inf"), 0, 0, 0.5, 0)
     assert message.startswith("the loss is inf in epoch 1, step 1, at learning rate 0.5; there is no checkpoint yet")
     assert "Train anew in another folder with a lower optimizer.lr, " in message
 
@@ -132,7 +132,7 @@ def test_messages_count_from_one_and_say_what_to_do() -> None:
 )
 def test_a_lost_connection_is_known_by_what_pytorch_raises(error: Exception, lost: bool) -> None:
     assert is_lost_connection(error) is lost
-    assert str(error) in lost_connection(error)
+    assert str(error) in lost_connection_message(error)
 
 
 def test_a_signal_that_is_ignored_stays_ignored() -> None:

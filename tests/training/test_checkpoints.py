@@ -96,7 +96,7 @@ def test_every_flipped_bit_is_noticed_and_the_one_before_is_taken(run: Run, capl
         write_checkpoint(run, state(epoch))
     content = run.last_checkpoint.read_bytes()
     places = torch.randint(8 * len(content), (300,), generator=torch.Generator().manual_seed(0)).tolist()
-    places += range(8 * (len(content) - 72), 8 * len(content), 3)  # the seal, and the end of the archive before it
+    places += range(8 * (len(content) - 72), 8 * len(content), 3)  # the digest, and the end of the archive before it
     for place in places:
         damaged = bytearray(content)
         damaged[place // 8] ^= 1 << place % 8

@@ -236,7 +236,7 @@ def test_a_vision_transformer_trains_with_it(attended: list[torch.Size]) -> None
 def test_only_trainings_in_bfloat16_on_cpus_with_the_unit(
     device: torch.device, precision: str, has_unit: bool, wanted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(matrix_unit, "has_matrix_unit", lambda: has_unit)
+    monkeypatch.setattr(matrix_unit, "has_amx_bf16", lambda: has_unit)
     assert isinstance(fast_products(device, precision), OnMatrixUnit) == wanted
 
 

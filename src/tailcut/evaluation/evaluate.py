@@ -1,7 +1,6 @@
 """Evaluation of a network on a data set of classes or masks."""
 
 import copy
-import itertools
 import logging
 import math
 from collections.abc import Callable, Iterator
@@ -29,6 +28,7 @@ from tailcut.runtime.share import Share
 from tailcut.runtime.signals import is_lost_connection
 from tailcut.structure import (
     batch_advice,
+    device_of,
     example_shape,
     in_evaluation,
     source_of,
@@ -339,12 +339,6 @@ def own_share(model: nn.Module, device: str | torch.device | None, share: Share 
             f"a share names its device ({share.device}), and device={str(device)!r} another: give either"
         )
     return share
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Return where a network's numbers are; the CPU for one without any."""
-    numbers = next(itertools.chain(model.parameters(), model.buffers()), None)
-    return torch.device("cpu") if numbers is None else numbers.device
 
 
 def choose_device(name: str | torch.device) -> torch.device:

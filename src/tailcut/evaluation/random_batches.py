@@ -9,6 +9,7 @@ from tailcut.data import Dataset
 from tailcut.errors import ArgumentError
 from tailcut.evaluation.pixel_inputs import reader_of
 from tailcut.runtime.progress import Progress
+from tailcut.structure import device_of
 
 BATCH_SIZE = 128  # of CFDP
 SPLIT = "train"
@@ -56,7 +57,6 @@ def network_inputs(
 ) -> Iterator[Tensor]:
     """Yield random batches as network inputs: through its transform, if it has one; see `random_batches`."""
     read = reader_of(network, dataset)
-    parameter = next(network.parameters(), None)
-    device = torch.device("cpu") if parameter is None else parameter.device
+    device = device_of(network)
     for images in random_batches(dataset, batch_size, num_batches, seed, bar):
         yield read(images.to(device))

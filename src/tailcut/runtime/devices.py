@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from tailcut.errors import ArgumentError, MissingExtraError, TrainingError, first_line
-from tailcut.runtime.signals import is_lost_connection, lost_connection
+from tailcut.runtime.signals import is_lost_connection, lost_connection_message
 
 try:
     from lightning_fabric import Fabric
@@ -64,7 +64,7 @@ class Engine(Fabric):
                 raise
             # Fabric kills this process (SIGKILL) within seconds of one that it started: print the reason first.
             getattr(self.strategy.launcher, "procs", []).clear()
-            raise TrainingError(lost_connection(error)) from error
+            raise TrainingError(lost_connection_message(error)) from error
         if is_ours and _in_process_group():
             # Its threads must not be alive as Python ends: now and then that aborts a process whose work is done.
             torch.distributed.destroy_process_group()

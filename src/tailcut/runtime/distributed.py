@@ -15,14 +15,14 @@ except ImportError as error:
     raise MissingExtraError("training", "lightning-fabric", "train") from error
 
 
-def add_up(fabric: Fabric, state: Tensor) -> Tensor:
+def all_reduce_sum(fabric: Fabric, state: Tensor) -> Tensor:
     """Return the sum of a tensor over all processes, on the CPU: the same numbers on each, of its type."""
     return cast(Tensor, fabric.all_reduce(state.to(fabric.device), reduce_op="sum")).cpu()
 
 
 def share_of(fabric: Fabric) -> Share:
     """Return the part of this process in an evaluation by all processes of an engine."""
-    total = partial(add_up, fabric) if fabric.world_size > 1 else None
+    total = partial(all_reduce_sum, fabric) if fabric.world_size > 1 else None
     return Share(fabric.device, fabric.global_rank, fabric.world_size, total)
 
 
@@ -39,10 +39,10 @@ def gather(fabric: Fabric, value: Tensor) -> Tensor:
     """Return the values of all processes, one row each."""
     rows = value.new_zeros(fabric.world_size, *value.shape)
     rows[fabric.global_rank] = value
-    return add_up(fabric, rows)
+    return all_reduce_sum(fabric, rows)
 
 
-def share_buffers(fabric: Fabric, model: nn.Module) -> None:
+def broadcast_buffers(fabric: Fabric, model: nn.Module) -> None:
     """Give all processes the running statistics of the first one (changes the model)."""
     if fabric.world_size > 1:
         saved = model.state_dict(keep_vars=True)

@@ -15,17 +15,17 @@ class Share:
         device: where it computes.
         rank: its number among the processes; it takes every `num_processes`-th batch.
         num_processes: how many share the evaluation.
-        add_up: adds a tensor over all of them; None for one process.
+        all_reduce_sum: adds a tensor over all of them; None for one process.
     """
 
     device: torch.device
     rank: int = 0
     num_processes: int = 1
-    add_up: Callable[[Tensor], Tensor] | None = None
+    all_reduce_sum: Callable[[Tensor], Tensor] | None = None
 
     def total(self, state: Tensor) -> Tensor:
         """Return the sum of a tensor over all processes."""
-        return state if self.add_up is None else self.add_up(state)
+        return state if self.all_reduce_sum is None else self.all_reduce_sum(state)
 
 
 def device_name(device: torch.device) -> str:

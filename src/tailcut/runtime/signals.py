@@ -75,10 +75,10 @@ def stopping_at_once(run: Run) -> Iterator[None]:
             yield
     except KeyboardInterrupt as error:
         if interruption.wanted:
-            raise TrainingError(interrupted_at_once(run)) from error
-        raise KeyboardInterrupt(interrupted_at_once(run)) from error
+            raise TrainingError(interrupted_at_once_message(run)) from error
+        raise KeyboardInterrupt(interrupted_at_once_message(run)) from error
     if interruption.wanted:  # where no error can be raised, as in a destructor
-        raise TrainingError(interrupted_at_once(run))
+        raise TrainingError(interrupted_at_once_message(run))
 
 
 def is_lost_connection(error: BaseException) -> bool:
@@ -88,7 +88,7 @@ def is_lost_connection(error: BaseException) -> bool:
     return words_of_gloo or isinstance(error, _DIST_ERROR)
 
 
-def lost_connection(error: BaseException) -> str:
+def lost_connection_message(error: BaseException) -> str:
     """Return the message for a process that lost its connection to the others."""
     reason = first_line(error).partition(". ")[0]  # advice follows
     return (
@@ -97,17 +97,17 @@ def lost_connection(error: BaseException) -> str:
     )
 
 
-def interrupted(run: Run, epoch: int, step: int, num_saved: int) -> str:
+def interrupted_message(run: Run, epoch: int, step: int, num_saved: int) -> str:
     """Return the message after Ctrl-C at this step of this epoch, both counted from 0; a checkpoint has `num_saved`."""
     return f"interrupted in {_stage(run)}epoch {epoch + 1}, step {step + 1}; {_saved(run, epoch, num_saved)}"
 
 
-def interrupted_after(run: Run, num_epochs: int, num_saved: int) -> str:
+def interrupted_after_message(run: Run, num_epochs: int, num_saved: int) -> str:
     """Return the message after Ctrl-C while the last of so many finished epochs was validated or saved."""
     return f"interrupted after {_stage(run)}epoch {num_epochs}; {_saved(run, num_epochs, num_saved)}"
 
 
-def interrupted_at_once(run: Run) -> str:
+def interrupted_at_once_message(run: Run) -> str:
     """Return the message after Ctrl-C outside of the steps: before the first, while packing, or between stages."""
     whole = run.whole or run
     stage = "" if run.whole is None else f" in stage {run.path.name}"
@@ -160,7 +160,7 @@ def _lies_in(path: object, folder: Path) -> bool:
     return isinstance(path, str | os.PathLike) and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
-def not_a_number(loss: float, epoch: int, step: int, lr: float, num_saved: int) -> str:
+def divergence_message(loss: float, epoch: int, step: int, lr: float, num_saved: int) -> str:
     """Return the message for a loss that is not finite after this step of this epoch, both counted from 0.
 
     The newest checkpoint is the one after `num_saved` epochs.

@@ -19,6 +19,7 @@ from tailcut.structure.image_size import is_size as is_size
 from tailcut.structure.image_size import set_image_size as set_image_size
 from tailcut.structure.image_size import size_key_in as size_key_in
 from tailcut.structure.memory import check_not_shared as check_not_shared
+from tailcut.structure.memory import device_of as device_of
 from tailcut.structure.memory import repeats_itself as repeats_itself
 from tailcut.structure.memory import separate as separate
 from tailcut.structure.memory import sharing as sharing

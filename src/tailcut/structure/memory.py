@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import nn
@@ -10,6 +11,12 @@ from torch import nn
 from tailcut.errors import ArgumentError, first_line
 
 _PLAIN = (torch.Tensor, nn.Parameter, nn.Buffer)  # the memory of other kinds is theirs to know
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return where a network's numbers are; the CPU for one without any."""
+    numbers = next(chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if numbers is None else numbers.device
 
 
 @dataclass(frozen=True)

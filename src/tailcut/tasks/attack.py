@@ -24,7 +24,6 @@ from tailcut.evaluation.evaluate import (
     check_no_detector,
     check_outputs,
     choose_device,
-    device_of,
     fitting,
     run_forward,
     runnable,
@@ -37,6 +36,7 @@ from tailcut.plotting import check_figure_path, new_figure, write_figure
 from tailcut.printing import Report, table
 from tailcut.reports.networks import check_named_once
 from tailcut.runtime.progress import Progress, live_progress
+from tailcut.structure import device_of
 
 Attack = Literal["fgsm", "pgd"]
 

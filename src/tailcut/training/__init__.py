@@ -8,9 +8,9 @@ Information Redundancy in Convolutional Neural Networks", IEEE Access 11, 2023, 
 |------------------------|-------------------------------------------------------------------------|
 | section III.B, beta_n  | `trainer.base.Trainer` steps a `TailTruncation` (the section `schedule`)|
 | section IV.A, Table 1  | the recipes in `recipes/frequency-regularization/`                      |
-| section IV.C, Dice     | `evaluation.metrics.dice`                                               |
-| section IV.D, Table 4  | `trainer.gan.GanTrainer`; in `evaluation`: `elbo.negative_elbo`,        |
-|                        | `fid.frechet_distance`                                                  |
+| section IV.C, Dice     | `tailcut.evaluation.metrics.class_metrics.dice`                         |
+| section IV.D, Table 4  | `trainer.gan.GanTrainer`; `tailcut.evaluation.metrics.fid.frechet_distance`, |
+|                        | `tailcut.evaluation.metrics.elbo.negative_elbo`                         |
 
 Known deviations: the paper cuts once per epoch with gamma = 0.01 until an end it does not state; a recipe may
 also cut every few iterations and reach its target at a stated fraction of the run. The paper

@@ -1,7 +1,7 @@
 """Digest of a `torch.save` file, appended to its bytes, so that any change is noticed.
 
-A file of `torch.save` is a zip archive; the seal is the archive's comment, so that every reader of such files reads
-sealed ones too. The zip's own checksums cover the content of its members only, and torch does not check them.
+A file of `torch.save` is a zip archive; the digest is the archive's comment, so that every reader of such files reads
+these too. The zip's own checksums cover the content of its members only, and torch does not check them.
 """
 
 import hashlib
@@ -14,56 +14,56 @@ import torch
 from tailcut.errors import DataError
 
 MARK = b"tailcut sha256: "
-SEAL_BYTES = len(MARK) + hashlib.sha256().digest_size
+TRAILER_BYTES = len(MARK) + hashlib.sha256().digest_size
 _LENGTH_BYTES = 2  # of the comment: the last field of an archive without one
 _CHUNK = 1 << 20
 
 
 def save_with_digest(content: Any, file: IO[bytes]) -> None:
-    """Write tensors and plain values as `torch.save` does, and a seal behind them.
+    """Write tensors and plain values as `torch.save` does, and a digest behind them.
 
     Raises:
         OSError: it cannot be written, for example because the disk is full.
     """
-    writer = _SealingWriter(file)
+    writer = _DigestWriter(file)
     try:
         torch.save(content, writer)  # type: ignore[arg-type]  # it needs `write` alone
     except RuntimeError as error:  # torch's own end of a file hides why it could not be written
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
-    writer.seal()
+    writer.finish()
 
 
-def has_digest(path: Path) -> bool:
-    """Return whether a file has a digest, and check it.
+def verify_digest(path: Path) -> bool:
+    """Check the digest of a file. Returns whether it has one.
 
     Raises:
-        DataError: the file cannot be read, or its bytes are others than those that were sealed.
+        DataError: the file cannot be read, or its bytes are not those of its digest.
     """
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            if size < SEAL_BYTES:
+            if size < TRAILER_BYTES:
                 return False
-            file.seek(size - SEAL_BYTES)
-            seal = file.read()
-            if not seal.startswith(MARK):
+            file.seek(size - TRAILER_BYTES)
+            trailer = file.read()
+            if not trailer.startswith(MARK):
                 return False
             file.seek(0)
-            digest, left = hashlib.sha256(), size - SEAL_BYTES
+            digest, left = hashlib.sha256(), size - TRAILER_BYTES
             while left > 0 and (chunk := file.read(min(left, _CHUNK))):
                 digest.update(chunk)
                 left -= len(chunk)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error}") from error
-    if digest.digest() != seal[len(MARK) :]:
+    if digest.digest() != trailer[len(MARK) :]:
         raise DataError(f"{path} is damaged: its bytes do not match its digest")
     return True
 
 
-class _SealingWriter:
-    """Passes on what is written, but for the length of the comment at the end, which the seal makes another."""
+class _DigestWriter:
+    """Passes on what is written, but for the length of the comment at the end, which the digest makes another."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._digest, self._held = file, hashlib.sha256(), b""
@@ -83,8 +83,8 @@ class _SealingWriter:
     def flush(self) -> None:
         self._file.flush()
 
-    def seal(self) -> None:
-        self._pass_on(SEAL_BYTES.to_bytes(_LENGTH_BYTES, "little"))
+    def finish(self) -> None:
+        self._pass_on(TRAILER_BYTES.to_bytes(_LENGTH_BYTES, "little"))
         self._file.write(MARK + self._digest.digest())
 
     def _pass_on(self, data: bytes | memoryview) -> None:

@@ -1,7 +1,7 @@
 """Checkpoints: everything that a run needs to resume, in files that are read without running code.
 
 A checkpoint is a dict of tensors and plain values, written by `torch.save` and read with `weights_only=True`. A digest
-of the whole file stands at its end (see `sealing`) and is checked before anything is used.
+of the whole file stands at its end (see `checkpoint_digest`) and is checked before anything is used.
 """
 
 import logging
@@ -20,10 +20,10 @@ from tailcut.errors import DataError, first_line
 from tailcut.files import PREFIX, atomic_write, rename
 from tailcut.format.conversion.checkpoints import read_torch_file
 from tailcut.runs import Run
-from tailcut.training.checkpoint_digest import has_digest, save_with_digest
+from tailcut.training.checkpoint_digest import save_with_digest, verify_digest
 
 VERSION = 2
-UNSEALED_VERSION = 1  # the same content without a digest
+VERSION_WITHOUT_DIGEST = 1  # the same content without a digest
 _NO_GAUSS = float("nan")
 # What torch, numpy and Python raise for states that are none, or of something else.
 _TORN = (KeyError, IndexError, TypeError, ValueError, OverflowError, RuntimeError)
@@ -91,7 +91,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         DataError: the file is damaged or no checkpoint of a Tailcut run, or something in it is missing or of another
             kind.
     """
-    sealed = has_digest(path)
+    has_digest = verify_digest(path)
     try:
         state = read_torch_file(path)
     except DataError as error:  # whose advice is for files of the user's own
@@ -99,12 +99,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not is_checkpoint(state):
         raise DataError(f"{path} is no checkpoint of a Tailcut run")
     version = state["version"]
-    if version not in (UNSEALED_VERSION, VERSION):
+    if version not in (VERSION_WITHOUT_DIGEST, VERSION):
         raise DataError(
             f"{path} was written by another version of Tailcut (checkpoint version {str(version)[:20]}, "
-            f"this one reads {UNSEALED_VERSION} and {VERSION}); finish the run with that version"
+            f"this one reads {VERSION_WITHOUT_DIGEST} and {VERSION}); finish the run with that version"
         )
-    if version != UNSEALED_VERSION and not sealed:
+    if version != VERSION_WITHOUT_DIGEST and not has_digest:
         raise DataError(f"{path} is damaged: its digest is missing")
     _check_content(state, path)
     return dict(state)

@@ -28,11 +28,11 @@ MAX_TOKENS = 256  # of attention
 
 def fast_products(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """Return the context in which a training with this `training.precision` runs its steps fastest on this device."""
-    pays_here = precision == "bf16" and device.type == "cpu" and has_matrix_unit()
+    pays_here = precision == "bf16" and device.type == "cpu" and has_amx_bf16()
     return OnMatrixUnit() if pays_here else nullcontext()
 
 
-def has_matrix_unit() -> bool:
+def has_amx_bf16() -> bool:
     """Return whether this CPU multiplies matrices of bfloat16 in a unit of its own (Intel AMX)."""
     # torch 2.11 may not tell; such a training runs as it would without the unit.
     capabilities = getattr(torch.cpu, "get_capabilities", dict[str, Any])()

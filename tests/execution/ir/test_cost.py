@@ -60,6 +60,6 @@ def test_unknown_devices_count_as_gpus() -> None:
 
 
 def test_dense_products_gain_by_matrix_units_and_tiles_do_not() -> None:
-    full, rounded = (Costs.of("cuda", with_gradients=False, matrix_units=flag) for flag in (False, True))
+    full, rounded = (Costs.of("cuda", with_gradients=False, tensor_cores=flag) for flag in (False, True))
     assert full.product(1e12, 0, 64, 64) > 4 * rounded.product(1e12, 0, 64, 64)
     assert full.tiles(1e12, 1e9) == rounded.tiles(1e12, 1e9)

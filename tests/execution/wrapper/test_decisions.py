@@ -9,7 +9,7 @@ import tailcut
 from tailcut.execution import fuse
 from tailcut.execution.lazy.context import LayerRecord
 from tailcut.execution.wrapper import decisions
-from tailcut.execution.wrapper.decisions import Call, Decisions, call_of, has_matrix_units
+from tailcut.execution.wrapper.decisions import Call, Decisions, call_of, runs_on_tensor_cores
 
 DENSE = [LayerRecord("conv", "dense", ["the network as a whole would gain too little"])]
 
@@ -129,12 +129,12 @@ def test_which_products_run_on_matrix_units(dtype: torch.dtype, precision: str, 
     before = settings.fp32_precision
     settings.fp32_precision = precision
     try:
-        assert has_matrix_units(cast(Any, tensors)) == expected
-        assert not has_matrix_units([torch.empty(2)])
+        assert runs_on_tensor_cores(cast(Any, tensors)) == expected
+        assert not runs_on_tensor_cores([torch.empty(2)])
     finally:
         settings.fp32_precision = before
 
 
 def test_a_call_is_another_one_on_matrix_units() -> None:
-    assert call(2, 3) != call(2, 3, matrix_units=True)
-    assert call(2, 3).family != call(2, 3, matrix_units=True).family
+    assert call(2, 3) != call(2, 3, tensor_cores=True)
+    assert call(2, 3).family != call(2, 3, tensor_cores=True).family

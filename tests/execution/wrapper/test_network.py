@@ -452,7 +452,7 @@ def test_matrix_units_make_dense_weights_the_faster_ones(has_units: bool, monkey
     tailcut.regularize(model, num_kept=33)
     monkeypatch.setitem(cost.DEVICES, "cuda", cost.DEVICES["cpu"])  # this image is too small to gain on a real one
     monkeypatch.setattr(network, "device_type", lambda tensors: "cuda")
-    monkeypatch.setattr(network, "has_matrix_units", lambda tensors: has_units)
+    monkeypatch.setattr(network, "runs_on_tensor_cores", lambda tensors: has_units)
     fused = FusedNetwork(model, engine="torch")
     with torch.no_grad():
         fused(torch.rand(1, 3, 320, 480))

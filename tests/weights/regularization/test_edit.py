@@ -16,9 +16,10 @@ from tailcut.errors import (
     StructureError,
     TruncatedFileError,
 )
+from tailcut.limits import MAX_TENSORS
 from tailcut.structure import CoefficientLayout, Reader, Writer, edit_kind, record_of
 from tailcut.weights import TailTruncation, kept_counts, regularize, to_dense, truncated_tensors
-from tailcut.weights.regularization.edit import MAX_TENSORS, RegularizeEdit
+from tailcut.weights.regularization.edit import RegularizeEdit
 
 
 class Net(nn.Module):

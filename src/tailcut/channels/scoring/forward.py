@@ -16,6 +16,7 @@ from tailcut.channels.scoring.feature_maps import as_maps, channel_axis, follow_
 from tailcut.counting import evaluating, keeping_buffers
 from tailcut.errors import ArgumentError, TailcutError, first_line
 from tailcut.model_inputs import Choose, Loader, ModelInputs, loader_inputs
+from tailcut.structure import device_of
 from tailcut.structure.outputs import output_tensors
 from tailcut.structure.views import running_eagerly, unwrapped
 
@@ -128,8 +129,7 @@ def inputs_of(
         ArgumentError: an input is no tensor (batch, ...) or has no numbers, or `num_batches` no number of batches.
     """
     check_num_batches(num_batches)
-    tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
-    device = torch.device("cpu") if tensor is None else tensor.device
+    device = device_of(model)
     most = None if num_batches is None else min(num_batches, sys.maxsize)
     batches = loader_inputs(loader, choose, allow_meta=device.type == "meta")
     for inputs in itertools.islice(batches, most):

@@ -1,6 +1,6 @@
 """The trained numbers of a network that a quantised file rounds, as one flat vector with places along their axes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +12,6 @@ from tailcut.format.quantized.coder import APART, LEAST_MEAN
 from tailcut.format.quantized.values import KERNEL_DCT, NONE, kernel_transform
 from tailcut.transform.dct import kernel_dct
 from tailcut.transform.order import l1_order_index
-from tailcut.weights import truncated_tensors
-from tailcut.weights.parametrization.attach import set_length
 
 PRIOR, PRIOR_OF_TENSOR = 8, 4
 """Numbers that a place, and a tensor, are credited with beforehand, as in the coder."""
@@ -159,19 +157,3 @@ def _means(lattice: _Whole | _Scattered, magnitudes: Tensor) -> Tensor:
         product *= ((sums + others * LEAST_MEAN) - magnitudes).add_(whole, alpha=PRIOR).div_(others)
     level, apart = whole.add_(LEAST_MEAN).log2_(), product.log2_()
     return level.mul_(1 - APART * lattice.num_axes).add_(apart, alpha=APART).exp2_().reshape(-1)
-
-
-def cut_empty_tails(model: nn.Module) -> dict[str, int]:
-    """Cut each tensor behind its last coefficient that is not 0 (changes the module). Returns the counts by name."""
-    counts = {}
-    for tensor in truncated_tensors(model):
-        used = tensor.coefficients().detach().nonzero()
-        counts[tensor.name] = int(used[-1]) + 1 if len(used) else 1
-    cut_to(model, counts)
-    return counts
-
-
-def cut_to(model: nn.Module, counts: Mapping[str, int]) -> None:
-    """Keep the first so many coefficients of each tensor, by name (changes the module: vectors become shorter)."""
-    for tensor in truncated_tensors(model):
-        set_length(tensor.holder, tensor.truncation, counts[tensor.name])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tailcut.arguments import check_positive, check_seed
 from tailcut.compression.rate.byte_target import ByteTarget
 from tailcut.compression.rate.laplace import laplace_bits
-from tailcut.compression.rate.lattices import Lattices, cut_empty_tails, cut_to, trained_tensors
+from tailcut.compression.rate.lattices import Lattices, trained_tensors
 from tailcut.compression.rate.reference import LEAST_STEP, Reference, codable, times
 from tailcut.compression.rate.rounding import RoundedParameters
 from tailcut.compression.sensitivity.fisher import Drawn, measure_sensitivity
@@ -37,6 +37,7 @@ from tailcut.format.save_report import SaveReport
 from tailcut.model_inputs import Loader
 from tailcut.structure import check_module, check_not_shared, deepcopied, in_evaluation, without_views
 from tailcut.transform.exact import check_has_float64
+from tailcut.weights.parametrization.tails import cut_empty_tails, cut_to
 
 EIGHTHS = 8
 """Steps of a file are whole eighths of an octave."""

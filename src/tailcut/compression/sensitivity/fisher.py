@@ -113,7 +113,7 @@ def measure_sensitivity(
 
 
 def _batches(loader: Loader, count: int) -> Iterator[ModelInputs]:
-    """Yield batches of `GRADIENT_BATCH` inputs, at most `count` inputs in all."""
+    """Yield at most `count` batches, of `GRADIENT_BATCH` inputs each or fewer."""
     is_empty = True
     parts = (part for batch in loader_inputs(loader) for part in batch.split(GRADIENT_BATCH))
     for part in islice(parts, count):

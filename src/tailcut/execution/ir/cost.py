@@ -92,15 +92,15 @@ class Costs:
     with_gradients: bool
 
     @classmethod
-    def of(cls, device_type: str, *, with_gradients: bool, matrix_units: bool = False) -> "Costs":
+    def of(cls, device_type: str, *, with_gradients: bool, tensor_cores: bool = False) -> "Costs":
         """Return the estimates for a torch device type; unknown ones count as "cuda".
 
         Args:
             device_type: "cpu", "cuda", ...
             with_gradients: of a forward with its backward.
-            matrix_units: dense products run on a GPU's matrix units.
+            tensor_cores: dense products run on a GPU's matrix units.
         """
-        name = "cuda matrix units" if matrix_units else device_type
+        name = "cuda matrix units" if tensor_cores else device_type
         return cls(DEVICES.get(name, DEVICES["cuda"]), with_gradients)
 
     def product(self, flops: float, num_bytes: float, num_in: int, num_out: int) -> float:

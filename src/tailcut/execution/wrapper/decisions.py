@@ -38,7 +38,7 @@ class Call(NamedTuple):
     Attributes:
         shapes: of the tensors among its arguments; empty for nested ones, which may have none.
         places: their layouts and devices.
-        matrix_units: dense products run on a GPU's matrix units; see `has_matrix_units`.
+        tensor_cores: dense products run on a GPU's matrix units; see `runs_on_tensor_cores`.
         words: switches and names among the arguments, and the keywords.
         kept: length of all vectors of coefficients.
         training: the network is in training mode.
@@ -47,7 +47,7 @@ class Call(NamedTuple):
 
     shapes: tuple[tuple[int, ...], ...]
     places: tuple[tuple[torch.layout, torch.device], ...]
-    matrix_units: bool
+    tensor_cores: bool
     words: tuple[object, ...]
     kept: int
     training: bool
@@ -71,7 +71,7 @@ def call_of(args: tuple[Any, ...], kwargs: dict[str, Any], *, kept: int, trainin
     places = tuple([(tensor.layout, tensor.device) for tensor in tensors])
     leaves = pytree.tree_leaves((args, kwargs))
     words = (*kwargs, *(leaf for leaf in leaves if leaf is None or isinstance(leaf, (bool, str, Enum))))
-    return Call(shapes, places, has_matrix_units(tensors), words, kept, training, torch.is_grad_enabled())
+    return Call(shapes, places, runs_on_tensor_cores(tensors), words, kept, training, torch.is_grad_enabled())
 
 
 def tensors_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
@@ -84,7 +84,7 @@ def device_type(tensors: list[Tensor]) -> str:
     return tensors[0].device.type if tensors else "cpu"
 
 
-def has_matrix_units(tensors: list[Tensor]) -> bool:
+def runs_on_tensor_cores(tensors: list[Tensor]) -> bool:
     """Return whether dense convolutions of these tensors run on a GPU's matrix units.
 
     Those of 16-bit numbers do, and those of float32 while torch may round them to TF32, as it does unless it is told

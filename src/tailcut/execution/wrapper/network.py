@@ -25,8 +25,8 @@ from tailcut.execution.wrapper.decisions import (
     DenseCalls,
     call_of,
     device_type,
-    has_matrix_units,
     is_simple,
+    runs_on_tensor_cores,
     tensors_of,
     unsupported_argument,
 )
@@ -291,8 +291,8 @@ class FusedNetwork(NetworkView):
     def _new_context(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Context:
         inputs = tensors_of(args, kwargs)
         wants = torch.is_grad_enabled() and any(x.requires_grad for x in (*self.source.parameters(), *inputs))
-        units = has_matrix_units(inputs)
-        costs = Costs.of(device_type(inputs), with_gradients=wants, matrix_units=units)
+        units = runs_on_tensor_cores(inputs)
+        costs = Costs.of(device_type(inputs), with_gradients=wants, tensor_cores=units)
         return Context(self.engine, self.strategy, costs, wants)
 
 

@@ -34,9 +34,9 @@ MAX_METADATA_BYTES = 1 << 16
 MAX_ARGUMENTS = 64
 MAX_EDITS = 16
 HEAD_BYTES = len(MAGIC) + 1 + 4
-_DIGEST_BYTES = 4
 # The most bytes of a file that are not its numbers: head, digest, header and its two sizes.
-MAX_FRAME_BYTES = HEAD_BYTES + _DIGEST_BYTES + MAX_HEADER_BYTES + 8
+DIGEST_BYTES = 4
+MAX_FRAME_BYTES = HEAD_BYTES + DIGEST_BYTES + MAX_HEADER_BYTES + 8
 _OWN_CLASS = ""
 
 
@@ -187,7 +187,7 @@ def decode(content: bytes, level: int | None = None) -> Contents:
         ArgumentError: the file has no such level.
     """
     check_magic(content)
-    if len(content) < HEAD_BYTES + _DIGEST_BYTES:
+    if len(content) < HEAD_BYTES + DIGEST_BYTES:
         raise TruncatedFileError(f"the file ends after {len(content)} bytes, in its head")
     version = content[len(MAGIC)]
     if version == 3:
@@ -206,7 +206,7 @@ def decode(content: bytes, level: int | None = None) -> Contents:
 
 
 def _decode_body(reader: Reader, version: int) -> Contents:
-    digest = reader.raw(_DIGEST_BYTES)
+    digest = reader.raw(DIGEST_BYTES)
     contents, lengths = _decode_header(Reader(_read_header(reader), what="header"), digest, version)
     # The last payload ends where the file ends; only those before it have a length.
     payloads = [reader.raw(length) for length in lengths]

@@ -13,9 +13,8 @@ from tailcut.errors import ArgumentError
 from tailcut.format.network.tensors import NetworkTensors, OtherTensor, network_tensors
 from tailcut.model_inputs import Loader, ModelInputs, first_inputs
 from tailcut.structure import Coefficients, Edit, deepcopied
-from tailcut.weights import truncated_tensors
 from tailcut.weights.nested_levels import count_in
-from tailcut.weights.parametrization.attach import set_length
+from tailcut.weights.parametrization.tails import cut_to
 
 LEVEL_INPUTS = 640
 """Inputs on which the statistics of each level are measured, as many as `recalibrate` takes of batches of 128."""
@@ -94,8 +93,7 @@ def _others_of(
     """Return the other tensors of the network with fewer coefficients, its statistics measured again."""
     smaller = deepcopied(model)
     named = dict(zip((entry.name for entry in tensors.coefficients), counts, strict=True))
-    for tensor in truncated_tensors(smaller):
-        set_length(tensor.holder, tensor.truncation, named[tensor.name])
+    cut_to(smaller, named)
     recalibrate(smaller, batches)
     return network_tensors(smaller, list(edits)).others
 

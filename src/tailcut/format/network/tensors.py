@@ -9,11 +9,9 @@ import torch
 from torch import nn
 
 from tailcut.errors import ArgumentError
-from tailcut.format.container.contents import StoredOther
+from tailcut.format.container.contents import DIGEST_BYTES, StoredOther
 from tailcut.format.container.streams import Kept
 from tailcut.structure import Coefficients, Edit, check_initialized, computed_attributes, deepcopied, record_of
-
-DIGEST_BYTES = 4
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ PARAMETER_SETS = (32, 33, 34, 35, 36, 37, 38)
 """Transform, step, offset and count of a tensor; whole numbers; axes of a tensor, and shifts along them."""
 
 SECOND_BITS = SET_SIZE * 39
-"""Return the first context of the second bit below the highest: 2 e + the bit above, for any context set."""
+"""The first context of the second bit below the highest: 2 e + the bit above, for any context set."""
 
 NUM_CONTEXTS = SECOND_BITS + 40
 LAST_BUCKET = 19

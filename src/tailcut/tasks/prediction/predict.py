@@ -15,7 +15,6 @@ from tailcut.data.images import image_file_size
 from tailcut.errors import ArgumentError
 from tailcut.evaluation.evaluate import (
     choose_device,
-    device_of,
     file_at_level,
     run_forward,
     runnable,
@@ -25,7 +24,7 @@ from tailcut.evaluation.metrics.class_metrics import check_answers, foreground
 from tailcut.evaluation.pixel_inputs import reader_of
 from tailcut.files import made_folder
 from tailcut.format import load
-from tailcut.structure import MAX_INPUT_PIXELS, check_pixels, name_of
+from tailcut.structure import MAX_INPUT_PIXELS, check_pixels, device_of, name_of
 from tailcut.tasks.prediction.outputs import PredictReport, check_table, paths_of_output, read_each, write_table
 from tailcut.tasks.prediction.reading import ImageSize, image_size_of, read_as_trained
 

@@ -17,12 +17,12 @@ from tailcut.data import read_image
 from tailcut.data.datasets.coco_categories import CATEGORIES, NUM_CLASSES
 from tailcut.errors import ArgumentError
 from tailcut.evaluation.detection import MASK_THRESHOLD, check_finite
-from tailcut.evaluation.evaluate import choose_device, device_of, file_at_level, fitting, runnable
+from tailcut.evaluation.evaluate import choose_device, file_at_level, fitting, runnable
 from tailcut.files import atomic_write, made_folder
 from tailcut.format import load
 from tailcut.inputs.detection.detectors import Detector
 from tailcut.printing import table
-from tailcut.structure import MAX_INPUT_PIXELS, check_pixels
+from tailcut.structure import MAX_INPUT_PIXELS, check_pixels, device_of
 from tailcut.tasks.prediction.outputs import PredictReport, check_table, paths_of_output, read_each, write_table
 
 MASK_STRENGTH = 0.45  # part of the colour in a masked pixel

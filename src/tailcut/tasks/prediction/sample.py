@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from tailcut.errors import ArgumentError
-from tailcut.evaluation.evaluate import choose_device, device_of, file_at_level
+from tailcut.evaluation.evaluate import choose_device, file_at_level
 from tailcut.evaluation.generation import BATCH_SIZE, Sampler, latent_codes
 from tailcut.files import atomic_write, make_folder
 from tailcut.format import load
 from tailcut.printing import Report
+from tailcut.structure import device_of
 
 NUM_SAMPLES = 64
 SHEET_FILE = "samples.png"
@@ -75,7 +76,7 @@ def sample(
     codes = latent_codes(sampler, num_samples, seed)
     folder = make_folder(out)
     images = torch.cat([sampler(part).cpu() for part in codes.split(BATCH_SIZE)])
-    path = (folder or Path()) / SHEET_FILE
+    path = folder / SHEET_FILE
     pixels = (sheet(images) * 255).round().byte()
     if len(pixels) not in CHANNELS_OF_PNG:
         raise ArgumentError(f"the network makes images of {len(pixels)} channels; a PNG has 1 or 3")

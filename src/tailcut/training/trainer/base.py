@@ -23,15 +23,15 @@ from tailcut.data.workers import Workers
 from tailcut.errors import DivergedError, TrainingError
 from tailcut.format import load
 from tailcut.runs import Result
-from tailcut.runtime.distributed import agree, gather, share_buffers
+from tailcut.runtime.distributed import agree, broadcast_buffers, gather
 from tailcut.runtime.progress import Progress, Throughput, epoch_line, live_progress
 from tailcut.runtime.share import device_name
 from tailcut.runtime.signals import (
     Interruption,
-    interrupted,
-    interrupted_after,
+    divergence_message,
+    interrupted_after_message,
+    interrupted_message,
     listen_for_interruption,
-    not_a_number,
 )
 from tailcut.structure import class_names, image_shorter_side, image_size
 from tailcut.training.batches import batches, generator
@@ -208,9 +208,9 @@ class Trainer(ABC):
                     logger.info(epoch_line(line, num_epochs))
                 _, stop = agree(self.fabric, torch.zeros((), device=self.fabric.device), interruption.wanted)
                 if stop:  # what follows has no steps, where it would be noticed: another stage, or another run
-                    raise TrainingError(interrupted_after(self.run, self.epoch, self.num_saved))
+                    raise TrainingError(interrupted_after_message(self.run, self.epoch, self.num_saved))
         if interruption.wanted:
-            raise TrainingError(interrupted_after(self.run, self.epoch, self.num_saved))
+            raise TrainingError(interrupted_after_message(self.run, self.epoch, self.num_saved))
 
     def _train_epoch(self, bar: Progress, interruption: Interruption, throughput: Throughput) -> float:
         """Train one epoch. Return its mean loss; `throughput` counts its images."""
@@ -232,9 +232,9 @@ class Trainer(ABC):
 
             value, stop = agree(self.fabric, loss, interruption.wanted)
             if not math.isfinite(value):
-                raise DivergedError(not_a_number(value, epoch, step, lr, self.num_saved))
+                raise DivergedError(divergence_message(value, epoch, step, lr, self.num_saved))
             if stop:
-                raise TrainingError(interrupted(self.run, epoch, step, self.num_saved))
+                raise TrainingError(interrupted_message(self.run, epoch, step, self.num_saved))
             total += value
             smooth = value if math.isnan(smooth) else LOSS_MEMORY * smooth + (1 - LOSS_MEMORY) * value
             throughput.count(recipe.data.batch_size)
@@ -297,7 +297,7 @@ class Trainer(ABC):
         """
         if self.epoch % self.recipe.training.validate_every and self.epoch != self.recipe.training.epochs:
             return "", {}
-        share_buffers(self.fabric, self.model)
+        broadcast_buffers(self.fabric, self.model)
         with self.average.lent() if self.average is not None else nullcontext():
             self._measure_norms_again()
             metrics = self._evaluate(self.model, self.data.held_out or self.data.test)
@@ -389,7 +389,7 @@ class Trainer(ABC):
         self._round_if_due()
         if self.average is not None:
             self.average.give()
-        share_buffers(fabric, self.model)
+        broadcast_buffers(fabric, self.model)
         if self.schedule is not None:
             before = num_kept(self.model)
             self.schedule.finish()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tailcut.compression import RateLoss, measure_sensitivity
 from tailcut.data import Dataset
 from tailcut.errors import ArgumentError, DivergedError, RecipeError
-from tailcut.runtime.distributed import share_buffers
+from tailcut.runtime.distributed import broadcast_buffers
 from tailcut.training.recipe.fields import check_unused
 from tailcut.training.recipe.schema import PackSection, Recipe
 from tailcut.training.recipe.sections import GENERATIVE, CompressionSection
@@ -114,7 +114,7 @@ class CompressionTrainer(Trainer):
             and self.epoch in {math.ceil(part * epochs) for part in REMEASURED}
             and self.rate_loss.has_untrained
         ):
-            share_buffers(self.fabric, self.model)
+            broadcast_buffers(self.fabric, self.model)
             count, seed = self.section.num_gradients, self.recipe.training.seed
             inputs = self.network.gradient_inputs(count)
             with self._explaining_lost_numbers("not trained on"):

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from tailcut.errors import ArgumentError, CorruptFileError, ModelMismatchError, StructureError
+from tailcut.limits import MAX_TENSORS
 from tailcut.structure import CoefficientLayout, Coefficients, Edit, Reader, Writer, register_edit
 from tailcut.structure.wire import MAX_AXES
 from tailcut.transform.order import MAX_ORDER_WEIGHT, check_order_weights, normalize_axes
@@ -17,7 +18,6 @@ from tailcut.weights.parametrization.truncated_tensors import TruncatedTensor, t
 from tailcut.weights.parametrization.truncation import Truncation
 from tailcut.weights.regularization.count_encoding import read_counts, write_counts
 
-MAX_TENSORS = 1 << 14
 _Setting = tuple[tuple[int, ...] | None, tuple[int, ...]]
 _DEFAULT_SETTING: _Setting = (None, ())
 

@@ -3,8 +3,8 @@
 import torch
 
 import tailcut
-from tailcut.compression.rate.lattices import cut_empty_tails, cut_to
 from tailcut.weights import kept_counts, truncated_tensors
+from tailcut.weights.parametrization.tails import cut_empty_tails, cut_to
 
 
 def test_empty_tails_are_cut_and_nothing_changes() -> None:
