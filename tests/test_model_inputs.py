@@ -133,3 +133,9 @@ def test_the_first_batches_are_taken_no_further_than_needed() -> None:
     assert [batch.batch_size for batch in first_inputs(batches, 3)] == [2, 2]
     assert torch.equal(next(batches), X[4:])
     assert first_inputs([], 3) == []
+
+
+def test_a_graph_is_one_input_however_many_nodes_it_has() -> None:
+    graphs = [((torch.rand(500, 3), torch.zeros(2, 900, dtype=torch.long)), 0)] * 10
+    assert len(first_inputs(graphs, 7)) == 7
+    assert len(first_inputs(graphs, 16, whole=8)) == 2

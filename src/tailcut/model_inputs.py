@@ -125,13 +125,16 @@ def check_loader(loader: object, what: str = "loader must be a tensor or batches
         raise ArgumentError(f"{what}, got {type(loader).__name__}")
 
 
-def first_inputs(loader: Loader, count: int) -> list[ModelInputs]:
-    """Return batches until they have `count` inputs, or all: a loader of a whole data set would not fit memory."""
+def first_inputs(loader: Loader, count: int, *, whole: int = 1) -> list[ModelInputs]:
+    """Return batches until they have `count` inputs, or all: a loader of a whole data set would not fit memory.
+
+    A batch that cannot be taken apart, such as a graph, counts as `whole` inputs.
+    """
     found: list[ModelInputs] = []
     num = 0
     for batch in loader_inputs(loader):
         found.append(batch)
-        num += batch.batch_size
+        num += batch.batch_size if batch.is_batch else whole
         if num >= count:
             break
     return found

@@ -242,7 +242,7 @@ def test_a_loss_of_several_outputs_is_given(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, x, path = Tasks().eval(), inputs()[:, :3], tmp_path / "tasks.tailcut"
     with pytest.raises(
-        ArgumentError, match=r"kind \(8, 3\), age \(8, 1\)\. Give loss=, .* sensitivity=, or to RateLoss"
+        ArgumentError, match=r"kind \(8, 3\), age \(8, 1\)\. Give loss=, a function of .*, or \"squared_error\""
     ):
         tailcut.compress(model, path, x, max_bytes=600, num_gradients=20)
     found = tailcut.measure_sensitivity(model, x, num_gradients=20, loss=tasks_loss)

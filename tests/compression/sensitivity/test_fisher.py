@@ -184,6 +184,54 @@ def test_mistakes() -> None:
         measure_sensitivity({"weight": 1}, [torch.zeros(1, 2)])  # type: ignore[arg-type]
 
 
+class Corners(nn.Module):
+    """Three coordinates in pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        coordinates: Tensor = 100 + 300 * self.layers(x)
+        return coordinates
+
+
+def test_numbers_are_no_logits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A regression's answers stay closer where its numbers are taken for what they are; else there is a warning."""
+    model, inputs = Corners().eval(), torch.randn(256, 20)
+    errors = []
+    for loss in (None, "squared_error"):
+        caplog.clear()
+        path = tmp_path / "a.tailcut"
+        tailcut.compress(model, path, inputs.split(64), max_bytes=1200, num_gradients=40, loss=loss, registered=False)
+        assert ('if they are numbers, as coordinates are, give loss="squared_error"' in caplog.text) is (loss is None)
+        with torch.no_grad():
+            errors.append((tailcut.load(path, into=Corners())(inputs) - model(inputs)).square().mean().sqrt())
+    assert errors[1] < 0.7 * errors[0]
+
+
+def test_the_squared_error_is_that_of_a_normal_distribution() -> None:
+    """By hand: the curvature of W in W x, mean over its numbers, is the mean square of x."""
+    model, inputs = nn.Linear(20, 3, bias=False), torch.randn(64, 20)
+    found = measure_sensitivity(model, inputs, num_gradients=400, loss="squared_error")
+    assert found.curvature["weight"] == pytest.approx(inputs.square().mean().item(), rel=0.1)
+    with pytest.raises(ArgumentError, match=r"loss must be a function of .*, got 'mse'"):
+        measure_sensitivity(model, inputs, loss="mse")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="loss= is for measuring the sensitivity"):
+        tailcut.compress(model, "a.tailcut", inputs, max_bytes=500, loss="squared_error", sensitivity=found)
+
+
+def test_a_name_that_forward_does_not_know_is_said() -> None:
+    class Named(nn.Linear):
+        def forward(self, pixels: Tensor) -> Tensor:
+            return super().forward(pixels)
+
+    batch = {"pixels": torch.zeros(2, 2), "labels": torch.zeros(2)}
+    with pytest.raises(ArgumentError, match="Leave 'labels' out of the loader's dicts"):
+        measure_sensitivity(Named(2, 2), batch, num_gradients=1)
+
+
 class Words(nn.Module):
     """The class of a text, by the mean of what its words stand for."""
 

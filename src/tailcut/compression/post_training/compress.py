@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tailcut.arguments import check_positive, check_seed, is_number
 from tailcut.compression.post_training.correction import MAX_INPUTS, CoarseStepError, Original, write_numbers
 from tailcut.compression.post_training.refit import Refit
-from tailcut.compression.sensitivity.fisher import GRADIENT_BATCH, check_measurable, measure_sensitivity
+from tailcut.compression.sensitivity.fisher import GRADIENT_BATCH, Drawn, check_measurable, measure_sensitivity
 from tailcut.errors import ArgumentError
 from tailcut.files import check_output_path, write_atomically
 from tailcut.format.container.contents import decode
@@ -109,6 +109,7 @@ def compress(
     evaluate: Callable[[Network], float] | None = None,
     sensitivity: Sensitivity | None = None,
     num_gradients: int | None = None,
+    loss: Drawn | None = None,
     seed: int = 0,
     metadata: Mapping[str, Any] | None = None,
     registered: bool = True,
@@ -132,6 +133,8 @@ def compress(
         evaluate: a metric of a network, the higher the better, on data that are not the test data.
         sensitivity: measured before; None measures it on `loader`, unless the file needs no rounding.
         num_gradients: for that; by the network's size when None.
+        loss: for that: what the outputs are. None takes them for logits of classes, or for one number;
+            "squared_error" for numbers, as those of a regression; or a function, see `measure_sensitivity`.
         seed: for that: of the draws.
         metadata: see `tailcut.save`.
         registered: see `tailcut.save`.
@@ -141,9 +144,9 @@ def compress(
         The sizes, the step that was found, and the metric before and after.
 
     Raises:
-        ArgumentError: not just one of `max_bytes`, `max_drop` and `step` is given, `max_drop` without `evaluate`, the
-            metric of the network itself is not finite, there are no inputs, no file can lie at `path`, or no step makes
-            the file so small or so good.
+        ArgumentError: not just one of `max_bytes`, `max_drop` and `step` is given, `max_drop` without `evaluate`,
+            `loss` beside `sensitivity`, the metric of the network itself is not finite, there are no inputs, no file
+            can lie at `path`, or no step makes the file so small or so good.
         MissingExtraError: the network has over a million numbers, and numba (the extra `fast`) is not installed.
     """
     check_module("compress", model)
@@ -151,19 +154,17 @@ def compress(
     check_not_wrapped(model, registered=registered)
     warn_of_wrapper(without_views(model), registered=registered)
     check_goal(max_bytes, max_drop, step)
-    check_seed(seed)
-    if num_gradients is not None:
-        check_positive("num_gradients", num_gradients)
+    _check_measuring(sensitivity, num_gradients, loss, seed)
     _check_metric(max_drop, evaluate)
     check_output_path(path)  # the rest takes up to hours
     _check_tensors(current_tensors(model), sensitivity, is_rounded=max_bytes is None)
     settings: ContentSettings = {"metadata": metadata, "registered": registered, "levels": levels}
     check_room(model, max_bytes, settings)
     count = usual_gradients(model) if num_gradients is None else num_gradients
-    batches = first_inputs(loader, max(MAX_INPUTS, GRADIENT_BATCH * count))
+    batches = first_inputs(loader, max(MAX_INPUTS, GRADIENT_BATCH * count), whole=GRADIENT_BATCH)
     own = in_evaluation(deepcopied(without_views(model)))
     separate(own.state_dict(keep_vars=True).values())
-    work = _Work(own, batches, settings, partial(_measured, sensitivity, model, batches, count, seed))
+    work = _Work(own, batches, settings, partial(_measured, sensitivity, model, batches, count, loss, seed))
     before = None if evaluate is None else _metric(evaluate, work.model)
     with running_eagerly(own):
         if evaluate is not None and before is not None and max_drop is not None:
@@ -179,13 +180,27 @@ def compress(
     return report
 
 
+def _check_measuring(sensitivity: Sensitivity | None, num_gradients: int | None, loss: Drawn | None, seed: int) -> None:
+    """Raise `ArgumentError` if the sensitivity cannot be measured so, or is there and would not be measured."""
+    check_seed(seed)
+    if num_gradients is not None:
+        check_positive("num_gradients", num_gradients)
+    if loss is not None and sensitivity is not None:
+        raise ArgumentError("loss= is for measuring the sensitivity: give it to measure_sensitivity, or one of the two")
+
+
 def _measured(
-    known: Sensitivity | None, model: nn.Module, batches: Sequence[ModelInputs], num_gradients: int, seed: int
+    known: Sensitivity | None,
+    model: nn.Module,
+    batches: Sequence[ModelInputs],
+    num_gradients: int,
+    loss: Drawn | None,
+    seed: int,
 ) -> Sensitivity:
     if known is not None:
         return known
     _log.info("measuring how much each number matters")
-    return measure_sensitivity(model, batches, num_gradients=num_gradients, seed=seed)
+    return measure_sensitivity(model, batches, num_gradients=num_gradients, loss=loss, seed=seed)
 
 
 def _least(before: float, max_drop: float) -> float:

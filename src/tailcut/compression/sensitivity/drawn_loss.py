@@ -1,8 +1,10 @@
 """Loss of a network's outputs for targets that are drawn from what the network itself believes."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +17,10 @@ from tailcut.model_inputs import ModelInputs
 from tailcut.structure.module_types import is_linear
 from tailcut.structure.outputs import output_tensors
 
+logger = logging.getLogger(__name__)
+
+NO_OUTPUTS = "expected outputs (batch, ...) of floating point from the network, got a {} without such a tensor"
+
 LOGITS = "logits"
 """Name, or beginning or end of the name, of the outputs that count where there are several."""
 
@@ -22,8 +28,58 @@ MASK = "attention_mask"
 """Name of the input (batch, tokens) that is 0 where a sequence is padded, as networks of `transformers` take it."""
 
 
+CERTAIN = 30.0
+"""A class of a logit higher by this than all others: the others have a probability of 1e-13, and no gradient."""
+
+
+@dataclass
+class Certainty:
+    """How many of the answers seen name one class alone, as numbers that are no logits seem to do."""
+
+    num_answers: int = 0
+    num_certain: int = 0
+
+    def note(self, logits: Tensor) -> None:
+        """Count answers (n, classes)."""
+        first, second = logits.detach().topk(2, dim=1).values.unbind(1)
+        self.num_answers += len(first)
+        self.num_certain += int((first - second > CERTAIN).sum())
+
+    def warn(self) -> None:
+        """Warn if more than half of the answers name one class alone."""
+        if 2 * self.num_certain > self.num_answers:
+            logger.warning(
+                "the network's outputs are taken for logits of classes, but most of them name one class for sure "
+                "(%d of %d are higher by more than %g): if they are numbers, as coordinates are, give "
+                'loss="squared_error"',
+                self.num_certain,
+                self.num_answers,
+                CERTAIN,
+            )
+
+
+def squared_error(outputs: object, generator: torch.Generator) -> Tensor:
+    """Return a loss of outputs that are numbers, as of a regression: normal errors with a standard deviation of 1.
+
+    All tensors (batch, ...) of floating point count, each of its numbers as much as any other.
+
+    Raises:
+        ArgumentError: there is no such tensor.
+    """
+    every = [x for x in output_tensors(outputs) if x.is_floating_point() and x.ndim]
+    if not every:
+        raise ArgumentError(NO_OUTPUTS.format(type(outputs).__name__))
+    losses = [_by_noise(x, generator) for x in every]
+    return torch.stack([loss.to(losses[0]) for loss in losses]).sum()
+
+
 def drawn_loss(
-    batch: ModelInputs, outputs: object, generator: torch.Generator, *, are_features: tuple[bool, ...] = ()
+    batch: ModelInputs,
+    outputs: object,
+    generator: torch.Generator,
+    *,
+    are_features: tuple[bool, ...] = (),
+    certainty: Certainty | None = None,
 ) -> Tensor:
     """Return the loss of a batch's outputs, summed over the inputs.
 
@@ -32,6 +88,7 @@ def drawn_loss(
         outputs: what the network gave for them.
         generator: of the draws.
         are_features: of each of the tensors that count, whether a linear layer made it, see `features_of`.
+        certainty: counts the answers of classes.
 
     Raises:
         ArgumentError: it cannot be told which outputs count, or they are not finite.
@@ -49,7 +106,7 @@ def drawn_loss(
         is_last = (place < len(are_features) and are_features[place]) or _are_tokens(x, batch)
         classes_last = x if is_last or x.ndim < 2 else x.movedim(1, -1)
         real = _real_tokens(x, batch)
-        losses.append(_loss_of(classes_last if real is None else x[real], generator))
+        losses.append(_loss_of(classes_last if real is None else x[real], generator, certainty))
     return torch.stack([loss.to(losses[0]) for loss in losses]).sum() if len(losses) > 1 else losses[0]
 
 
@@ -72,15 +129,12 @@ def logits_of(outputs: object) -> list[Tensor]:
     if found or len(every) == 1:
         return found or every
     if not every:
-        raise ArgumentError(
-            f"expected outputs (batch, ...) of floating point from the network, got a {type(outputs).__name__} without "
-            "such a tensor"
-        )
+        raise ArgumentError(NO_OUTPUTS.format(type(outputs).__name__))
     shapes = [f"{name} {tuple(x.shape)}" for name, x in named.items()] or [str(tuple(x.shape)) for x in every]
     raise ArgumentError(
         f"the network gives a {type(outputs).__name__} of several tensors, none of them named {LOGITS}: "
-        f"{', '.join(shapes)}. Give loss=, a function of the outputs and a generator of random numbers, to "
-        "measure_sensitivity, whose result is compress's sensitivity=, or to RateLoss.save and remeasure"
+        f"{', '.join(shapes)}. Give loss=, a function of the outputs and a generator of random numbers, or "
+        '"squared_error" where all of them are numbers, as those of a regression are'
     )
 
 
@@ -157,11 +211,18 @@ def _real_tokens(x: Tensor, batch: ModelInputs) -> Tensor | None:
     return mask != 0 if mask is not None and x.ndim == 3 and mask.shape == x.shape[:2] else None
 
 
-def _loss_of(x: Tensor, generator: torch.Generator) -> Tensor:
+def _loss_of(x: Tensor, generator: torch.Generator, certainty: Certainty | None) -> Tensor:
     """Return the loss of one output, with its classes along the last axis."""
     if x.ndim >= 2 and x.shape[-1] >= 2:
         flat = x.reshape(-1, x.shape[-1])
+        if certainty is not None:
+            certainty.note(flat)
         labels = torch.multinomial(functional.softmax(flat.detach(), 1).cpu(), 1, generator=generator).to(x.device)
         return functional.cross_entropy(flat, labels[:, 0], reduction="sum")
+    return _by_noise(x, generator)
+
+
+def _by_noise(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the loss of numbers for errors drawn from a normal distribution."""
     noise = torch.randn(x.shape, generator=generator, device="cpu").to(x.device, x.dtype)
     return (x * noise).sum()

@@ -1,19 +1,20 @@
 """Fisher information of a network's numbers, from inputs without labels."""
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import cycle, islice
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from tailcut.arguments import check_positive, check_seed
-from tailcut.compression.sensitivity.drawn_loss import drawn_loss, features_of
+from tailcut.compression.sensitivity.drawn_loss import Certainty, drawn_loss, features_of, squared_error
 from tailcut.compression.sensitivity.moments import input_blocks
 from tailcut.counting import evaluating, keeping_buffers
 from tailcut.errors import ArgumentError, TailcutError, first_line
@@ -42,7 +43,7 @@ ROWS = 256
 DAMPING = 0.03
 """Added to the diagonal of a full matrix, in parts of its mean over each tensor."""
 
-Drawn = Callable[[object, torch.Generator], Tensor]
+Drawn = Callable[[object, torch.Generator], Tensor] | Literal["squared_error"]
 Norm = nn.modules.batchnorm._NormBase
 Result = TypeVar("Result")
 
@@ -65,7 +66,8 @@ def measure_sensitivity(
         num_gradients: gradients to average, each of 8 inputs. A few hundred are enough for the steps of the tensors;
             for rounding with error feedback about as many as there are numbers are best.
         loss: (outputs, generator of random numbers) -> the loss of the outputs, summed over the inputs, for targets
-            drawn from what the network itself believes. None: classes along axis 1 by the softmax, of each pixel, or
+            drawn from what the network itself believes. "squared_error": numbers, as those of a regression, with normal
+            errors of a standard deviation of 1. None: classes along axis 1 by the softmax, of each pixel, or
             along the last axis, of each token, where a linear layer gives (batch, tokens, classes), or whole numbers
             (batch, tokens) do; where there is one channel only, normal noise. Of several outputs the one named `logits`
             counts, else all whose names begin or end so.
@@ -85,6 +87,7 @@ def measure_sensitivity(
     tensors = current_tensors(model)
     check_measurable(tensors)
     generator = torch.Generator().manual_seed(check_seed(seed))
+    sampled, certainty = _function_of(loss), Certainty()
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
     sums = _Sums(model, tensors)
     batches = list(_batches(loader, num_gradients))
@@ -92,22 +95,23 @@ def measure_sensitivity(
         for parameter in wanted:
             parameter.requires_grad_(parameter.is_floating_point())
         with running_eagerly(model), evaluating(model), keeping_buffers(model), torch.enable_grad(), sums.following():
-            are_features = () if loss is not None else _outputs(partial(features_of, model), batches[0])
+            are_features = () if sampled is not None else _outputs(partial(features_of, model), batches[0])
             # After that run: a forward may set attributes of its network, which a fused one takes for changes.
             forward = fuse(model) if tensors.coefficients else model
             for batch in logged(islice(cycle(batches), num_gradients), "gradients", num_gradients):
                 with parametrize.cached():  # so that a norm runs with the very gains that it shows
                     outputs = _outputs(lambda inputs: inputs.run(forward), batch)
-                if loss is None:
-                    drawn = drawn_loss(batch, outputs, generator, are_features=are_features)
+                if sampled is None:
+                    drawn = drawn_loss(batch, outputs, generator, are_features=are_features, certainty=certainty)
                 else:
-                    drawn = loss(outputs, generator)
+                    drawn = sampled(outputs, generator)
                 _check_loss(drawn)
                 sums.add(drawn, batch.batch_size)
             blocks = list(input_blocks(model, batches, {other.name for other in tensors.others}, generator))
     finally:
         for parameter, required in wanted.items():
             parameter.requires_grad_(required)
+    certainty.warn()
     found = sums.sensitivity()
     return replace(found, blocks=(*found.blocks, *blocks))
 
@@ -156,6 +160,9 @@ def _outputs(run: Callable[[ModelInputs], Result], batch: ModelInputs) -> Result
         raise
     except Exception as error:
         hint = PARTS if batch.is_batch else "A batch has its inputs along axis 0 of each tensor"
+        unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if unexpected:
+            hint = f"Leave {unexpected[1]!r} out of the loader's dicts: the network's forward has no such argument"
         kinds = ", ".join(dict.fromkeys(str(x.dtype).removeprefix("torch.") for x in batch.tensors))
         raise ArgumentError(
             f"the network cannot take inputs of shape {batch.shapes} and type {kinds}: {first_line(error)}. Of a batch "
@@ -163,6 +170,17 @@ def _outputs(run: Callable[[ModelInputs], Result], batch: ModelInputs) -> Result
             "whose tensors are given by name (one whose forward takes the dict itself needs a module around it)"
             + (f". {hint}" if are_several else "")
         ) from error
+
+
+def _function_of(loss: Drawn | None) -> Callable[[object, torch.Generator], Tensor] | None:
+    """Return the function of a loss, or None where the outputs themselves say what they are."""
+    if isinstance(loss, str):
+        if loss != "squared_error":
+            raise ArgumentError(
+                f'loss must be a function of (outputs, generator), "squared_error" or None, got {loss!r}'
+            )
+        return squared_error
+    return loss
 
 
 def _check_loss(drawn: object) -> None:
