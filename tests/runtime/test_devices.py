@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from tailcut.errors import ArgumentError, TrainingError
-from tailcut.runtime.devices import Devices, is_first_process, make_fabric
+from tailcut.runtime.devices import Devices, is_global_zero, make_fabric
 
 
 def test_one_cpu() -> None:
@@ -44,9 +44,9 @@ def test_the_first_process_is_the_one_of_rank_zero(
 
     monkeypatch.delenv("NODE_RANK", raising=False)
     monkeypatch.setattr(rank_zero_only, "rank", rank, raising=False)
-    assert is_first_process() is first
+    assert is_global_zero() is first
     monkeypatch.setenv("NODE_RANK", "1")
-    assert not is_first_process()
+    assert not is_global_zero()
 
 
 def test_the_end_of_another_process_is_one_clear_error() -> None:

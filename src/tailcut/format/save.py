@@ -154,12 +154,7 @@ def save(
         levels=levels,
         loader=loader,
     )
-    is_plain = other_dtype is None and report.num_truncated == 0
-    if is_plain and asked_for not in (None, QUANTIZED_DTYPE, "float32", torch.float32):
-        _log.warning(
-            "dtype=%s is the type of coefficients, and the network has none: other_dtype= stores its weights so",
-            asked_for,
-        )
+    warn_of_unused_dtype(report, asked_for, other_dtype)
     _log.info("saved %s", report)
     return report
 
@@ -169,6 +164,19 @@ def _type_of_coefficients(model: object, *others: torch.dtype) -> torch.dtype:
     tensors = truncated_tensors(model) if isinstance(model, nn.Module) else []
     types = [*others, *(tensor.vector.dtype for tensor in tensors)]
     return reduce(torch.promote_types, types) if types else torch.float32
+
+
+def warn_of_unused_dtype(
+    report: SaveReport, dtype: str | torch.dtype | None, other_dtype: str | torch.dtype | None
+) -> None:
+    """Say that a type was asked for coefficients alone, and that the network has none."""
+    is_plain = other_dtype is None and report.num_truncated == 0
+    if is_plain and dtype not in (None, QUANTIZED_DTYPE, "float32", torch.float32):
+        _log.warning(
+            "dtype=%s is the type of coefficients, and the network has none: other_dtype=%s stores its weights so",
+            dtype,
+            dtype,
+        )
 
 
 def write_network(

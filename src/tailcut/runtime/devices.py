@@ -135,7 +135,7 @@ def _accelerator(name: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def is_first_process() -> bool:
+def is_global_zero() -> bool:
     """Return whether this process writes files and messages; the others only compute.
 
     Fabric knows its rank once it is launched; before, the launcher's environment variables give it.

@@ -26,6 +26,7 @@ from tailcut.format.conversion.checkpoints import (
 )
 from tailcut.format.network.tensors import current_tensors
 from tailcut.format.open_network import is_tailcut_file, misfit
+from tailcut.format.save import warn_of_unused_dtype
 from tailcut.format.save_report import save_report
 from tailcut.printing import Report, named, sizes, table
 from tailcut.runs import Run
@@ -155,7 +156,10 @@ def pack(
         found = _from_file(source) if is_file else _from_checkpoint(content, path)
     else:
         found = _from_weights(path, content, model, arguments or {}, _Cut(keep_ratio, num_kept, plain))
-    asked_for, is_as_it_was = dtype, (dtype, other_dtype, max_bytes, step, tuple(levels)) == (*[None] * 4, ())
+    asked_for, is_as_it_was = (
+        (dtype, other_dtype),
+        (dtype, other_dtype, max_bytes, step, tuple(levels)) == (*[None] * 4, ()),
+    )
     rounds_again = is_file and dtype is None and (max_bytes, step) == (None, None) and found.dtype == QUANTIZED_DTYPE
     if dtype is None:
         dtype = found.dtype if (max_bytes, step) == (None, None) else QUANTIZED_DTYPE
@@ -169,7 +173,7 @@ def pack(
         settings: WriteSettings = {"max_bytes": max_bytes, "step": step, "levels": levels or found.levels}
         settings |= {"other_dtype": other_dtype, "metadata": found.metadata}
         written = write_network(found.network, out, dtype=dtype, **settings)
-    warn_of_unused_option(written, asked_for)
+    warn_of_unused_dtype(written, *asked_for)
     if found.cut is not None:
         _warn_of_loss(found.cut)
     if rounds_again:
@@ -177,17 +181,6 @@ def pack(
     if len(levels) and not found.levels:
         _warn_of_levels()
     return PackReport(**vars(written), regularization=found.cut)
-
-
-def warn_of_unused_option(report: SaveReport, dtype: str | None) -> None:
-    """Say that a type was asked for coefficients, and that the network has none."""
-    if dtype not in (None, "float32", QUANTIZED_DTYPE) and report.num_truncated == 0:
-        logger.warning(
-            "--dtype %s says how coefficients are stored, and the network has none: --other-dtype %s stores its "
-            "weights so",
-            dtype,
-            dtype,
-        )
 
 
 @dataclass(frozen=True)

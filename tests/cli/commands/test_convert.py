@@ -12,6 +12,8 @@ from tailcut.weights import kept_counts, truncated_tensors
 
 Tailcut = Callable[..., Any]
 
+FALSE = ("bias", "affine", "running_stats")
+
 
 def published_file(folder: Path) -> Path:
     """A file like the published one, for a small UNet: sparse coefficients, a few in each weight."""
@@ -45,6 +47,19 @@ def test_a_file_that_does_not_fit_fails(tailcut: Tailcut, tmp_path: Path) -> Non
     assert outcome.code == 1
     assert not (tmp_path / "a.tailcut").exists()
     assert outcome.err.startswith("tailcut convert: error: ")
+
+
+def test_the_name_of_a_project_is_no_file_that_is_read(
+    tailcut: Tailcut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An output may be named like the project, where it exists too."""
+    published_file(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    Path("frereg").touch()
+    words = ["--set-argument", "widths=[2, 4]", *(f"--set-argument={name}=false" for name in FALSE)]
+    outcome = tailcut("convert", "small.pt", "--from", "frereg", "--model", "unet", *words, "-o", "frereg")
+    assert outcome.code == 0, outcome.err
+    assert inspect("frereg").num_kept > 0
 
 
 def test_the_published_network_takes_at_most_1600_bytes(tailcut: Tailcut, carvana_root: Path, tmp_path: Path) -> None:

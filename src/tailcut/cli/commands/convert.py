@@ -24,7 +24,7 @@ def add_parser(commands: Commands) -> None:
         run=run,
     )
     parser.add_argument("file", metavar="FILE", help="the file to convert")
-    parser.add_argument("--from", required=True, choices=SOURCES, dest="source", help="the project it comes from")
+    parser.add_argument("--from", required=True, choices=SOURCES, dest="project", help="the project it comes from")
     parser.add_argument(
         "--model", metavar="NAME", help="the registered model it belongs to; needed for frereg, else found in the file"
     )
@@ -43,21 +43,21 @@ def run(arguments: argparse.Namespace) -> Report:
     from tailcut.files import check_output_path
     from tailcut.format import write_network
     from tailcut.format.conversion import dctnet, frereg, hrank
-    from tailcut.tasks.pack import warn_of_unused_option
+    from tailcut.format.save import warn_of_unused_dtype
 
     check_output_path(arguments.out)
-    if arguments.statistics is not None and arguments.source != DCTNET:
+    if arguments.statistics is not None and arguments.project != DCTNET:
         raise ArgumentError("--statistics is for --from dctnet")
     model_arguments: dict[str, Any] | None = settings(arguments.arguments) or None
-    if arguments.source == FREREG:
+    if arguments.project == FREREG:
         if arguments.model is None:
             raise ArgumentError("--from frereg needs --model: its files do not name their network")
         model = frereg.convert(arguments.file, model=arguments.model, arguments=model_arguments)
     else:
         convert = hrank.convert
-        if arguments.source == DCTNET:
+        if arguments.project == DCTNET:
             convert = partial(dctnet.convert, statistics=arguments.statistics)
         model = convert(arguments.file, model=arguments.model, arguments=model_arguments)
     report = write_network(model, arguments.out, dtype=arguments.dtype or "float32", other_dtype=arguments.other_dtype)
-    warn_of_unused_option(report, arguments.dtype)
+    warn_of_unused_dtype(report, arguments.dtype, arguments.other_dtype)
     return report

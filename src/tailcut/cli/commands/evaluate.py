@@ -108,6 +108,6 @@ def run(arguments: argparse.Namespace) -> Report | None:
     )
     if devices is None:
         return report
-    from tailcut.runtime.devices import is_first_process
+    from tailcut.runtime.devices import is_global_zero
 
-    return report if is_first_process() else None
+    return report if is_global_zero() else None

@@ -53,7 +53,7 @@ def add_parser(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> Report | None:
     """Train what is missing, then show; only the first process reports."""
     from tailcut.files import check_output_path
-    from tailcut.runtime.devices import is_first_process
+    from tailcut.runtime.devices import is_global_zero
     from tailcut.training.experiments.definition import load_experiment, trials_of
     from tailcut.training.experiments.sweep import (
         choose_variants,
@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> Report | None:
             progress=True,
         )
         results = find_results(trials, records)
-    if not is_first_process():
+    if not is_global_zero():
         return None
     report = make_report(chosen, trials, results)
     if arguments.markdown is not None:

@@ -35,7 +35,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> Report | None:
     """Train; only the first process reports."""
-    from tailcut.runtime.devices import is_first_process
+    from tailcut.runtime.devices import is_global_zero
     from tailcut.training.recipe.toml_files import load_recipe, training_command
     from tailcut.training.train import train
 
@@ -58,4 +58,4 @@ def run(arguments: argparse.Namespace) -> Report | None:
             num_nodes=arguments.num_nodes,
         ),
     )
-    return result if is_first_process() else None
+    return result if is_global_zero() else None

@@ -14,6 +14,8 @@ from tailcut.errors import ArgumentError, StructureError
 from tailcut.execution.cpu.compiled import is_installed
 from tailcut.execution.ir.cost import Costs
 from tailcut.execution.layers.module_copy import GLOBAL_HOOKS
+
+# These two register what becomes of torch's operations on lazy maps.
 from tailcut.execution.lazy import normalization as normalization
 from tailcut.execution.lazy import operations as operations
 from tailcut.execution.lazy.context import Context, LayerRecord, UnsupportedError, active_context, running

@@ -11,7 +11,7 @@ from tailcut.data import Roots, reading
 from tailcut.errors import ArgumentError, RecipeError
 from tailcut.files import write_atomically
 from tailcut.runs import Result, Run
-from tailcut.runtime.devices import Devices, is_first_process, make_fabric
+from tailcut.runtime.devices import Devices, is_global_zero, make_fabric
 from tailcut.runtime.progress import log_to_file
 from tailcut.runtime.signals import explaining_lost_places, stopping_at_once
 from tailcut.training.checkpoints import remove_unfinished
@@ -50,7 +50,7 @@ def run_trainers(
     run = Run(Path(out))
     with stopping_at_once(run), ExitStack() as held:
         fabric = make_fabric(devices or Devices(), recipe.training.precision)
-        if is_first_process():
+        if is_global_zero():
             held.enter_context(run.locked())
             _take_up(run, recipe, resume=resume)
         work = partial(_run_stages, trainer_of=trainer_of, recipe=recipe, run=run, **settings)
