@@ -138,7 +138,8 @@ def set_in(table: str, place: int, /, **values: Any) -> Callable[[dict[str, Any]
         (set_in("images", 0, file_name="/etc/passwd"), "file_name must be a path inside the folder"),
         (set_in("images", 0, file_name=None), "file_name must be a path inside the folder"),
         (set_in("images", 0, file_name="gone.png"), "lacks the images gone.png"),
-        (set_in("categories", 0, id=0), "category 0: id must be an integer of 1 to"),
+        (set_in("categories", 0, id=-1), "category 0: id must be an integer of 1 to"),
+        (set_in("categories", 0, id=False), "category 0: id must be an integer of 1 to"),
         (set_in("categories", 0, id=10**9), "category 0: id must be an integer of 1 to"),
         (set_in("categories", 1, id=1), "the id 1 is taken by 'red'"),
         (set_in("categories", 0, name=7), "category 0: name must be a text, got 7"),
@@ -157,6 +158,23 @@ def set_in(table: str, place: int, /, **values: Any) -> Callable[[dict[str, Any]
 def test_a_damaged_file_is_refused(change: Callable[[dict[str, Any]], object], message: str, changed: Change) -> None:
     with pytest.raises(DataError, match=message):
         changed(change)
+
+
+def test_categories_from_0_on_are_refused_with_advice_that_works(changed: Change) -> None:
+    def count_from_0(content: dict[str, Any]) -> None:
+        content["categories"] = [{"id": 0, "name": "red"}, {"id": 2, "name": "blue"}]
+        for item in content["annotations"]:
+            item["category_id"] -= 1
+
+    def add_1(content: dict[str, Any]) -> None:
+        for item in content["categories"]:
+            item["id"] += 1
+        for item in content["annotations"]:
+            item["category_id"] += 1
+
+    with pytest.raises(DataError, match=r"category 0, 'red', has the id 0, .*background.*: add 1 to all category ids"):
+        changed(count_from_0)
+    assert changed(add_1).class_names == ("background", "red", "", "blue")
 
 
 @pytest.mark.parametrize(

@@ -295,6 +295,11 @@ def _checked_categories(content: dict[str, Any], path: Path) -> dict[int, str]:
     categories: dict[int, str] = {}
     for place, item in enumerate(content["categories"]):
         where = f"{path}, category {place}"
+        if _is_integer(item.get("id")) and item["id"] == 0:
+            raise DataError(
+                f"{where}, {item.get('name')!r:.80}, has the id 0, which is the background of detectors: add 1 to all "
+                "category ids, each id in categories and each category_id in annotations"
+            )
         _check_integer(item, "id", 1, MAX_CATEGORY, where)
         if not isinstance(item.get("name"), str):
             raise DataError(f"{where}: name must be a text, got {item.get('name')!r}")
