@@ -17,13 +17,12 @@ from tailcut.errors import ArgumentError, DataError
 from tailcut.files import atomic_write, read_image_bytes
 from tailcut.jpeg.checking import DAMAGED, check_jpeg
 from tailcut.jpeg.limits import check_size
-from tailcut.jpeg.markers import JPEG_START, MOST_PIXELS, read_markers, read_outline
+from tailcut.jpeg.markers import JPEG_START, MOST_PIXELS, PNG_SIGNATURE, read_markers, read_outline
 from tailcut.jpeg.pixels import PNG_COLOUR, PNG_DEPTH, PNG_GREY, as_stored, decoded_pixels, orientation_of, upright
 
 FORMATS = ("PNG", "JPEG")
 HALF = 128  # of a byte
 _PNG_SIDES = 16  # where a PNG has its width and height
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_END = b"\xff\xd9"
 _METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 SWAPPING = (5, 6, 7, 8)  # EXIF orientations that swap height and width
@@ -211,7 +210,7 @@ def _decoded(
 
 def _check_size(content: bytes, settings: Reading) -> None:
     """Refuse what is too large before Pillow sees it, which warns of sizes that are a matter of the settings."""
-    if content.startswith(_PNG_SIGNATURE) and len(content) >= _PNG_SIDES + 8:
+    if content.startswith(PNG_SIGNATURE) and len(content) >= _PNG_SIDES + 8:
         width, height = struct.unpack_from(">II", content, _PNG_SIDES)
     else:
         try:
@@ -240,7 +239,7 @@ def _check_jpeg(content: bytes, settings: Reading) -> None:
 
 def _has_late_metadata(content: bytes) -> bool:
     """Return whether a PNG has chunks behind its pixels that may hold an orientation."""
-    position, has_pixels = len(_PNG_SIGNATURE), False
+    position, has_pixels = len(PNG_SIGNATURE), False
     while position + 8 <= len(content):
         length, kind = struct.unpack_from(">I4s", content, position)
         if kind in _METADATA and has_pixels:
