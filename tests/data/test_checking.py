@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tailcut.data import check_folder
+from tailcut.cli import main
+from tailcut.data import FolderDataset, check_folder
 from tailcut.data import checking as module
 from tailcut.errors import ArgumentError, DataError
 from tailcut.inputs import JpegFolder
@@ -46,6 +47,37 @@ def test_settings(folder: Path) -> None:
         check_folder(folder, max_pixels=0)
     with pytest.raises(DataError, match=r"cannot read the folder .*nowhere"):
         check_folder(folder / "nowhere")
+
+
+def test_links_to_folders_are_followed_as_data_sets_do(folder: Path, tmp_path: Path) -> None:
+    """Class folders may be links; one that leads back, or to a folder that was read, adds nothing."""
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for name in ("a", "b"):
+        (linked / name).symlink_to(folder / "b" / "c")
+    (folder / "b" / "c" / "back").symlink_to(linked)
+    with pytest.raises(DataError, match=r"cut\.png"):
+        FolderDataset(linked, name="folder")  # which reads the first
+    report = check_folder(linked)
+    assert (report.num_images, [item["image"] for item in report.broken]) == (2, [str(linked / "a" / "cut.png")])
+
+
+def test_masks_behind_links_are_compared_with_the_photos_beside_the_link(tmp_path: Path) -> None:
+    for name, sides in (("a/images", (24, 32)), ("b/images", (8, 8)), ("pool", (24, 32))):
+        (tmp_path / name).mkdir(parents=True)
+        Image.new("L", sides).save(tmp_path / name / "x.png")
+    for split in ("a", "b"):
+        (tmp_path / split / "masks").symlink_to(tmp_path / "pool")
+    assert [item["image"] for item in check_folder(tmp_path).broken] == [str(tmp_path / "b" / "masks" / "x.png")]
+
+
+def test_a_folder_without_images_does_not_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.gif").write_bytes(b"GIF89a")
+    with pytest.raises(DataError, match=r"expected images \(.jpg, .jpeg, .png\) .* found 1 other file; give"):
+        check_folder(tmp_path)
+    assert main(["check", str(tmp_path)]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_masks_of_another_size_than_their_photos(tmp_path: Path) -> None:

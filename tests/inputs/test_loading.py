@@ -1,3 +1,4 @@
+import io
 import pickle
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from PIL import Image, ImageFilter, ImageOps
 from tests.inputs.jpegs import encode, photo, segment
 from torch.nn.functional import interpolate
 
+from tailcut.data import check_folder, read_image
 from tailcut.errors import ArgumentError, DataError, MissingExtraError
 from tailcut.inputs import loading
 from tailcut.inputs.jpeg.augmentation import crop, double_size, halve_size
@@ -296,6 +298,45 @@ def test_damaged_files_are_named(root: Path, decoder: loading.Decoder, source: l
         dataset[0]
     with pytest.raises(IndexError):
         dataset[1]
+
+
+@pytest.mark.parametrize("decoder", ["pillow", "simplejpeg"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "I;16"])
+def test_a_png_file_named_as_a_jpeg_is_read_from_pixels(root: Path, decoder: loading.Decoder, mode: str) -> None:
+    """As `read_image` reads it, and cut and resized by Pillow; ImageNet has such a file, n02105855_2933.JPEG."""
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 4), dtype=np.uint8)
+    stored = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(pixels)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = io.BytesIO()
+    (stored if mode == "I;16" else stored.convert(mode)).save(content, format="PNG", exif=exif)
+    folder = write(root, content.getvalue())
+    path = folder / "class" / "image.jpg"
+    whole = (read_image(path, channels=3)[0] * 255).round().byte()
+    assert whole.shape == (3, 90, 60)
+    # The middle of 52 x 52 pixels, 7/8 of the shorter side.
+    expected = interpolate(whole[None, :, 19:71, 4:56], (24, 24), mode="bilinear", antialias=True)[0]
+    assert torch.equal(JpegFolder(folder, None, size=24, decoder=decoder)[0][0], expected)
+    assert not check_folder(folder).failed
+    augmented = JpegFolder(folder, BlockDCT(6), size=16, decoder=decoder, augment=True)
+    assert augmented[0][0].shape == augmented.item_shape
+
+
+def test_what_a_png_file_named_as_a_jpeg_is_not_good_for(root: Path) -> None:
+    content = io.BytesIO()
+    photo(60, 90).save(content, format="PNG")
+    folder = write(root, content.getvalue())
+    with pytest.raises(
+        DataError, match=r"image\.jpg: it is a PNG file named \.jpg, which stores no coefficients: read"
+    ):
+        JpegFolder(folder, BlockDCT(6), size=16, source="coefficients")[0]
+    with pytest.raises(DataError, match=r"no JPEG file: .* but as a PNG file"):
+        read_jpeg(content.getvalue())
+    with pytest.raises(DataError, match=r"image\.jpg: it has 60 x 90 pixels; at most 5,399 are allowed"):
+        JpegFolder(folder, None, size=16, max_pixels=5399)[0]
+    (folder / "class" / "image.jpg").write_bytes(content.getvalue()[:-20])
+    with pytest.raises(DataError, match=r"image\.jpg: cannot be decoded"):
+        JpegFolder(folder, None, size=16)[0]
 
 
 def test_cmyk_is_refused_or_converted(root: Path) -> None:

@@ -20,6 +20,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 # So many files are handed out at once: a list of millions of names would wait in memory otherwise.
 CHUNK = 1024
 
+Identity = tuple[int, int]  # of a folder: its device and its number there
+
 
 @dataclass(frozen=True)
 class CheckReport(Report):
@@ -62,14 +64,14 @@ def check_folder(folder: str | Path, *, strict: bool = True, max_pixels: int | N
     Files of a folder `masks` beside a folder `images` are read as masks, and must have the size of their images.
 
     Args:
-        folder: a folder, or one file. Links to files are followed, links to folders are not.
-            Hidden files and folders are left out.
+        folder: a folder, or one file. Links are followed, as data sets follow them; a folder that several lead to is
+            read once. Hidden files and folders are left out.
         strict: see `read_image`.
         max_pixels: likewise.
 
     Raises:
         ArgumentError: `max_pixels` is not positive.
-        DataError: there is no such folder, or a folder in it cannot be read.
+        DataError: there is no such folder, a folder in it cannot be read, or they hold no images.
     """
     check_max_pixels(max_pixels)
     root = Path(folder)
@@ -85,7 +87,7 @@ def check_folder(folder: str | Path, *, strict: bool = True, max_pixels: int | N
         images.clear()
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for path, photo in _files(root):
+        for path, photo in _files(root, set()):
             if path.suffix.lower() in SUFFIXES or path == root:
                 num_images += 1
                 images.append((path, photo))
@@ -94,25 +96,48 @@ def check_folder(folder: str | Path, *, strict: bool = True, max_pixels: int | N
             if len(images) == CHUNK:
                 look(pool)
         look(pool)
+    if not num_images:
+        found = f"{num_others:,} other file{'s' * (num_others != 1)}" if num_others else "none"
+        raise DataError(
+            f"{root}: expected images ({', '.join(SUFFIXES)}) in this folder or in those within it, found {found}; "
+            "give the folder that holds the images"
+        )
     return CheckReport(str(folder), num_images, num_others, is_installed(), broken)
 
 
-def _files(root: Path) -> Iterator[tuple[Path, Path | None]]:
-    """Yield all files that are not hidden, folder by folder, in the order of their names; masks with their images."""
+def _files(root: Path, visited: set[tuple[Identity, ...]]) -> Iterator[tuple[Path, Path | None]]:
+    """Yield all files that are not hidden, folder by folder, in the order of their names; masks with their images.
+
+    Args:
+        root: a folder or a file.
+        visited: the folders read so far, to which links may lead back. The masks of other photos are read again.
+    """
     try:
         if root.is_file():
             yield root, images_of_masks(root.parent).get(root.stem)
             return
-        entries, photos = sorted(root.iterdir()), images_of_masks(root)
+        photos = images_of_masks(root)
+        folders = (root, next(iter(photos.values())).parent) if photos else (root,)
+        place = tuple(_identity(folder) for folder in folders)
+        if place in visited:
+            return
+        visited.add(place)
+        entries = sorted(root.iterdir())
     except (OSError, ValueError) as error:  # of ValueError: a name with a zero byte
         raise DataError(f"cannot read the folder {root}: {getattr(error, 'strerror', None) or error}") from error
     for path in entries:
         if path.name.startswith("."):
             continue
-        if path.is_dir() and not path.is_symlink():
-            yield from _files(path)
-        elif not path.is_dir():
+        if path.is_dir():
+            yield from _files(path, visited)
+        else:
             yield path, photos.get(path.stem)
+
+
+def _identity(path: Path) -> Identity:
+    """Return what tells a folder from others, by whatever path it was reached."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 def _reason(path: Path, photo: Path | None, *, strict: bool, max_pixels: int | None) -> str | None:

@@ -2,7 +2,7 @@
 
 import io
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,13 +17,12 @@ from tailcut.errors import ArgumentError, DataError
 from tailcut.files import atomic_write, read_image_bytes
 from tailcut.jpeg.checking import DAMAGED, check_jpeg
 from tailcut.jpeg.limits import check_size
-from tailcut.jpeg.markers import JPEG_START, MOST_PIXELS, read_markers, read_outline
-from tailcut.jpeg.pixels import PNG_COLOUR, PNG_DEPTH, PNG_GREY, decoded_pixels, orientation_of, upright
+from tailcut.jpeg.markers import JPEG_START, MOST_PIXELS, PNG_SIGNATURE, read_markers, read_outline
+from tailcut.jpeg.pixels import PNG_COLOUR, PNG_DEPTH, PNG_GREY, as_stored, decoded_pixels, orientation_of, upright
 
 FORMATS = ("PNG", "JPEG")
 HALF = 128  # of a byte
 _PNG_SIDES = 16  # where a PNG has its width and height
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_END = b"\xff\xd9"
 _METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 SWAPPING = (5, 6, 7, 8)  # EXIF orientations that swap height and width
@@ -71,6 +70,38 @@ def read_image(
     if size is not None and size != (opened.height, opened.width):
         image = interpolate(image, size=size, mode="bilinear", antialias=True).clamp_(0, 1)  # rounding may exceed 1
     return image
+
+
+def read_annotated(
+    path: str | Path, size: tuple[int, int], *, strict: bool | None = None, max_pixels: int | None = None
+) -> tuple[Tensor, int]:
+    """Read an RGB image as `read_image`, but unturned if its annotations are for the pixels as they are stored.
+
+    Only an EXIF orientation that swaps the sides (5 to 8) of an image that is not square shows which they are for.
+
+    Args:
+        path: the file.
+        size: (height, width) according to the annotations.
+        strict: see `read_image`.
+        max_pixels: likewise.
+
+    Returns:
+        float32 (3, height, width) in 0..1, of the size that the file has; and its EXIF orientation, 1 without one.
+
+    Raises:
+        DataError: see `read_image`.
+    """
+    found = 1
+
+    def turned(image: Image.Image, content: bytes) -> Image.Image:
+        nonlocal found
+        found = orientation_of(image, content)
+        sides = image.height, image.width
+        is_for_stored = found in SWAPPING and sides == size and sides[0] != sides[1]
+        return as_stored(image, content) if is_for_stored else upright(image, content)
+
+    image = _decoded(Path(path), read_image_bytes(path), resolve_reading(strict, max_pixels), turned)
+    return torch.from_numpy(decoded_pixels(image, 3)).permute(2, 0, 1).contiguous(), found
 
 
 def read_mask(path: str | Path, *, strict: bool | None = None, max_pixels: int | None = None) -> Tensor:
@@ -160,8 +191,10 @@ def _opened(path: Path, content: bytes, settings: Reading) -> Iterator[Image.Ima
         raise DataError(f"cannot use the image {path}: there is not enough memory for its pixels") from error
 
 
-def _decoded(path: Path, content: bytes, settings: Reading) -> Image.Image:
-    """Return the decoded image with its EXIF orientation applied; raise `DataError` for a damaged file."""
+def _decoded(
+    path: Path, content: bytes, settings: Reading, turn: Callable[[Image.Image, bytes], Image.Image] = upright
+) -> Image.Image:
+    """Return the decoded image, turned by its EXIF orientation as `turn` does; raise `DataError` for a damaged file."""
     if not settings.strict and content.startswith(JPEG_START):
         content += _JPEG_END  # at which libjpeg fills in what a truncated file lacks; Pillow would refuse it
     with _opened(path, content, settings) as image:
@@ -170,14 +203,14 @@ def _decoded(path: Path, content: bytes, settings: Reading) -> Image.Image:
         image.verify()  # checks what loading does not: the end of a PNG; the image must be opened anew
     with _opened(path, content, settings) as image:
         image.load()
-        turned = upright(image, content)
+        turned = turn(image, content)
         turned.format = image.format  # which a copy forgets
         return turned
 
 
 def _check_size(content: bytes, settings: Reading) -> None:
     """Refuse what is too large before Pillow sees it, which warns of sizes that are a matter of the settings."""
-    if content.startswith(_PNG_SIGNATURE) and len(content) >= _PNG_SIDES + 8:
+    if content.startswith(PNG_SIGNATURE) and len(content) >= _PNG_SIDES + 8:
         width, height = struct.unpack_from(">II", content, _PNG_SIDES)
     else:
         try:
@@ -206,7 +239,7 @@ def _check_jpeg(content: bytes, settings: Reading) -> None:
 
 def _has_late_metadata(content: bytes) -> bool:
     """Return whether a PNG has chunks behind its pixels that may hold an orientation."""
-    position, has_pixels = len(_PNG_SIGNATURE), False
+    position, has_pixels = len(PNG_SIGNATURE), False
     while position + 8 <= len(content):
         length, kind = struct.unpack_from(">I4s", content, position)
         if kind in _METADATA and has_pixels:

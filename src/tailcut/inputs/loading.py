@@ -22,13 +22,13 @@ from tailcut.inputs.jpeg.augmentation import (
     TRANSPOSED,
     flip_horizontal,
 )
-from tailcut.inputs.jpeg.decoding import Decode, decode_with_pillow, simplejpeg_decoder
+from tailcut.inputs.jpeg.decoding import Decode, decode_png, decode_with_pillow, simplejpeg_decoder
 from tailcut.inputs.jpeg.parts import UNIT, resized_part
 from tailcut.inputs.jpeg.reader import read_jpeg
 from tailcut.inputs.transform.block_dct import BlockDCT, check_block_dct
 from tailcut.inputs.transform.compiled import CompiledTransform, is_installed
 from tailcut.jpeg.limits import check_max_pixels
-from tailcut.jpeg.markers import read_outline
+from tailcut.jpeg.markers import PNG_SIGNATURE, read_outline
 from tailcut.transform.block import BLOCK_SIZE
 from tailcut.transform.resizing import Region, random_region, resized
 
@@ -51,7 +51,8 @@ class JpegFolder(torch.utils.data.Dataset[tuple[Tensor, int]]):
     From "pixels" a file is decoded, turned upright, a part of it is resized to `size` (bilinear with antialiasing) and
     transformed. Where a file is at least twice as large as needed, the decoder makes it smaller by 2, 4 or 8 at once.
     The part is the middle, of the form of `size` and 7/8 of what fits (the published evaluation: 448 of 512). Of what
-    the decoder made smaller it begins and ends within pixels.
+    the decoder made smaller it begins and ends within pixels. A PNG file that is named as a JPEG (ImageNet has one) is
+    read too.
 
     Channels are made by compiled loops (`CompiledTransform`) if numba is installed (extra `jpeg`) and `size` has
     multiples of 8, by `transform` itself otherwise: the same numbers but for rounding, in more time.
@@ -149,6 +150,11 @@ class JpegFolder(torch.utils.data.Dataset[tuple[Tensor, int]]):
         path = self.files[index]
         try:
             data = path.read_bytes()
+            if self.source == "coefficients" and data.startswith(PNG_SIGNATURE):
+                raise DataError(
+                    f"it is a PNG file named {path.suffix}, which stores no coefficients: read it with "
+                    'source="pixels", or save it as a JPEG file'
+                )
             item = self._from_coefficients(data) if self.source == "coefficients" else self._from_pixels(data)
         except OSError as error:
             raise DataError(f"cannot read the image {path}: {error.strerror or error}") from error
@@ -188,16 +194,17 @@ class JpegFolder(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
     @torch.no_grad()
     def _from_pixels(self, data: bytes) -> Tensor:
-        stored, orientation = read_outline(data, max_pixels=self.max_pixels)
+        whole = decode_png(data, self.max_pixels) if data.startswith(PNG_SIGNATURE) else None
+        stored, orientation = read_outline(data, max_pixels=self.max_pixels) if whole is None else (whole.shape[:2], 1)
         height, width = reversed(stored) if orientation in TRANSPOSED else stored
         region = (
             random_region(height, width, _four_numbers) if self.augment else _central_region(height, width, self.size)
         )
         # The smallest decoded image whose region is still as large as wanted.
         spare = min(side / wanted for side, wanted in zip(region[2:], self.size, strict=True))
-        divisor = max(number for number in DECODER_DIVISORS if number <= max(spare, 1))
-        decoded = torch.from_numpy(self._decode(data, stored, divisor))
-        pixels = turned_upright(decoded.permute(2, 0, 1), orientation)
+        divisor = max(number for number in DECODER_DIVISORS if number <= max(spare, 1)) if whole is None else 1
+        decoded = self._decode(data, stored, divisor) if whole is None else whole
+        pixels = turned_upright(torch.from_numpy(decoded).permute(2, 0, 1), orientation)
         if self.augment:
             part = _whole_part(pixels, _scaled(region, pixels.shape[1] / height, pixels.shape[2] / width), self.size)
         else:

@@ -24,6 +24,7 @@ MAX_DC_BITS, MAX_AC_BITS = 11, 10
 MAX_LOW_BIT = 13
 
 JPEG_START = b"\xff\xd8"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MOST_PIXELS = 1 << 32  # that a header can name: how many are too many is for the reader to say
 SOI, EOI, SOS, DQT, DHT, DRI, DNL = 0xD8, 0xD9, 0xDA, 0xDB, 0xC4, 0xDD, 0xDC
 APP0, APP1, APP14 = 0xE0, 0xE1, 0xEE
@@ -151,7 +152,8 @@ class _Walk:
         self, data: bytes, *, any_colors: bool = False, max_pixels: int | None = None, advice: str = ADVICE
     ) -> None:
         if not data.startswith(JPEG_START):
-            raise DataError("it is no JPEG file: it does not begin with the bytes FF D8")
+            kind = ", but as a PNG file" if data.startswith(PNG_SIGNATURE) else ""
+            raise DataError(f"it is no JPEG file: it does not begin with the bytes FF D8{kind}")
         self.data, self.any_colors, self.max_pixels, self.advice = data, any_colors, max_pixels, advice
         self.position = 2
         self.kind = 0  # of the frame; 0 until it came

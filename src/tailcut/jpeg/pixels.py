@@ -47,11 +47,18 @@ def upright(image: Image.Image, content: bytes) -> Image.Image:
         image: as Pillow decoded it. Its key of transparency is corrected where Pillow scaled the pixels alone.
         content: of its file.
     """
+    image = as_stored(image, content)
     if content.startswith(JPEG_START):
         turn = TURNS.get(orientation_of(image, content))
         return image if turn is None else image.transpose(turn)
-    _scale_key(image, content)
     return ImageOps.exif_transpose(image)
+
+
+def as_stored(image: Image.Image, content: bytes) -> Image.Image:
+    """Return a decoded image as `upright`, but not turned."""
+    if not content.startswith(JPEG_START):
+        _scale_key(image, content)
+    return image
 
 
 def orientation_of(image: Image.Image, content: bytes) -> int:

@@ -9,14 +9,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 from pycocotools import mask as run_lengths
 from tests.small_coco import HEIGHT, WIDTH, write_coco
 
 from tailcut.data import CocoDataset, open_dataset, split_off
 from tailcut.data.datasets.coco import _counts_of_text, open_coco
 from tailcut.data.datasets.coco_categories import CATEGORIES, NUM_CLASSES
+from tailcut.data.images import read_image
 from tailcut.errors import ArgumentError, DataError, DataNotFoundError
+from tailcut.evaluation.detection import images_in_order
 from tailcut.training.trainer.detection_batches import training_example
 
 Change = Callable[[Callable[[dict[str, Any]], object]], CocoDataset]
@@ -136,7 +138,8 @@ def set_in(table: str, place: int, /, **values: Any) -> Callable[[dict[str, Any]
         (set_in("images", 0, file_name="/etc/passwd"), "file_name must be a path inside the folder"),
         (set_in("images", 0, file_name=None), "file_name must be a path inside the folder"),
         (set_in("images", 0, file_name="gone.png"), "lacks the images gone.png"),
-        (set_in("categories", 0, id=0), "category 0: id must be an integer of 1 to"),
+        (set_in("categories", 0, id=-1), "category 0: id must be an integer of 1 to"),
+        (set_in("categories", 0, id=False), "category 0: id must be an integer of 1 to"),
         (set_in("categories", 0, id=10**9), "category 0: id must be an integer of 1 to"),
         (set_in("categories", 1, id=1), "the id 1 is taken by 'red'"),
         (set_in("categories", 0, name=7), "category 0: name must be a text, got 7"),
@@ -155,6 +158,23 @@ def set_in(table: str, place: int, /, **values: Any) -> Callable[[dict[str, Any]
 def test_a_damaged_file_is_refused(change: Callable[[dict[str, Any]], object], message: str, changed: Change) -> None:
     with pytest.raises(DataError, match=message):
         changed(change)
+
+
+def test_categories_from_0_on_are_refused_with_advice_that_works(changed: Change) -> None:
+    def count_from_0(content: dict[str, Any]) -> None:
+        content["categories"] = [{"id": 0, "name": "red"}, {"id": 2, "name": "blue"}]
+        for item in content["annotations"]:
+            item["category_id"] -= 1
+
+    def add_1(content: dict[str, Any]) -> None:
+        for item in content["categories"]:
+            item["id"] += 1
+        for item in content["annotations"]:
+            item["category_id"] += 1
+
+    with pytest.raises(DataError, match=r"category 0, 'red', has the id 0, .*background.*: add 1 to all category ids"):
+        changed(count_from_0)
+    assert changed(add_1).class_names == ("background", "red", "", "blue")
 
 
 @pytest.mark.parametrize(
@@ -225,6 +245,67 @@ def test_an_image_of_another_size(small: CocoDataset, tmp_path: Path) -> None:
     Image.new("RGB", (WIDTH, HEIGHT + 1)).save(tmp_path / "coco" / "val2017" / "1.png")
     with pytest.raises(DataError, match=r"says that it has \(height, width\) \(64, 96\), it has \(65, 96\)"):
         small[0]
+
+
+def turned_photo(root: Path, orientation: int, suffix: str, sides: tuple[int, int] = (WIDTH, HEIGHT)) -> Image.Image:
+    """Replace the first image by one with an EXIF orientation; return its stored pixels as Pillow decodes them."""
+    pixels = np.random.default_rng(0).integers(0, 256, (sides[1], sides[0], 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = root / "coco" / "val2017" / f"turned{suffix}"
+    Image.fromarray(pixels).save(path, exif=exif)
+    with Image.open(path) as image:
+        image.load()
+    return image
+
+
+def as_tensor(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_the_annotated_size_says_whether_a_photo_is_turned(
+    orientation: int, suffix: str, changed: Change, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The oracle is Pillow's own turn, or none."""
+    stored = turned_photo(tmp_path, orientation, suffix)
+    name = f"turned{suffix}"
+    as_stored = changed(set_in("images", 0, file_name=name, height=HEIGHT, width=WIDTH))
+    torch.testing.assert_close(as_stored.image(0), as_tensor(stored))
+    upright = changed(set_in("images", 0, file_name=name, height=WIDTH, width=HEIGHT))
+    torch.testing.assert_close(upright.image(0), as_tensor(ImageOps.exif_transpose(stored)))
+    assert not caplog.records
+    neither = changed(set_in("images", 0, file_name=name, height=HEIGHT, width=WIDTH + 1))
+    with pytest.raises(DataError, match=rf"it has \(96, 64\), turned upright by its EXIF orientation {orientation}"):
+        neither.image(0)
+
+
+@pytest.mark.parametrize(("orientation", "sides"), [(2, (WIDTH, HEIGHT)), (3, (WIDTH, HEIGHT)), (6, (40, 40))])
+def test_a_turn_that_the_size_does_not_show_is_made_and_told_once(
+    orientation: int, sides: tuple[int, int], changed: Change, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stored = turned_photo(tmp_path, orientation, ".jpg", sides)
+    for place in (1, 2):
+        set_size = set_in("images", place, file_name="turned.jpg", height=sides[1], width=sides[0])
+        dataset = changed(set_size)
+    upright = as_tensor(ImageOps.exif_transpose(stored))
+    torch.testing.assert_close(dataset.image(1), upright)
+    torch.testing.assert_close(dataset.image(1), read_image(tmp_path / "coco/val2017/turned.jpg", channels=3)[0])
+    dataset.part(2, 4).image(0)
+    (record,) = caplog.records
+    assert f"turned.jpg has the EXIF orientation {orientation}" in record.getMessage()
+
+
+def test_worker_processes_tell_of_a_turn_once(
+    changed: Change, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    turned_photo(tmp_path, 3, ".jpg")
+    for place in (1, 2):
+        dataset = changed(set_in("images", place, file_name="turned.jpg"))
+    assert len(list(images_in_order(dataset, [1, 2], workers=1))) == 2
+    assert dataset.image(1).shape == (3, HEIGHT, WIDTH)
+    assert not caplog.records  # of this process: the other one has said it
 
 
 @pytest.mark.parametrize("split", ["", "..", "a/b", "a\\b"])

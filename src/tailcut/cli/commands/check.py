@@ -12,7 +12,7 @@ def add_parser(commands: Commands) -> None:
         "check",
         summary="find the broken images of a folder",
         description="Read every PNG and JPEG file of a folder and its subfolders, and list those that cannot be read, "
-        "each with the reason. The exit code is 1 if there are any.",
+        "each with the reason. The exit code is 1 if there are any, or if there is no image at all.",
         example="  tailcut check ~/data/flowers\n  tailcut check ~/data/flowers --json",
         run=run,
     )

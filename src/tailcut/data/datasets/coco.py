@@ -1,6 +1,7 @@
 """COCO: photos with boxes and masks of objects, from the annotation files `instances_SPLIT.json`."""
 
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tailcut.data.dataset import Dataset, Indices
-from tailcut.data.images import read_image
+from tailcut.data.images import SWAPPING, read_annotated
 from tailcut.data.reading import current_reading, readable
 from tailcut.data.roots import Roots, data_roots, find, folders_of, split_layout
 from tailcut.errors import DataError, MissingExtraError
@@ -27,6 +28,8 @@ MIN_POLYGON = 6  # numbers: three corners
 MAX_RUN_BITS = 30
 MAX_LENGTHS, MAX_LENGTH = 64, 1_000_000  # of an object's edges: so many sides of the image, and so many pixels
 NUM_SHOWN = 3  # names in a message
+
+logger = logging.getLogger(__name__)
 
 Annotation = dict[str, Any]
 
@@ -51,6 +54,9 @@ class CocoDataset(Dataset):
 
     A target is a table of objects, float32 (objects, 5): left, top, right, bottom in pixels and the category number.
     `objects` gives their masks too.
+
+    Boxes and masks are in pixels of the image upright, as its EXIF orientation says. Of an orientation that swaps the
+    sides (5 to 8), the size in the annotation file decides: if it is that of the stored pixels, it is not turned.
 
     Args:
         folder: the folder of the images.
@@ -82,6 +88,7 @@ class CocoDataset(Dataset):
         self._folder, self._annotations = folder, annotations
         _check_files(folder, self.entries)
         self._reading = current_reading()
+        self._has_warned = torch.zeros(1, dtype=torch.bool).share_memory_()  # with parts and worker processes
         paths = [folder / entry["file_name"] for entry in self.entries]
         kept, self.skipped = readable(paths, self.image, f"{self.name}, split {split},")
         self.entries = [self.entries[position] for position in kept]
@@ -123,14 +130,29 @@ class CocoDataset(Dataset):
         entry = self.entries[index]
         path = self._folder / entry["file_name"]
         strict, max_pixels = self._reading.strict, self._reading.max_pixels
-        image = read_image(path, channels=3, strict=strict, max_pixels=max_pixels)[0]
         size = (entry["height"], entry["width"])
+        image, orientation = read_annotated(path, size, strict=strict, max_pixels=max_pixels)
         if image.shape[1:] != size:
+            turn = "" if orientation == 1 else f", turned upright by its EXIF orientation {orientation}"
             raise DataError(
                 f"{path}: {self._annotations.name} says that it has (height, width) {size}, it has "
-                f"{tuple(image.shape[1:])}"
+                f"{tuple(image.shape[1:])}{turn}"
             )
+        if orientation != 1 and (orientation not in SWAPPING or size[0] == size[1]):
+            self._warn_of_turn(path, orientation)
         return image
+
+    def _warn_of_turn(self, path: Path, orientation: int) -> None:
+        """Say once how an image is read whose size does not show what its boxes are for."""
+        if not self._has_warned.item():
+            self._has_warned.fill_(True)
+            logger.warning(
+                "%s has the EXIF orientation %d, and its size does not show whether boxes are for the upright image "
+                "or for the stored pixels. Such images are turned upright, as for predictions; if their boxes are for "
+                "the stored pixels, take the orientation out of the files",
+                path,
+                orientation,
+            )
 
     def objects(self, index: int, *, masks: bool = False) -> Objects:
         """Return the objects of one image.
@@ -273,6 +295,11 @@ def _checked_categories(content: dict[str, Any], path: Path) -> dict[int, str]:
     categories: dict[int, str] = {}
     for place, item in enumerate(content["categories"]):
         where = f"{path}, category {place}"
+        if _is_integer(item.get("id")) and item["id"] == 0:
+            raise DataError(
+                f"{where}, {item.get('name')!r:.80}, has the id 0, which is the background of detectors: add 1 to all "
+                "category ids, each id in categories and each category_id in annotations"
+            )
         _check_integer(item, "id", 1, MAX_CATEGORY, where)
         if not isinstance(item.get("name"), str):
             raise DataError(f"{where}: name must be a text, got {item.get('name')!r}")

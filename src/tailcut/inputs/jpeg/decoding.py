@@ -10,7 +10,10 @@ import numpy as np
 from PIL import Image
 
 from tailcut.errors import DataError, MissingExtraError
-from tailcut.jpeg.checking import check_jpeg
+from tailcut.jpeg.checking import DAMAGED, check_jpeg
+from tailcut.jpeg.limits import check_size
+from tailcut.jpeg.markers import ADVICE
+from tailcut.jpeg.pixels import decoded_pixels, upright
 
 # From a file, its (height, width) in pixels and a divisor, 1, 2, 4 or 8: uint8 (height, width, 3), rounded up.
 Decode = Callable[[bytes, tuple[int, int], int], np.ndarray]
@@ -63,3 +66,27 @@ def decode_with_pillow(data: bytes, size: tuple[int, int], divisor: int) -> np.n
             return np.array(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"cannot be decoded: {error}") from error
+
+
+def decode_png(data: bytes, max_pixels: int | None) -> np.ndarray:
+    """Return a PNG file as `tailcut.data.read_image` reads it, upright and on white, in bytes (height, width, 3).
+
+    Args:
+        data: the file.
+        max_pixels: see `read_jpeg`.
+
+    Raises:
+        DataError: it is damaged, or has too many pixels.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            check_size(image.height, image.width, len(data), max_pixels, ADVICE)
+            image.verify()  # its end, which loading does not see; the image must be opened anew
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            image.load()
+            pixels = decoded_pixels(upright(image, data), channels=3)
+    except DataError:  # a ValueError too
+        raise
+    except DAMAGED as error:
+        raise DataError(f"cannot be decoded: {error}") from error
+    return np.rint(pixels * 255).astype(np.uint8)
