@@ -110,3 +110,9 @@ def rank(node: fx.Node) -> int:
     """Return the number of axes of what a node gives, 0 if it is several tensors."""
     given = node.meta["val"]
     return given.ndim if isinstance(given, Tensor) else 0
+
+
+def is_empty(node: fx.Node) -> bool:
+    """Return whether a node gives a tensor without a number."""
+    given = node.meta.get("val")
+    return isinstance(given, Tensor) and given.numel() == 0

@@ -13,7 +13,15 @@ import torch
 from torch import Tensor, fx
 
 from tailcut.errors import StructureError
-from tailcut.export_c.lowering.graph import check_changes_in_place, computed, join_means, layer_name, op_name, rank
+from tailcut.export_c.lowering.graph import (
+    check_changes_in_place,
+    computed,
+    is_empty,
+    join_means,
+    layer_name,
+    op_name,
+    rank,
+)
 from tailcut.export_c.lowering.heads.join import join_heads
 from tailcut.export_c.lowering.rearranging.join import join_rearrangements
 from tailcut.export_c.lowering.sequences import (
@@ -210,6 +218,8 @@ class Lowering:
             raise StructureError(f"{len(leaves)} maps are read at once, at most {MAX_LEAVES} can be")
         sizes = [stage.value.channels, *stage.value.source, *stage.value.size]
         sizes += [size for weight in stage.weights for size in weight.sizes]
+        if min(sizes) < 1:
+            raise StructureError(f"a size of {min(sizes)}, C code has sizes from 1")
         if max(sizes) > MAX_SIZE:
             raise StructureError(f"a size of {max(sizes)}, C code has sizes up to {MAX_SIZE}")
         before = max((number for leaf in leaves for number in (leaf.top, leaf.left)), default=0)
@@ -301,6 +311,10 @@ class Lowering:
                 "expected an input (1, channels, height, width), (1, channels, length), (1, height, width) or "
                 f"(1, features), got {shape}"
             )
+        if is_empty(node):
+            raise StructureError(
+                f"an input {given_shape(node)} has no numbers; C code has sizes from 1: give a larger example"
+            )
         channels, height, width = (1, *shape[1:]) if len(shape) == 3 else (*shape[1:], 1, 1)[:3]
         self.program.input_shape = given_shape(node)[1:]
         row_stride = channels if channels_last(node) else 0  # all channels of a step side by side
@@ -323,6 +337,10 @@ class Lowering:
 
     def _lower(self, node: fx.Node) -> Value:
         name = op_name(node.target)
+        if is_empty(node):
+            raise StructureError(
+                f"gives {given_shape(node)}, no number; C code has sizes from 1: leave out what is empty"
+            )
         handler = self._handlers.get(name)
         if handler is None:
             raise self.unknown(name)
