@@ -14,6 +14,7 @@ from torch import Tensor, fx
 
 from tailcut.errors import StructureError
 from tailcut.export_c.lowering.graph import (
+    PARTS,
     check_changes_in_place,
     computed,
     is_empty,
@@ -138,6 +139,8 @@ class Lowering:
                 continue
             elif (numbers := computed(node, self.constants)) is not None:
                 self.constants[node.name] = numbers
+            elif is_empty(node) and op_name(node.target) in PARTS:
+                continue  # a concatenation leaves it out
             elif op_name(node.target) != "_assert_tensor_metadata" and (node.users or node.target != operator.getitem):
                 with self._naming(node):
                     self.values[node.name] = self._shared(node, self._lower(node))
@@ -145,6 +148,8 @@ class Lowering:
 
     def value(self, node: Any) -> Value:
         """Return the value of a node."""
+        if isinstance(node, fx.Node) and is_empty(node):
+            raise _no_number(node, self.name_of(node))
         if not isinstance(node, fx.Node) or node.name not in self.values:
             raise StructureError(f"{self.name_of(node)} does not depend on the input; C code needs a map here")
         return self.values[node.name]
@@ -338,9 +343,7 @@ class Lowering:
     def _lower(self, node: fx.Node) -> Value:
         name = op_name(node.target)
         if is_empty(node):
-            raise StructureError(
-                f"gives {given_shape(node)}, no number; C code has sizes from 1: leave out what is empty"
-            )
+            raise _no_number(node)
         handler = self._handlers.get(name)
         if handler is None:
             raise self.unknown(name)
@@ -398,6 +401,12 @@ def four(shape: tuple[int, ...], *, is_column: bool = False) -> tuple[int, int, 
     first, second, *kernel = shape
     rows, columns = (*kernel, 1) if len(kernel) == 1 and is_column else (1, 1, *kernel)[-2:]
     return first, second, rows, columns
+
+
+def _no_number(node: fx.Node, name: str = "") -> StructureError:
+    return StructureError(
+        f"{name} gives {given_shape(node)}, no number; C code has sizes from 1: leave out what is empty".lstrip()
+    )
 
 
 def _swapped(sizes: tuple[int, int, int, int], is_swapped: bool) -> tuple[int, int, int, int]:
