@@ -549,3 +549,32 @@ def test_no_stage_has_a_size_of_0() -> None:
     low = Lowering({}, {}, {}, {})
     with pytest.raises(StructureError, match="a size of 0, C code has sizes from 1"):
         low.stored(of_leaf(Leaf(Map(3, 0, 4), 3, 0, 4)))
+
+
+@pytest.mark.parametrize("arithmetic", ["float32", "integer"])
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: [], "^the network gives no tensor; C code writes what its forward returns: return a tensor$"),
+        (lambda x: None, "^the network gives no tensor; "),
+        (lambda x: (None, {}), "^the network gives no tensor; "),
+        (lambda x: (x, 3.0), r"^output 1 is 3\.0, not a tensor; return tensors alone$"),
+        (lambda x: (x, None, [x, "mean"]), r"^output 3 is 'mean', not a tensor; return tensors alone$"),
+        (lambda x: {"maps": x, "is_map": True}, r"^output 1 is True, not a tensor; return tensors alone$"),
+    ],
+)
+def test_outputs_that_are_no_tensors_are_refused(
+    function: Callable[[Tensor], Any], message: str, arithmetic: str, tmp_path: Path
+) -> None:
+    with pytest.raises(StructureError, match=message):
+        export_c(Of(function), tmp_path / "c", example_input=X, arithmetic=arithmetic)
+    assert not list(tmp_path.iterdir())
+
+
+def test_outputs_that_are_none_are_left_out(tmp_path: Path) -> None:
+    """As the page says."""
+    model = Of(lambda x: (None, x.relu(), None, x.mean((2, 3))))
+    difference, report = compare(model, tmp_path / "floats", example_input=X)
+    assert difference < CLOSE
+    assert report.output_shapes == ((4, 7, 5), (4,))
+    assert check_same(model, tmp_path / "integers", example_input=X).output_shapes == ((4, 7, 5), (4,))

@@ -329,7 +329,11 @@ class Lowering:
     def _outputs(self, node: fx.Node) -> None:
         shapes, offset = [], 0
         outputs: Any = node.args[0]
-        for output in outputs:
+        for place, output in enumerate(outputs):
+            if output is None:
+                continue
+            if not isinstance(output, fx.Node):
+                raise StructureError(f"output {place} is {output!r}, not a tensor; return tensors alone")
             value = self.value(output)
             with self._naming(output):
                 if not is_canonical(output) and sum(size > 1 for size in given_shape(output)) > 1:
@@ -338,6 +342,8 @@ class Lowering:
                 self.add(Stage(Kind.OUTPUT, value, output_offset=offset))
             offset += value.floats
             shapes.append(given_shape(output)[1:])
+        if not shapes:
+            raise StructureError("the network gives no tensor; C code writes what its forward returns: return a tensor")
         self.program.output_shapes = tuple(shapes)
 
     def _lower(self, node: fx.Node) -> Value:
