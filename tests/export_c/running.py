@@ -57,6 +57,6 @@ def _outputs(program: Path, inputs: Tensor) -> Tensor:
     return torch.frombuffer(bytearray(done.stdout), dtype=torch.float32).reshape(NUM_INPUTS, -1).double()
 
 
-def _joined(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
+def _joined(outputs: Tensor | tuple[Tensor | None, ...]) -> Tensor:
     parts = outputs if isinstance(outputs, tuple) else (outputs,)
-    return torch.cat([part.flatten() for part in parts])
+    return torch.cat([part.flatten() for part in parts if part is not None])

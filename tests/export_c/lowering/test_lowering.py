@@ -18,6 +18,8 @@ import tailcut
 from tailcut.errors import StructureError
 from tailcut.export_c import IntegerNetwork, integer_program_of, simulate
 from tailcut.export_c.export import export_c
+from tailcut.export_c.lowering.lowering import Lowering
+from tailcut.export_c.program.program import Leaf, Map, of_leaf
 
 CLOSE = 1e-5
 X = torch.rand(1, 3, 9, 7)
@@ -508,3 +510,71 @@ def test_an_error_of_an_output_and_of_integers_names_the_layer(tmp_path: Path) -
         export_c(model, tmp_path / "c", example_input=X, arithmetic="integer")
     with pytest.raises(StructureError, match=r"^max_pool2d \(Of.forward\)|^linear"):
         export_c(Of(lambda x: functional.max_pool2d(x, (300, 1), 300, (150, 0))), tmp_path / "c", example_input=X)
+
+
+class Beside(nn.Module):
+    """A layer of three features beside one of none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.three, self.none = nn.Linear(2, 3), nn.Linear(2, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.three(x), self.none(x)], 1)
+
+
+@pytest.mark.parametrize("arithmetic", ["float32", "integer"])
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors is a no-op")
+@pytest.mark.parametrize(
+    ("make", "shape", "message"),
+    [
+        (lambda: nn.Sequential(nn.Linear(2, 0)), (1, 2), r"^linear \(0\): gives \(1, 0\), no number; C code has sizes"),
+        (lambda: nn.Sequential(nn.Linear(2, 0), nn.Linear(0, 3)), (1, 2), r"^linear \(0\): gives \(1, 0\), no number"),
+        (Beside, (1, 2), r"^linear \(none\): gives \(1, 0\), no number; .*: leave out what is empty"),
+        (lambda: nn.Linear(0, 3), (1, 0), r"^an input \(1, 0\) has no numbers; .*: give a larger example"),
+        (lambda: nn.Linear(4, 3), (1, 0, 4), r"^an input \(1, 0, 4\) has no numbers"),
+        (lambda: nn.ReLU(), (1, 3, 0), r"^an input \(1, 3, 0\) has no numbers"),
+        (lambda: nn.ReLU(), (1, 3, 4, 0), r"^an input \(1, 3, 4, 0\) has no numbers"),
+    ],
+)
+def test_what_has_no_number_is_refused(
+    make: Callable[[], nn.Module], shape: tuple[int, ...], message: str, arithmetic: str, tmp_path: Path
+) -> None:
+    with pytest.raises(StructureError, match=message):
+        export_c(make(), tmp_path / "c", example_input=torch.rand(shape), arithmetic=arithmetic)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_stage_has_a_size_of_0() -> None:
+    low = Lowering({}, {}, {}, {})
+    with pytest.raises(StructureError, match="a size of 0, C code has sizes from 1"):
+        low.stored(of_leaf(Leaf(Map(3, 0, 4), 3, 0, 4)))
+
+
+@pytest.mark.parametrize("arithmetic", ["float32", "integer"])
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: [], "^the network gives no tensor; C code writes what its forward returns: return a tensor$"),
+        (lambda x: None, "^the network gives no tensor; "),
+        (lambda x: (None, {}), "^the network gives no tensor; "),
+        (lambda x: (x, 3.0), r"^output 1 is 3\.0, not a tensor; return tensors alone$"),
+        (lambda x: (x, None, [x, "mean"]), r"^output 3 is 'mean', not a tensor; return tensors alone$"),
+        (lambda x: {"maps": x, "is_map": True}, r"^output 1 is True, not a tensor; return tensors alone$"),
+    ],
+)
+def test_outputs_that_are_no_tensors_are_refused(
+    function: Callable[[Tensor], Any], message: str, arithmetic: str, tmp_path: Path
+) -> None:
+    with pytest.raises(StructureError, match=message):
+        export_c(Of(function), tmp_path / "c", example_input=X, arithmetic=arithmetic)
+    assert not list(tmp_path.iterdir())
+
+
+def test_outputs_that_are_none_are_left_out(tmp_path: Path) -> None:
+    """As the page says."""
+    model = Of(lambda x: (None, x.relu(), None, x.mean((2, 3))))
+    difference, report = compare(model, tmp_path / "floats", example_input=X)
+    assert difference < CLOSE
+    assert report.output_shapes == ((4, 7, 5), (4,))
+    assert check_same(model, tmp_path / "integers", example_input=X).output_shapes == ((4, 7, 5), (4,))

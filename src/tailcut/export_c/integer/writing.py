@@ -4,13 +4,13 @@ import math
 
 from tailcut.export_c.integer.program import IntegerProgram
 from tailcut.export_c.integer.tables import IntegerTables
-from tailcut.export_c.writing.text import Text, array_texts, plural, shape_text, table_text
+from tailcut.export_c.writing.text import Text, array_texts, commented, plural, shape_text, table_text
 
 
 def write_program(program: IntegerProgram, name: str, comment: str) -> Text:
     """Write a program as C text; arguments as those of `export_c.writing.write_program`."""
     tables = IntegerTables(program)
-    head = f"/* {comment} */\n"
+    head = f"/* {commented(comment)} */\n"
     source = head + f'#include "{name}.h"\n\n' + _body(tables, name)
     return Text(head + _header(program, name), source, tables.flash_bytes())
 

@@ -14,11 +14,11 @@ from tailcut.export_c.lowering.sequences import PERMUTATIONS, RESHAPES, is_canon
 _MEANS = ("mean", "sum")
 
 # What these give has the memory of what they take: where one is changed in place, so is the other.
-_PARTS = ("chunk", "getitem", "select", "slice", "split", "split_with_sizes")
+PARTS = ("chunk", "getitem", "select", "slice", "split", "split_with_sizes")
 _SAME = ("alias", "contiguous", "detach", "dropout", "expand", "expand_as", "feature_dropout", "to")
 # What these give is nobody else's.
 _FRESH = ("full", "full_like", "ones", "ones_like", "zeros", "zeros_like")
-_VIEWS = {*_SAME, *_PARTS, *PERMUTATIONS, *RESHAPES}
+_VIEWS = {*_SAME, *PARTS, *PERMUTATIONS, *RESHAPES}
 
 
 def check_changes_in_place(graph: fx.Graph) -> None:
@@ -110,3 +110,9 @@ def rank(node: fx.Node) -> int:
     """Return the number of axes of what a node gives, 0 if it is several tensors."""
     given = node.meta["val"]
     return given.ndim if isinstance(given, Tensor) else 0
+
+
+def is_empty(node: fx.Node) -> bool:
+    """Return whether a node gives a tensor without a number."""
+    given = node.meta.get("val")
+    return isinstance(given, Tensor) and given.numel() == 0

@@ -13,7 +13,16 @@ import torch
 from torch import Tensor, fx
 
 from tailcut.errors import StructureError
-from tailcut.export_c.lowering.graph import check_changes_in_place, computed, join_means, layer_name, op_name, rank
+from tailcut.export_c.lowering.graph import (
+    PARTS,
+    check_changes_in_place,
+    computed,
+    is_empty,
+    join_means,
+    layer_name,
+    op_name,
+    rank,
+)
 from tailcut.export_c.lowering.heads.join import join_heads
 from tailcut.export_c.lowering.rearranging.join import join_rearrangements
 from tailcut.export_c.lowering.sequences import (
@@ -130,6 +139,8 @@ class Lowering:
                 continue
             elif (numbers := computed(node, self.constants)) is not None:
                 self.constants[node.name] = numbers
+            elif is_empty(node) and op_name(node.target) in PARTS:
+                continue  # a concatenation leaves it out
             elif op_name(node.target) != "_assert_tensor_metadata" and (node.users or node.target != operator.getitem):
                 with self._naming(node):
                     self.values[node.name] = self._shared(node, self._lower(node))
@@ -137,6 +148,8 @@ class Lowering:
 
     def value(self, node: Any) -> Value:
         """Return the value of a node."""
+        if isinstance(node, fx.Node) and is_empty(node):
+            raise _no_number(node, self.name_of(node))
         if not isinstance(node, fx.Node) or node.name not in self.values:
             raise StructureError(f"{self.name_of(node)} does not depend on the input; C code needs a map here")
         return self.values[node.name]
@@ -210,6 +223,8 @@ class Lowering:
             raise StructureError(f"{len(leaves)} maps are read at once, at most {MAX_LEAVES} can be")
         sizes = [stage.value.channels, *stage.value.source, *stage.value.size]
         sizes += [size for weight in stage.weights for size in weight.sizes]
+        if min(sizes) < 1:
+            raise StructureError(f"a size of {min(sizes)}, C code has sizes from 1")
         if max(sizes) > MAX_SIZE:
             raise StructureError(f"a size of {max(sizes)}, C code has sizes up to {MAX_SIZE}")
         before = max((number for leaf in leaves for number in (leaf.top, leaf.left)), default=0)
@@ -301,6 +316,10 @@ class Lowering:
                 "expected an input (1, channels, height, width), (1, channels, length), (1, height, width) or "
                 f"(1, features), got {shape}"
             )
+        if is_empty(node):
+            raise StructureError(
+                f"an input {given_shape(node)} has no numbers; C code has sizes from 1: give a larger example"
+            )
         channels, height, width = (1, *shape[1:]) if len(shape) == 3 else (*shape[1:], 1, 1)[:3]
         self.program.input_shape = given_shape(node)[1:]
         row_stride = channels if channels_last(node) else 0  # all channels of a step side by side
@@ -310,7 +329,11 @@ class Lowering:
     def _outputs(self, node: fx.Node) -> None:
         shapes, offset = [], 0
         outputs: Any = node.args[0]
-        for output in outputs:
+        for place, output in enumerate(outputs):
+            if output is None:
+                continue
+            if not isinstance(output, fx.Node):
+                raise StructureError(f"output {place} is {output!r}, not a tensor; return tensors alone")
             value = self.value(output)
             with self._naming(output):
                 if not is_canonical(output) and sum(size > 1 for size in given_shape(output)) > 1:
@@ -319,10 +342,14 @@ class Lowering:
                 self.add(Stage(Kind.OUTPUT, value, output_offset=offset))
             offset += value.floats
             shapes.append(given_shape(output)[1:])
+        if not shapes:
+            raise StructureError("the network gives no tensor; C code writes what its forward returns: return a tensor")
         self.program.output_shapes = tuple(shapes)
 
     def _lower(self, node: fx.Node) -> Value:
         name = op_name(node.target)
+        if is_empty(node):
+            raise _no_number(node)
         handler = self._handlers.get(name)
         if handler is None:
             raise self.unknown(name)
@@ -380,6 +407,12 @@ def four(shape: tuple[int, ...], *, is_column: bool = False) -> tuple[int, int, 
     first, second, *kernel = shape
     rows, columns = (*kernel, 1) if len(kernel) == 1 and is_column else (1, 1, *kernel)[-2:]
     return first, second, rows, columns
+
+
+def _no_number(node: fx.Node, name: str = "") -> StructureError:
+    return StructureError(
+        f"{name} gives {given_shape(node)}, no number; C code has sizes from 1: leave out what is empty".lstrip()
+    )
 
 
 def _swapped(sizes: tuple[int, int, int, int], is_swapped: bool) -> tuple[int, int, int, int]:

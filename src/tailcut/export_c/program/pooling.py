@@ -14,7 +14,7 @@ def pool_outputs(program: Program) -> None:
     for stage in program.stages:
         readers = [(reader, leaf) for reader in program.stages for leaf in reader.value.leaves() if _is_of(leaf, stage)]
         if len(readers) == 1 and _can_pool(stage, *readers[0]):
-            _pool(stage, *readers[0])
+            _pool(stage, readers[0][0])
 
 
 def _is_of(leaf: Leaf, stage: Stage) -> bool:
@@ -51,7 +51,7 @@ def _is_cheap(stage: Stage, value: Value) -> bool:
     return wide * products <= narrow * (products + wide) and value.floats <= out.floats
 
 
-def _pool(stage: Stage, reader: Stage, leaf: Leaf) -> None:
+def _pool(stage: Stage, reader: Stage) -> None:
     value = reader.value
     stage.pool = value.window.kernel
     stage.out = Map(value.channels, *value.size)

@@ -41,7 +41,7 @@ def write_program(program: Program, name: str, comment: str) -> Text:
         comment: what the files say of themselves.
     """
     tables = Tables(program)
-    head = f"/* {_said(comment)} */\n"
+    head = f"/* {commented(comment)} */\n"
     header = head + _header(program, name)
     source = head + f'#include "{name}.h"\n\n' + _body(program, tables, name)
     return Text(header, source, tables.flash_bytes())
@@ -94,13 +94,13 @@ def table_text(type_name: str, kind: str, rows: list[Row]) -> str:
     return f"static const {type_name} {plural(kind)}[] = {{\n{lines}}};\n"
 
 
-def _said(text: str) -> str:
+def commented(text: str) -> str:
     """Return a text that may stand in a comment: names of modules may hold what ends one, or is a trigraph."""
     return text.replace("*/", "* /").replace("/*", "/ *").replace("??", "? ?")
 
 
 def _row(kind: str, row: Row) -> str:
-    comment = f"/* {_said(row.comment)} */ " if row.comment else ""
+    comment = f"/* {commented(row.comment)} */ " if row.comment else ""
     named = kind == "stage"  # has so many fields that a reader would not know them by their places
     items = [f"{f'.{name} = ' if named else ''}{_item(value)}" for name, value in row.fields.items()]
     return f"{{{comment}{', '.join(items)}}}"

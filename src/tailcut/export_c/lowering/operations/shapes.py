@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from tailcut.errors import StructureError
-from tailcut.export_c.lowering.graph import op_name, rank
+from tailcut.export_c.lowering.graph import is_empty, op_name, rank
 from tailcut.export_c.lowering.lowering import MAX_SHARED_LEAVES, Handlers, Lowering, resampled, size_of
 from tailcut.export_c.lowering.operations.edges import from_on, padded
 from tailcut.export_c.lowering.operations.permutation import seen_otherwise
@@ -152,6 +152,7 @@ def _select(low: Lowering, node: fx.Node, x: fx.Node, axis: int, index: int) -> 
 @HANDLERS.register("cat", "stack")
 def _cat(low: Lowering, node: fx.Node, parts: Any, axis: int = 0) -> Value:
     axis %= len(node.meta["val"].shape)
+    parts = [part for part in parts if not is_empty(part)]
     if axis != 1 and op_name(node.target) == "cat":
         return joined_places(low, node, parts, axis)
     if axis != 1:
