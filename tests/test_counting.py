@@ -1,4 +1,3 @@
-import copy
 import math
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch.nn.utils import parametrizations
 from torch.utils.flop_counter import FlopCounterMode
 
 import tailcut
-from tailcut.counting import MacCount, count_macs, count_parameters, keeping_buffers
+from tailcut.counting import MacCount, count_macs, count_parameters
 from tailcut.errors import ArgumentError
 from tailcut.structure import create_model
 from tailcut.weights import truncated_tensors
@@ -253,59 +252,3 @@ def test_an_input_that_does_not_fit() -> None:
         count_macs(model, (torch.rand(1, 3), torch.rand(1, 3)))
     with pytest.raises(ArgumentError, match="unet: with 5 scales the input must be"):
         count_macs(create_model("unet", widths=(1, 1, 1, 1, 1)), torch.rand(1, 3, 8, 8))
-
-
-class Remembering(nn.Module):
-    """Writes to a buffer, fills another, and multiplies with a sparse one."""
-
-    calls: Tensor
-    cache: Tensor | None
-    adjacency: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("calls", torch.zeros(2))
-        self.register_buffer("cache", None)
-        self.register_buffer("adjacency", torch.eye(4).to_sparse())
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        if self.cache is None:
-            self.cache = torch.ones(4)
-        found: Tensor = torch.sparse.mm(self.adjacency, x * self.cache)
-        return found
-
-
-@pytest.mark.parametrize("made_under_inference", [False, True])
-def test_buffers_are_kept(made_under_inference: bool) -> None:
-    with torch.inference_mode(made_under_inference):
-        model = Remembering()
-    with keeping_buffers(model), torch.inference_mode():
-        model(torch.rand(4, 4))
-    assert (model.calls.tolist(), model.cache) == ([0, 0], None)
-    with pytest.raises(ZeroDivisionError), keeping_buffers(model), torch.inference_mode():
-        model.calls[0] = 1 / 0
-    lazy = nn.LazyBatchNorm1d()
-    with keeping_buffers(lazy):
-        assert "running_mean" in lazy._buffers
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
-def test_buffers_of_a_scripted_part_are_kept() -> None:
-    model = nn.Sequential(torch.jit.script(nn.BatchNorm1d(4)), nn.Linear(4, 2)).train()
-    before = {name: value.clone() for name, value in model.named_buffers()}
-    with keeping_buffers(model):
-        model(torch.rand(8, 4))
-        assert not torch.equal(model.get_buffer("0.running_mean"), before["0.running_mean"])
-    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
-
-
-@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
-def test_rows_that_a_forward_shortens_are_kept(kind: type[nn.Embedding] | type[nn.EmbeddingBag]) -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(kind(20, 8, max_norm=0.5), nn.Linear(8, 2))
-    before = copy.deepcopy(model.state_dict())
-    with keeping_buffers(model):
-        model(torch.arange(12).reshape(3, 4))
-        assert not torch.equal(model[0].get_parameter("weight"), before["0.weight"])
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -226,3 +226,15 @@ def test_cutting_and_bytes_exclude_each_other(tmp_path: Path) -> None:
             module,
             1,
         )
+
+
+def test_several_batches_to_a_step_are_refused_in_several_processes() -> None:
+    module = Digits(target_bytes=700)
+    assert module.rate_loss is not None
+    callback = RateLossCallback(module.rate_loss)
+    for world_size, batches in ((1, 4), (2, 1)):
+        trainer: Any = SimpleNamespace(world_size=world_size, accumulate_grad_batches=batches)
+        callback.on_train_start(trainer, module)
+    several: Any = SimpleNamespace(world_size=2, accumulate_grad_batches=4)
+    with pytest.raises(ArgumentError, match=r"in 2 processes .* got accumulate_grad_batches=4: set it to 1"):
+        callback.on_train_start(several, module)

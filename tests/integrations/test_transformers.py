@@ -181,6 +181,33 @@ def test_a_training_for_bytes_goes_on_where_a_checkpoint_was_written(tmp_path: P
     assert torch.equal(resumed.log_steps, whole.log_steps)
 
 
+class Interrupted(TrainerCallback):
+    """Pressing Ctrl-C within a step."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+
+def test_after_an_interrupt_within_a_step_the_network_has_its_numbers_again(tmp_path: Path) -> None:
+    model = Digits()
+    own = {name: value.clone() for name, value in model.state_dict().items()}
+    rate_loss = tailcut.RateLoss(model.network, target_bytes=700, num_steps=32)
+    callback = RateLossCallback(rate_loss)
+    optimizer = rate_loss.optimizer(torch.optim.Adam, lr=0.05)
+    with pytest.raises(KeyboardInterrupt):
+        train(model, tmp_path, [callback, Interrupted()], 1, optimizer)
+    assert rate_loss.is_rounded
+    callback.close()
+    assert not rate_loss.is_rounded
+    assert all(torch.equal(value, own[name]) for name, value in model.state_dict().items())
+
+    with pytest.raises(KeyboardInterrupt):
+        train(model, tmp_path, [callback, Interrupted()], 1, optimizer)
+    train(model, tmp_path, [callback], 2, optimizer)  # where the last one is open still
+    assert not rate_loss.is_rounded
+    assert rate_loss.target.num_done == 32
+
+
 def test_a_checkpoint_without_the_state_of_a_callback_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = Digits()
     train(model, tmp_path, [StopAfter(1)], 4, torch.optim.Adam(model.parameters(), lr=0.02))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from tailcut.compression import RateLoss
-from tailcut.errors import MissingExtraError, importing_torchvision
+from tailcut.errors import ArgumentError, MissingExtraError, importing_torchvision
 from tailcut.integrations.companion import EpochCuts, check_settings, warn_if_unfinished, write_companion
 from tailcut.structure import check_module
 from tailcut.weights import TailTruncation
@@ -88,12 +88,20 @@ class RateLossCallback(Callback):
         pack = PackCallback(module.network, rate_loss=module.rate_loss)
         Trainer(callbacks=[RateLossCallback(module.rate_loss), pack])
 
-    Needs automatic optimisation, and a gradient step for each batch.
+    Needs automatic optimisation. Several batches to a gradient step (`accumulate_grad_batches`) work in one process.
     """
 
     def __init__(self, rate_loss: RateLoss) -> None:
         self.rate_loss = rate_loss
         self._block = ExitStack()
+
+    def on_train_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        """Refuse what would let the networks of the processes drift apart."""
+        if trainer.world_size > 1 and trainer.accumulate_grad_batches > 1:
+            raise ArgumentError(
+                f"training for bytes in {trainer.world_size} processes needs a gradient step for each batch, got "
+                f"accumulate_grad_batches={trainer.accumulate_grad_batches}: set it to 1, and take larger batches"
+            )
 
     def on_train_batch_start(
         self, trainer: "Trainer", pl_module: "LightningModule", batch: Any, batch_idx: int

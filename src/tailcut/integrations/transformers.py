@@ -135,6 +135,16 @@ class RateLossCallback(_Resumable):
         self.rate_loss = rate_loss
         self._block = ExitStack()
 
+    def close(self) -> None:
+        """Give the network the numbers behind the rounding, where a training was interrupted within a step.
+
+        The next training does so by itself.
+        """
+        self._block.close()
+
+    def _begin(self, state: "TrainerState") -> None:
+        self.close()
+
     def on_step_begin(
         self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
     ) -> None:

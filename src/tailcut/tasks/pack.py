@@ -144,23 +144,10 @@ def pack(
         ArgumentError: the arguments do not fit the source.
         DataError: the source cannot be read, or the network that its training started from is not beside it.
     """
-    path = Path(source)
-    is_file = not path.is_dir() and is_tailcut_file(source)
-    content: Any = None if is_file else _read_source(path)
-    if is_file or is_checkpoint(content):
-        if model is not None or arguments or plain or keep_ratio is not None or num_kept is not None:
-            raise ArgumentError(
-                f"{source} says itself which network it holds and what is kept: leave out --model, --set-argument, "
-                "--keep-ratio, --num-kept and --plain"
-            )
-        found = _from_file(source) if is_file else _from_checkpoint(content, path)
-    else:
-        found = _from_weights(path, content, model, arguments or {}, _Cut(keep_ratio, num_kept, plain))
-    asked_for, is_as_it_was = (
-        (dtype, other_dtype),
-        (dtype, other_dtype, max_bytes, step, tuple(levels)) == (*[None] * 4, ()),
-    )
-    rounds_again = is_file and dtype is None and (max_bytes, step) == (None, None) and found.dtype == QUANTIZED_DTYPE
+    found = _open_source(source, model, arguments or {}, _Cut(keep_ratio, num_kept, plain))
+    asked_for = dtype, other_dtype
+    is_as_it_was = (dtype, other_dtype, max_bytes, step, tuple(levels)) == (*[None] * 4, ())
+    rounds_again = found.is_file and dtype is None and (max_bytes, step) == (None, None) and found.dtype == QUANTIZED_DTYPE
     if dtype is None:
         dtype = found.dtype if (max_bytes, step) == (None, None) else QUANTIZED_DTYPE
     if other_dtype is None and (dtype != QUANTIZED_DTYPE or rounds_again):
@@ -183,6 +170,21 @@ def pack(
     return PackReport(**vars(written), regularization=found.cut)
 
 
+def _open_source(source: str | Path, model: str | None, arguments: Mapping[str, Any], cut: "_Cut") -> "_Source":
+    """Return the network of a file, a run, a checkpoint or plain weights."""
+    path = Path(source)
+    is_file = not path.is_dir() and is_tailcut_file(source)
+    content: Any = None if is_file else _read_source(path)
+    if not is_file and not is_checkpoint(content):
+        return _from_weights(path, content, model, arguments, cut)
+    if model is not None or arguments or cut.plain or cut.is_named:
+        raise ArgumentError(
+            f"{source} says itself which network it holds and what is kept: leave out --model, --set-argument, "
+            "--keep-ratio, --num-kept and --plain"
+        )
+    return _from_file(source) if is_file else _from_checkpoint(content, path)
+
+
 @dataclass(frozen=True)
 class _Cut:
     """What plain weights keep: a part, a count, all of the coefficients (neither), or no coefficients (plain)."""
@@ -201,7 +203,7 @@ class _Source:
     """A network to pack, the number types and levels to use where none are asked for, and the cut of plain weights.
 
     Of a training for bytes `rate_loss` has the steps that it has learned; of a run that is finished, `finished` is its
-    file.
+    file. `is_file`: it comes from a .tailcut file.
     """
 
     network: nn.Module
@@ -212,6 +214,7 @@ class _Source:
     levels: tuple[float, ...] = ()
     rate_loss: RateLoss | None = None
     finished: Path | None = None
+    is_file: bool = False
 
 
 def _copied(file: Path, out: str | Path) -> SaveReport:
@@ -230,7 +233,7 @@ def _from_file(file: str | Path) -> _Source:
     if dtypes[0] == QUANTIZED_DTYPE and QUANTIZED_DTYPE not in others:  # beside it, None would have them rounded too
         exact = {dtype for dtype in others if "float" in dtype}
         other_dtype = exact.pop() if len(exact) == 1 else "float32"
-    return _Source(load(file), dtypes[0], other_dtype, metadata=report.metadata)
+    return _Source(load(file), dtypes[0], other_dtype, metadata=report.metadata, is_file=True)
 
 
 def _warn_of_loss(cut: RegularizationReport) -> None:

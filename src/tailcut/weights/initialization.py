@@ -16,9 +16,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import UninitializedParameter
 
-from tailcut.counting import evaluating
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.model_inputs import InputTensors, example_inputs
+from tailcut.running import evaluating
 from tailcut.structure import source_of
 from tailcut.transform.exact import exact
 from tailcut.weights.parametrization.truncated_tensors import TruncatedTensor, truncated_tensors

@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tailcut.channels.scoring.forward import for_training, forward, inputs_of, layer_maps, running, undisturbed
+from tailcut.channels.scoring.forward import for_training, inputs_of, layer_maps, running, undisturbed
 from tailcut.errors import ArgumentError
 from tailcut.execution import fuse
-from tailcut.model_inputs import ModelInputs
 from tailcut.structure.views import unwrapped
 from tailcut.weights import regularize
 
@@ -161,14 +160,6 @@ def test_inputs_without_a_batch_axis_pass() -> None:
     (found,) = inputs_of([{"x": X, "factor": torch.tensor(2.0)}], None, network())
     assert torch.equal(found.kwargs["factor"], torch.tensor(2.0))
     assert [tuple(x.shape) for x in for_training(found).tensors] == [(2,), ()]
-
-
-def test_a_forward_that_fails_names_the_inputs() -> None:
-    with pytest.raises(
-        ArgumentError, match=r"Linear does not run on an input of shape \(2, 4\): mat1 and mat2 .*multip"
-    ):
-        forward(nn.Linear(3, 3), ModelInputs((torch.rand(2, 4),)))
-    assert forward(nn.Linear(3, 5), ModelInputs((torch.rand(2, 3),))).shape == (2, 5)
 
 
 def test_numbers_of_batches_may_be_numpys() -> None:

@@ -2,11 +2,14 @@
 
 import copy
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from tests.compression.rate import train_two_processes as together
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -564,3 +567,32 @@ def test_arguments_are_checked_before_the_training() -> None:
 def test_the_goal_falls_and_does_not_rise(trained: nn.Module) -> None:
     with pytest.raises(ArgumentError, match="start_bytes=100 is less than target_bytes=1500"):
         RateLoss(copy.deepcopy(trained), target_bytes=1500, num_steps=10, start_bytes=100)
+
+
+def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
+    """With several batches to a step; in several blocks their networks would drift apart, which is told."""
+    script = Path(__file__).parent / "train_two_processes.py"
+    with subprocess.Popen([sys.executable, script, "1", tmp_path]) as other:
+        subprocess.run([sys.executable, script, "0", tmp_path], check=True, timeout=300)
+    assert other.returncode == 0
+    states = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+
+    model = together.network()
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    rate_loss = RateLoss(model, target_bytes=900, num_steps=2 * together.STEPS)
+    optimizer = rate_loss.optimizer(torch.optim.SGD, lr=0.5)
+    for step in range(together.STEPS):
+        optimizer.zero_grad()
+        with rate_loss.rounded():
+            for rank in range(2):
+                for part in range(2):
+                    images, labels = together.batch(rank, step, part)
+                    (cross_entropy(model(images), labels) / 2).backward()
+            rate_loss().backward()
+        optimizer.step()
+    for name, expected in {**model.state_dict(), "log_steps": rate_loss.log_steps}.items():
+        assert torch.equal(states[0][name], states[1][name]), name
+        torch.testing.assert_close(states[0][name], expected.detach(), rtol=1e-5, atol=1e-6)
+        assert name not in start or not torch.allclose(expected, start[name], rtol=1e-3, atol=1e-4)
+    for rank in range(2):
+        assert "open one block around all batches of a step" in (tmp_path / f"{rank}.txt").read_text()

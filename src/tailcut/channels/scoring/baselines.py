@@ -23,9 +23,9 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from tailcut.arguments import check_seed
 from tailcut.channels.layer_kinds import Dense, layer_kind
 from tailcut.channels.scoring.feature_maps import follow_maps, num_channels
-from tailcut.channels.scoring.forward import forward
 from tailcut.errors import StructureError
 from tailcut.model_inputs import ModelInputs
+from tailcut.running import forward
 from tailcut.transform.exact import exact, where_exact
 
 

@@ -5,7 +5,6 @@ import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,27 +12,12 @@ from torch import Tensor, nn
 
 from tailcut.arguments import is_integer
 from tailcut.channels.scoring.feature_maps import as_maps, channel_axis, follow_maps
-from tailcut.counting import evaluating, keeping_buffers
-from tailcut.errors import ArgumentError, TailcutError, first_line
+from tailcut.errors import ArgumentError
 from tailcut.model_inputs import Choose, Loader, ModelInputs, loader_inputs
+from tailcut.running import evaluating, forward, keeping_buffers
 from tailcut.structure import device_of
 from tailcut.structure.outputs import output_tensors
 from tailcut.structure.views import running_eagerly, unwrapped
-
-
-def forward(model: nn.Module, inputs: ModelInputs) -> Any:
-    """Return the outputs of the model for these inputs.
-
-    Raises:
-        ArgumentError: the forward raises any error.
-    """
-    try:
-        return inputs.run(model)
-    except TailcutError:
-        raise
-    except Exception as error:
-        where = f"{type(model).__name__} does not run on an input of shape {inputs.shapes}"
-        raise ArgumentError(f"{where}: {first_line(error)}") from error
 
 
 @contextmanager

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tailcut.channels.scoring.forward import forward, inputs_of, running
+from tailcut.channels.scoring.forward import inputs_of, running
 from tailcut.errors import ArgumentError
 from tailcut.model_inputs import Choose, Loader
+from tailcut.running import forward
 from tailcut.structure import NetworkView
 from tailcut.structure.views import unwrapped
 

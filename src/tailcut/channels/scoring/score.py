@@ -12,10 +12,11 @@ from tailcut.channels.layer_kinds import is_dense
 from tailcut.channels.scoring.baselines import MAP_MEASURES, WEIGHT_MEASURES, norm_scales, random_importance
 from tailcut.channels.scoring.feature_maps import as_maps, channel_axis, follow_maps, has_maps, is_tokens, num_channels
 from tailcut.channels.scoring.formulas import COMPONENTS, Component, Formula, MapParts, Variant, map_parts
-from tailcut.channels.scoring.forward import check_num_batches, forward, inputs_of, undisturbed
+from tailcut.channels.scoring.forward import check_num_batches, inputs_of, undisturbed
 from tailcut.channels.scoring.scores import Scores, formula_settings
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.model_inputs import Choose, Loader, ModelInputs
+from tailcut.running import forward
 from tailcut.structure.views import check_initialized, unwrapped
 
 Method = Literal["spectral", "l1", "l2", "fpgm", "apoz", "bn_scale", "hrank", "random"]

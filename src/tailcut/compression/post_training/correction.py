@@ -15,10 +15,10 @@ from torch.utils.hooks import RemovableHandle
 from tailcut.compression.layer_inputs.multiplications import is_packed_attention, multiplies
 from tailcut.compression.layer_inputs.weight_inputs import before, listening_after_attention
 from tailcut.compression.post_training.refit import Refit, Round
-from tailcut.counting import evaluating, keeping_buffers
 from tailcut.errors import ArgumentError
 from tailcut.format.network.tensors import current_tensors
 from tailcut.model_inputs import ModelInputs, joined
+from tailcut.running import evaluating, keeping_buffers
 from tailcut.structure import deepcopied
 from tailcut.structure.module_types import is_linear
 

@@ -77,9 +77,18 @@ class RoundedParameters:
         """Return the gradients of the numbers, (count,) for each tensor, by those of the parameters; 0 without one.
 
         Within `kept()` these are the gradients of the block alone.
+
+        Raises:
+            ArgumentError: one of several processes adds the gradients of blocks: those before may not be averaged yet.
         """
         for gradient in self._earlier:
             gradient.settle()
+        if _is_one_of_several() and any(gradient.is_added_to() for gradient in self._earlier):
+            raise ArgumentError(
+                "the gradients of several blocks of rounded() add up, while several processes train together: those "
+                "from before a block are not averaged over the processes, whose networks would drift apart; open one "
+                "block around all batches of a step, and call zero_grad() before it"
+            )
         return [
             parameter.new_zeros(tensor.count) if parameter.grad is None else tensor.numbers(parameter.grad)
             for tensor, parameter in ((tensor, tensor.parameter) for tensor in self._trained)
@@ -148,6 +157,10 @@ class _EarlierGradient:
             self._gradient = None
         self._is_settled = True
 
+    def is_added_to(self) -> bool:
+        """Whether it is not 0, and the block has a gradient of its own; once settled."""
+        return self._gradient is not None and not self._is_untouched() and bool(self._gradient.any())
+
     def restore(self) -> None:
         """Add it to the parameter's gradient, if it was not forgotten (changes that)."""
         self.settle()
@@ -162,3 +175,8 @@ class _EarlierGradient:
 
     def _is_untouched(self) -> bool:
         return self._parameter.grad is self._zeros and self._zeros._version == self._version
+
+
+def _is_one_of_several() -> bool:
+    found = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return found and torch.distributed.get_world_size() > 1

@@ -16,13 +16,13 @@ from torch.nn.utils import parametrize
 from tailcut.arguments import check_positive, check_seed
 from tailcut.compression.sensitivity.drawn_loss import Certainty, drawn_loss, features_of, squared_error
 from tailcut.compression.sensitivity.moments import input_blocks
-from tailcut.counting import evaluating, keeping_buffers
 from tailcut.errors import ArgumentError, TailcutError, first_line
 from tailcut.execution import fuse
 from tailcut.format.encoder.sensitivity import Block, Sensitivity, block_of
 from tailcut.format.network.tensors import NetworkTensors, current_tensors
 from tailcut.model_inputs import Loader, ModelInputs, loader_inputs
 from tailcut.printing import logged
+from tailcut.running import evaluating, keeping_buffers
 from tailcut.structure import check_module, running_eagerly
 from tailcut.transform.exact import check_has_float64
 

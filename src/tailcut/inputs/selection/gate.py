@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.arguments import is_integer
-from tailcut.counting import evaluating
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.inputs.selection.patterns import NUM_FREQUENCIES
 from tailcut.inputs.selection.selection import Selection
 from tailcut.model_inputs import check_loader, without_targets
 from tailcut.printing import Report
+from tailcut.running import evaluating
 
 COMPONENT_NAMES = ("Y", "Cb", "Cr")
 # At the start a channel is open with probability 1 / (1 + exp(-2)) = 0.88.
