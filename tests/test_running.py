@@ -10,9 +10,9 @@ from tailcut.running import evaluating, forward, keeping_buffers
 
 
 def test_modes_come_back() -> None:
-    model = nn.Sequential(nn.Dropout(), nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 3)))
-    model[1].eval()
-    model[1][1].train()
+    last = nn.Linear(3, 3)
+    model = nn.Sequential(nn.Dropout(), nn.Sequential(nn.BatchNorm1d(3), last).eval())
+    last.train()
     before = [module.training for module in model.modules()]
     with evaluating(model):
         assert not any(module.training for module in model.modules())

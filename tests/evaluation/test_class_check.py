@@ -65,11 +65,37 @@ def test_other_names_are_reported(own: Sequence[str], others: Sequence[str], mes
         (("digit 0", "digit 1"), ("0", "1")),
         (("1", "2", "3"), ("0", "1", "2")),
         (("tench", "church"), ("n01440764", "n03028079")),
-        (FLOWERS, (*FLOWERS, "oak")),
+        (FLOWERS, ("0", "1", "2", "3")),
     ],
 )
 def test_names_that_agree_or_cannot_be_compared_stop_nobody(own: Sequence[str] | None, others: Sequence[str]) -> None:
     check_class_names(network(own), images(others))
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "message"),
+    [
+        (
+            FLOWERS,
+            ("Rose", "TULIP", "poppy", "oak"),
+            "has 3 classes, and folder:mine, split val, has 4: 'oak' only in fol",
+        ),
+        (
+            ("rose", "elm", "oak", "fir", "ash", "tulip"),
+            ("rose", "tulip"),
+            "'elm', 'oak', 'fir' and 1 more only in the n",
+        ),
+        (
+            ("rose", "elm"),
+            ("rose", "oak", "fir"),
+            "has 3: 'elm' only in the network; 'oak', 'fir' only in folder:mine. M",
+        ),
+        (("a", "b"), ("a", "b", "b"), "has 3: names stand there twice"),
+    ],
+)
+def test_classes_that_only_one_has_are_named(own: Sequence[str], others: Sequence[str], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        evaluate(network(own), images(others))
 
 
 def test_splits_have_the_same_classes() -> None:

@@ -30,7 +30,7 @@ from tailcut.evaluation.files import evaluate_file
 from tailcut.format import save
 from tailcut.runtime.devices import Devices
 from tailcut.runtime.share import Share
-from tailcut.structure import create_model
+from tailcut.structure import create_model, set_image_size
 from tailcut.weights import regularize
 
 
@@ -360,6 +360,28 @@ def test_a_file_that_tells_nothing_apart_is_reported(tmp_path: Path, caplog: pyt
     save(network, tmp_path / "a.tailcut")
     evaluate_file(tmp_path / "a.tailcut", "digits")
     assert "the same class, 0" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("size", "shorter_side", "expected"),
+    [
+        ((8, 8), None, None),
+        ((16, 16), None, "of 16 x 16 pixels, and digits@8 gives 8 x 8 pixels: it may .* these; NAME@16 reads those"),
+        ((8, 8), 10, "of 8 x 8 pixels, the middle of a shorter side of 10, and digits@8 .*; NAME@10/8 reads those"),
+        ((8, 9), None, "of 8 x 9 pixels, and digits@8 gives 8 x 8 pixels: it may be less accurate on these$"),
+    ],
+)
+def test_images_of_another_size_than_in_training_are_told(
+    size: tuple[int, int], shorter_side: int | None, expected: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    digits = open_dataset("digits@8", "test")
+    network = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(digits.image_shape), 10))
+    set_image_size(network, size, shorter_side=shorter_side)
+    evaluate(network, digits, warn=True)
+    told = [message for message in caplog.messages if "was trained on images" in message]
+    assert len(told) == (expected is not None)
+    assert expected is None or re.search(expected, told[0])
 
 
 def test_a_network_that_enlarges_its_images_too_much_is_refused(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import zip_longest
 
 from torch import nn
@@ -20,23 +20,23 @@ logger = logging.getLogger(__name__)
 def check_class_names(model: nn.Module, dataset: Dataset) -> None:
     """Check that a classifier or detector and the images to measure it on mean the same classes by the same numbers.
 
-    Nothing is reported if they cannot be compared: either has no names, other numbers of classes (which the outputs
-    of classifiers show), or only one of them names its classes by numbers or codes (`7`, `digit 7`, `n01440764`). Upper
-    and lower case, spaces and signs between words do not count, nor objects that only one of them names.
+    Nothing is reported if they cannot be compared: either has no names, or only one of them names its classes by
+    numbers or codes (`7`, `digit 7`, `n01440764`); other numbers of such classes show in the outputs. Upper and lower
+    case, spaces and signs between words do not count, nor objects that only one of them names.
 
     Raises:
-        ArgumentError: names differ.
+        ArgumentError: names differ, or a classifier has other classes.
     """
     known, found = class_names(model), dataset.class_names
     if dataset.task not in ("classification", "detection") or known is None:
-        return
-    if dataset.task == "classification" and len(known) != len(found):
         return
     is_apart = _are_counted(known) or _are_counted(found) or _are_codes(known) != _are_codes(found)
     if is_apart and set(known) != set(found):  # the same names in another order are other classes
         return
     plain = all(len({_words(name) for name in names}) == len(names) for names in (known, found))
     alike = _words if plain else str  # signs distinguish some classes, as in C and C++
+    if dataset.task == "classification" and len(known) != len(found):
+        raise _other_classes(known, dataset, alike)
     for number, (own, other) in enumerate(zip(known, found, strict=False)):
         if own and other and alike(own) != alike(other):
             raise ArgumentError(
@@ -44,6 +44,21 @@ def check_class_names(model: nn.Module, dataset: Dataset) -> None:
                 "answers would be counted for other classes. Measure it on the classes that it was trained for, named "
                 "alike; or, if only the names differ, have it forget them with tailcut.set_class_names(model, None)"
             )
+
+
+def _other_classes(known: Sequence[str], dataset: Dataset, alike: Callable[[str], str]) -> ArgumentError:
+    """Return the error of a classifier of another number of classes, with those that only one of the two has."""
+    owners = {"the network": known, dataset.name: dataset.class_names}
+    words = {owner: {alike(name) for name in names} for owner, names in owners.items()}
+    single = []
+    for (owner, names), other in zip(owners.items(), reversed(words.values()), strict=True):
+        alone = [repr(name) for name in names if alike(name) not in other]
+        single += [f"{named(alone, NUM_NAMED)} only in {owner}"] if alone else []
+    return ArgumentError(
+        f"the network has {len(known)} classes, and {dataset.name}, split {dataset.split}, has "
+        f"{len(dataset.class_names)}: {'; '.join(single) or 'names stand there twice'}. Measure it on the classes that "
+        "it was trained for"
+    )
 
 
 def check_splits(train: Dataset, test: Dataset) -> None:

@@ -3,7 +3,7 @@
 import copy
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,8 @@ from tailcut.structure import (
     batch_advice,
     device_of,
     example_shape,
+    image_shorter_side,
+    image_size,
     in_evaluation,
     source_of,
     usable_device,
@@ -153,6 +155,8 @@ def evaluate(
     share = own_share(model, device, share)
     check_no_detector(model, "evaluate")
     check_class_names(model, dataset)
+    if warn and share.rank == 0:
+        _warn_of_size(model, dataset)
     network = runnable(model, share.device, dense=dense)
     batch_size = _batch_size(network, dataset, batch_size)
     read = reader_of(network, dataset)
@@ -217,6 +221,29 @@ def _warn(dataset: Dataset, num_wrong: int, counts: ClassCounts | None) -> None:
             "the network gives all %d images of %s, split %s, the same class, %d%s: it separates none",
             len(dataset), dataset.name, dataset.split, number, name,
         )  # fmt: skip
+
+
+def _warn_of_size(model: nn.Module, dataset: Dataset) -> None:
+    """Say that the images are not those that the network was trained on, if it says which, and by which name they are.
+
+    Raises nothing: a network may well be measured at another size.
+    """
+    size, side = image_size(model), image_shorter_side(model)
+    given = dataset.image_shape[1:]
+    if dataset.task != "classification" or size is None or (size, side) == (given, dataset.shorter_side):
+        return
+    logger.warning(
+        "the network was trained on images of %s, and %s gives %s: it may be less accurate on these%s",
+        _described_size(size, side),
+        dataset.name,
+        _described_size(given, dataset.shorter_side),
+        f"; NAME@{size[0] if side is None else f'{side}/{size[0]}'} reads those" if size[0] == size[1] else "",
+    )
+
+
+def _described_size(size: Sequence[int], shorter_side: int | None) -> str:
+    middle = "" if shorter_side is None else f", the middle of a shorter side of {shorter_side}"
+    return f"{size[0]} x {size[1]} pixels{middle}"
 
 
 def runnable(model: nn.Module, device: torch.device | str, *, dense: bool = False) -> nn.Module:

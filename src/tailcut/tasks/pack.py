@@ -147,7 +147,9 @@ def pack(
     found = _open_source(source, model, arguments or {}, _Cut(keep_ratio, num_kept, plain))
     asked_for = dtype, other_dtype
     is_as_it_was = (dtype, other_dtype, max_bytes, step, tuple(levels)) == (*[None] * 4, ())
-    rounds_again = found.is_file and dtype is None and (max_bytes, step) == (None, None) and found.dtype == QUANTIZED_DTYPE
+    rounds_again = (
+        found.is_file and dtype is None and (max_bytes, step) == (None, None) and found.dtype == QUANTIZED_DTYPE
+    )
     if dtype is None:
         dtype = found.dtype if (max_bytes, step) == (None, None) else QUANTIZED_DTYPE
     if other_dtype is None and (dtype != QUANTIZED_DTYPE or rounds_again):

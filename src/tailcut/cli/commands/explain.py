@@ -18,7 +18,10 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--image", required=True, metavar="IMAGE", help="a PNG or JPEG file")
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="the PNG to write")
     parser.add_argument(
-        "--layer", metavar="NAME", help="the convolution to explain (default: the last of more than one place)"
+        "--layer",
+        metavar="NAME",
+        help="the convolution to explain, by its map after the activation and pooling that follow it (default: the "
+        "last whose map has more than one place)",
     )
     parser.add_argument(
         "--class",
