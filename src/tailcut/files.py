@@ -31,11 +31,12 @@ class _Pending:
 
     Attributes:
         made: files and folders that were not there before.
-        finished: of each file the one that holds its content, beside its place, and its place.
+        finished: of each file the one that holds its content, beside its place; its place; the permissions of what is
+            there.
     """
 
     made: list[Path] = field(default_factory=list)
-    finished: list[tuple[Path, Path]] = field(default_factory=list)
+    finished: list[tuple[Path, Path, int | None]] = field(default_factory=list)
 
 
 _pending: ContextVar[_Pending | None] = ContextVar("_pending", default=None)
@@ -69,6 +70,8 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
 
 def read_image_bytes(path: str | Path) -> bytes:
     """Return the content of an image file; raise `DataError` if it cannot be read."""
+    if Path(path).is_dir():
+        raise DataError(f"cannot read the image {path}: it is a folder; name the files in it, such as {path}/*.jpg")
     try:
         return Path(path).read_bytes()
     except (OSError, ValueError) as error:  # the second of a path with a null byte
@@ -119,15 +122,15 @@ def _beside(path: Path) -> Iterator[IO[bytes]]:
         with os.fdopen(_make(temporary, before), "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        if before is not None:
-            temporary.chmod(before)
+            pending = _pending.get()
+            if pending is None:  # of many files the disk writes the first while later ones are made
+                os.fsync(file.fileno())
         _remember(path)
-        pending = _pending.get()
         if pending is None:
+            _set_permissions(temporary, before)
             rename(temporary, path)
         else:
-            pending.finished.append((temporary, path))
+            pending.finished.append((temporary, path, before))
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -145,11 +148,17 @@ def all_or_nothing() -> Iterator[None]:
     token = _pending.set(pending)
     try:
         yield
-        for temporary, path in pending.finished:
+        for temporary, path, before in pending.finished:
             with naming(path):
-                rename(temporary, path)
+                _sync_file(temporary)
+                _set_permissions(temporary, before)
+        for temporary, path, _ in pending.finished:
+            with naming(path):
+                temporary.replace(path)
+        for folder in {path.parent for _, path, _ in pending.finished}:
+            sync_folder(folder)
     except BaseException:
-        for temporary, _ in pending.finished:
+        for temporary, _, _ in pending.finished:
             temporary.unlink(missing_ok=True)
         for path in reversed(pending.made):
             with suppress(OSError):
@@ -191,6 +200,17 @@ def rename(path: str | Path, new: str | Path) -> None:
     """
     Path(path).replace(new)
     sync_folder(Path(new).parent)
+
+
+def _set_permissions(path: Path, permissions: int | None) -> None:
+    if permissions is not None:
+        path.chmod(permissions)
+
+
+def _sync_file(path: Path) -> None:
+    """Write what a file holds to the disk."""
+    with path.open("rb+") as file:  # Windows does so for files that are open for writing alone
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: str | Path) -> None:

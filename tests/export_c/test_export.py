@@ -284,7 +284,7 @@ def test_bad_examples(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"does not take an input of shape \(1, 1, 14, 14\)"):
         export_c(model, tmp_path, image_size=(14, 14))
     for size in ((0, 28), (28, 65_536), (60_000, 60_000)):
-        with pytest.raises(ArgumentError, match=r"expected a height and a width of 1 to 65,535"):
+        with pytest.raises(ArgumentError, match=r"must be a height and a width of 1 to 65,535"):
             export_c(model, tmp_path, image_size=size)
 
 

@@ -41,7 +41,7 @@ def test_masks_are_made_of_wide_and_upright_photos() -> None:
 
 @pytest.mark.parametrize("size", [(0, 64), (64, 65_536), (60_000, 60_000)])
 def test_sizes_that_no_input_has_are_refused(size: tuple[int, int]) -> None:
-    with pytest.raises(ArgumentError, match="expected a height and a width of 1 to 65,535"):
+    with pytest.raises(ArgumentError, match="must be a height and a width of 1 to 65,535"):
         page_network(tailcut.load("zoo:unet-759-float16"), size)
 
 

@@ -173,7 +173,7 @@ def changed_scan(offset: int, *values: int) -> bytes:
 GREY = encode(photo(16, 16), "grayscale")
 
 REFUSED = {
-    "empty": (b"", "does not begin with the bytes FF D8"),
+    "empty": (b"", "it is no JPEG file: it is empty"),
     "png": (b"\x89PNG\r\n\x1a\n", "does not begin with the bytes FF D8"),
     "only the start": (SMALL[:2], "truncated: it ends at byte 2 without an end-of-image"),
     "no image": (b"\xff\xd8\xff\xd9", "ends before any image data"),
@@ -236,7 +236,7 @@ def test_what_does_not_add_up_is_refused(name: str) -> None:
 
 def test_every_truncation_is_refused() -> None:
     for stop in range(len(SMALL)):
-        with pytest.raises(DataError, match=r"truncated|does not begin"):
+        with pytest.raises(DataError, match=r"truncated|does not begin|is empty"):
             read_markers(SMALL[:stop])
 
 

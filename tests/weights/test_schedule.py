@@ -671,3 +671,8 @@ def test_a_cut_that_fails_is_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
             schedule.step()
     expected = TailTruncation(copy.deepcopy(model), keep_ratio=0.1, num_steps=3).step()
     assert schedule.step() == expected
+
+
+def test_gamma_and_a_number_of_steps_exclude_each_other() -> None:
+    with pytest.raises(ArgumentError, match=r"give either gamma .* or num_steps"):
+        TailTruncation(network(), num_kept=3, gamma=0.5, num_steps=4)

@@ -155,8 +155,6 @@ def evaluate(
     share = own_share(model, device, share)
     check_no_detector(model, "evaluate")
     check_class_names(model, dataset)
-    if warn and share.rank == 0:
-        _warn_of_size(model, dataset)
     network = runnable(model, share.device, dense=dense)
     batch_size = _batch_size(network, dataset, batch_size)
     read = reader_of(network, dataset)
@@ -188,6 +186,7 @@ def evaluate(
         if classes is not None:
             classes.state = share.total(classes.state)
         if share.rank == 0:
+            _warn_of_size(model, dataset)
             _warn(dataset, num_wrong, classes)
     return {name: mean.value() for name, mean in means.items()}
 

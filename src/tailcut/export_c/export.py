@@ -380,8 +380,8 @@ def check_size(channels: int, size: tuple[int, int]) -> None:
     """Raise `ArgumentError` if no input of C code has this height and width, before memory is taken for one."""
     if min(size) < 1 or max(size) > MAX_SIZE or channels * math.prod(size) > MAX_ARENA:
         raise ArgumentError(
-            f"image_size={size}: expected a height and a width of 1 to {MAX_SIZE:,}, and at most {MAX_ARENA:,} numbers "
-            f"in the {channels} channels of the input"
+            f"image_size must be a height and a width of 1 to {MAX_SIZE:,}, with at most {MAX_ARENA:,} numbers in the "
+            f"{channels} channels of the input; got {size[0]} x {size[1]}"
         )
 
 

@@ -151,6 +151,8 @@ class _Walk:
     def __init__(
         self, data: bytes, *, any_colors: bool = False, max_pixels: int | None = None, advice: str = ADVICE
     ) -> None:
+        if not data:
+            raise DataError("it is no JPEG file: it is empty")
         if not data.startswith(JPEG_START):
             kind = ", but as a PNG file" if data.startswith(PNG_SIGNATURE) else ""
             raise DataError(f"it is no JPEG file: it does not begin with the bytes FF D8{kind}")

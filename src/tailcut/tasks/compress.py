@@ -1,5 +1,6 @@
 """Compression of a file's network: measured on training images, evaluated on test images."""
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,10 +25,13 @@ from tailcut.evaluation.evaluate import (
 )
 from tailcut.evaluation.gradient_inputs import gradient_inputs
 from tailcut.files import check_output_path
-from tailcut.format.open_network import metadata_of, open_network
+from tailcut.format.open_network import is_tailcut_file, metadata_of, open_network
 from tailcut.format.save_report import size_text
+from tailcut.format.zoo import resolve
 from tailcut.printing import Report
 from tailcut.runtime.share import Share, device_name
+
+logger = logging.getLogger(__name__)
 
 METRICS = {"classification": "accuracy", "segmentation": "dice"}
 
@@ -132,11 +136,10 @@ def compress_file(
     draws: dict[str, Any] = {"num_gradients": count, "seed": seed}
     goal: dict[str, Any] = {"max_bytes": max_bytes, "max_drop": max_drop, "step": step}
     start = time.perf_counter()
-    inputs = _inputs(network, train, test, count, seed)
     report = compress(
         network,
         out,
-        inputs,
+        _inputs(network, train, test, count, seed),
         **goal,
         levels=levels,
         metadata=metadata_of(source),
@@ -144,6 +147,7 @@ def compress_file(
         **draws,
     )
     seconds = round(time.perf_counter() - start, 1)
+    _warn_of_growth(source, report)
     settings = {**goal, **draws, **({"levels": list(levels)} if len(levels) else {})}
     settings |= ({} if judge is None else {"num_held_out": num_held_out}) | _named(model, arguments)
     sizes, judged = _sizes(report), (data, None if test is None else test.split, METRICS[train.task])
@@ -151,6 +155,18 @@ def compress_file(
     before = None if measure is None else measure(network)
     after = None if measure is None else measure(open_network(out, device=share.device))
     return CompressFileReport(str(source), str(out), *sizes, *judged, before, after, settings, seconds, *_place(share))
+
+
+def _warn_of_growth(source: str | Path, report: CompressReport) -> None:
+    """Say where a file would have done as it was."""
+    had = resolve(source).stat().st_size if is_tailcut_file(source) else None
+    if had is not None and had < report.file_bytes:
+        logger.warning(
+            "%s has %s bytes, fewer than the file that was written (%s): take it as it is, or ask for fewer bytes",
+            source,
+            f"{had:,}",
+            f"{report.file_bytes:,}",
+        )
 
 
 def _sizes(report: CompressReport) -> tuple[int, int, float | None]:

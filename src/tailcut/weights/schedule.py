@@ -20,6 +20,7 @@ from tailcut.weights.planning.counts import (
 )
 
 SPACINGS = ("paper", "geometric")
+PAPER_GAMMA = 0.01
 
 
 def ratio_target(tensor: TruncatedTensor, keep_ratio: float, min_kept: int) -> int:
@@ -59,8 +60,8 @@ class TailTruncation:
         keep_ratio: the target as a ratio per tensor, instead.
         min_kept: the fewest coefficients that a ratio leaves of a tensor (the paper's code protects 31 to 255); a
             tensor that keeps fewer already stays as it is.
-        gamma: the paper's: the part of what is left above the target that each cut takes, above 0 and at most 1; not
-            used when `num_steps` is given.
+        gamma: the paper's: the part of what is left above the target that each cut takes, above 0 and at most 1;
+            0.01 when None. Not with `num_steps`.
         num_steps: after how many steps the target is reached.
         spacing: "paper" or "geometric" (needs `num_steps`).
         optimizer: the optimiser that trains the vectors, whose state is cut along (not LBFGS).
@@ -78,7 +79,7 @@ class TailTruncation:
         num_kept: int | Mapping[str, int] | None = None,
         keep_ratio: float | None = None,
         min_kept: int = 1,
-        gamma: float = 0.01,
+        gamma: float | None = None,
         num_steps: int | None = None,
         spacing: str = "paper",
         optimizer: torch.optim.Optimizer | None = None,
@@ -88,7 +89,9 @@ class TailTruncation:
         self._spacing = spacing
         self._num_steps = None if num_steps is None else check_positive("num_steps", num_steps)
         self._check(model)
-        gamma = check_part("gamma", gamma)
+        if gamma is not None and num_steps is not None:
+            raise ArgumentError("give either gamma (the paper's, of each cut) or num_steps, which determines it")
+        gamma = check_part("gamma", PAPER_GAMMA if gamma is None else gamma)
         self.starts = self.num_kept
         self.targets = self._resolve_targets(num_kept, keep_ratio, check_positive("min_kept", min_kept))
         self._gamma = gamma if self._num_steps is None else self._gamma_for(self._num_steps)
@@ -325,7 +328,7 @@ def _belongs_to_vector(value: object, length: int) -> bool:
     return isinstance(value, torch.Tensor) and value.ndim == 1 and value.shape[0] == length
 
 
-def steps_to_reach(start: int, target: int, gamma: float = 0.01) -> int:
+def steps_to_reach(start: int, target: int, gamma: float = PAPER_GAMMA) -> int:
     """Return the number of steps of the paper's schedule after which `start` coefficients round to `target`."""
     if start <= target:
         return 0

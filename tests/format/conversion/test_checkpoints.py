@@ -208,6 +208,8 @@ def test_damaged_and_missing_files(tmp_path: Path) -> None:
         read_tensors(tmp_path / "gone.pt")
     with pytest.raises(FileNotFoundError, match="is a folder, not a file"):
         read_tensors(tmp_path)
+    with pytest.raises(FileNotFoundError, match="/dev/null is no regular file, but a pipe, a socket or a device"):
+        read_tensors("/dev/null")
 
 
 def test_no_error_advises_to_run_what_a_file_says(tmp_path: Path) -> None:

@@ -86,6 +86,23 @@ def test_means_of_channels_without_variance_stay(tmp_path: Path) -> None:
     assert float((found - mean).abs().max()) <= 4.1
 
 
+def test_padding_stays_zero(tmp_path: Path) -> None:
+    """Smooth rows are cheapest as their DCT, which would move the one row that is 0: every padded sequence reads it."""
+    words = torch.linspace(0, 3, 128)[:, None] + torch.linspace(0, 3, 64)
+    model = nn.Sequential(nn.Embedding(128, 64, padding_idx=5))
+    weight = model.get_parameter("0.weight")
+    for is_padded in (False, True):
+        with torch.no_grad():
+            weight.copy_(words.sin())
+            weight[5] *= not is_padded
+        tailcut.save(model, tmp_path / "a.tailcut", dtype="quantized", step=0.3, registered=False)
+        (stored,) = tailcut.inspect(tmp_path / "a.tailcut").other_tensors
+        assert (stored.transform == "dct") is not is_padded
+    found = tailcut.load(tmp_path / "a.tailcut", into=nn.Sequential(nn.Embedding(128, 64))).get_parameter("0.weight")
+    assert not bool(found[5].any())
+    assert float((found - weight).detach().abs().max()) < 0.3
+
+
 def test_statistics_behind_few_frequencies_take_few_numbers(tmp_path: Path) -> None:
     """The running mean behind a weight with K frequencies along its outputs has K: the rest is not stored."""
     torch.manual_seed(0)

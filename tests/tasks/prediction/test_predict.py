@@ -160,6 +160,8 @@ def test_outputs_that_are_neither_classes_nor_masks_are_refused(index: tuple[obj
 def test_a_missing_image_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot read the image"):
         predict(create_model("lenet300"), [tmp_path / "none.png"])
+    with pytest.raises(DataError, match=rf"the image {tmp_path}: it is a folder; name the files in it, such as "):
+        predict(create_model("lenet300"), [tmp_path])
 
 
 def test_a_file_is_loaded_and_named(tmp_path: Path) -> None:

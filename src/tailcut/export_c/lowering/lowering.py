@@ -24,6 +24,7 @@ from tailcut.export_c.lowering.graph import (
     rank,
 )
 from tailcut.export_c.lowering.heads.join import join_heads
+from tailcut.export_c.lowering.other_forms import write_out_forms
 from tailcut.export_c.lowering.rearranging.join import join_rearrangements
 from tailcut.export_c.lowering.sequences import (
     channels_last,
@@ -124,6 +125,7 @@ class Lowering:
         Raises:
             StructureError: an operation or layer has no form here.
         """
+        write_out_forms(graph, self.constants)
         self.attends = join_heads(graph, self.constants, self.name_of)
         join_rearrangements(graph, self.constants)
         self.is_vertical = rows_of_sequences(graph, self.constants, self.name_of)

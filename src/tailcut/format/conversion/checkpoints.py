@@ -392,8 +392,11 @@ def expanded_bytes(file: str | Path | IO[bytes]) -> int:
 
 def check_is_file(path: Path) -> None:
     """Raise `FileNotFoundError` unless it is a file."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is a folder, not a file" if path.is_dir() else f"there is no file {path}")
+    if path.is_file():
+        return
+    is_other = path.exists() and not path.is_dir()
+    other = f"{path} is no regular file, but a pipe, a socket or a device" if is_other else f"there is no file {path}"
+    raise FileNotFoundError(f"{path} is a folder, not a file" if path.is_dir() else other)
 
 
 def read_state(path: Path) -> Any:

@@ -367,7 +367,7 @@ class Rounding:
             yield LOG2, self._step_of(other.name, self.sensitivity.log_curvature, step)
         else:
             yield NONE, size
-        if _is_short(other.shape):
+        if _is_short(other.shape) and not _has_row_of_zeros(other.tensor):
             yield DCT, size
         if kernel_transform(other.shape) != NONE:
             yield KERNEL_DCT, size
@@ -410,6 +410,11 @@ def _relative_curvatures(sensitivity: Sensitivity, tensors: NetworkTensors) -> l
 def _is_short(shape: Sequence[int]) -> bool:
     """Return whether a tensor is worth trying with a DCT along all of its axes: readers take long ones line by line."""
     return len(shape) in (1, 2) and 1 < max(shape) <= MAX_LINE
+
+
+def _has_row_of_zeros(matrix: Tensor) -> bool:
+    """Return whether a row is meant to be 0, as that of an embedding's padding: a DCT along the rows would move it."""
+    return matrix.ndim > 1 and not bool((matrix.detach() != 0).any(1).all())
 
 
 def _cheapest(values: Tensor, layout: Layout, candidates: list[tuple[int, float]], spread: Tensor | None) -> Coded:

@@ -36,7 +36,6 @@ from tailcut.weights.schedule import ratio_target
 logger = logging.getLogger(__name__)
 
 ONE_CYCLE_START = 1 / 25
-PAPER_GAMMA = 0.01
 FEW_STEPS = 50  # in a whole run
 # What networks are measured by, for each training.loss; the figures of detectors are another matter.
 METRICS = {
@@ -263,7 +262,7 @@ def build_schedule(
             model,
             **_target(recipe, section, model),
             spacing=section.spacing,
-            gamma=PAPER_GAMMA if section.gamma is None else section.gamma,
+            gamma=section.gamma,
             num_steps=num_cuts,
             optimizer=optimizer,
         )
