@@ -677,3 +677,18 @@ def test_a_depthwise_layer_behind_two_others_is_in_the_report() -> None:
     (row,) = [layer for layer in report.layers if layer.name == "d"]
     assert (row.group, row.before, row.after) == ("a, b", 24, 12)
     assert row.removed == (*range(8), *range(16, 20))
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda x: x.mean(2, keepdim=True).squeeze_(2).unsqueeze_(2),
+        lambda x: x * x.mean((2, 3)).sigmoid_().unsqueeze_(2).unsqueeze_(3),
+        lambda x: x.relu().transpose_(2, 3),
+        lambda x: x * torch.quantile(x.flatten(2), 0.5, dim=2)[..., None, None],
+    ],
+)
+def test_other_shapes_in_place(between: Callable[[Tensor], Tensor]) -> None:
+    difference, report = without(Pair(between), "a", [1, 5, 6], 3 / 16)
+    assert difference < 1e-6
+    assert report.layers[0].removed == (1, 5, 6)

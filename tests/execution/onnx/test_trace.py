@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Literal
 
 import onnx_ir as ir
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.errors import ArgumentError, StructureError
+from tailcut.execution.onnx.export import export_onnx
 from tailcut.execution.onnx.call import Call
 from tailcut.execution.onnx.trace import trace
 
@@ -123,3 +125,36 @@ def test_trials_of_other_sizes_leave_no_trace_in_the_program() -> None:
     assert network.window == 4
     runs = onnxruntime.InferenceSession(ir.to_proto(program).SerializeToString())
     torch.testing.assert_close(torch.from_numpy(runs.run(None, {"x": x.numpy()})[0]), x[..., :4].sum(-1))
+
+
+class TwoImages(nn.Module):
+    """What a batch of one of either input would be broadcast to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        a, b = self.layer(a), self.layer(b)
+        return torch.cat([a * b, a], 1)
+
+
+class Conditioned(nn.Module):
+    """Steps of a sequence, and a class for each of the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.classes = nn.Linear(5, 6), nn.Embedding(7, 6)
+
+    def forward(self, x: Tensor, number: Tensor) -> Tensor:
+        x = self.layer(x)
+        return torch.cat([x * self.classes(number)[:, None], x], -1)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 4])
+def test_the_batch_of_two_inputs_is_open_whatever_that_of_the_example(batch: int, tmp_path: Path) -> None:
+    x = torch.rand(batch, 3, 8, 9)
+    report = export_onnx(TwoImages(), tmp_path / "a.onnx", example_input=(x, x), dynamic="batch")
+    assert report.inputs == {"a": ("batch", 3, 8, 9), "b": ("batch", 3, 8, 9)}
+    example = torch.rand(batch, 9, 5), torch.zeros(batch, dtype=torch.long)
+    assert export_onnx(Conditioned(), tmp_path / "b.onnx", example_input=example).inputs["number"] == ("batch",)

@@ -8,6 +8,7 @@ import torch
 from tests.export_c.integers import check_same
 from tests.export_c.lowering.many import Many, compare_all
 from tests.export_c.networks import lively
+from tests.export_c.running import compare
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -46,6 +47,8 @@ FORMS: list[Callable[[Tensor], Tensor]] = [
     lambda x: functional.softshrink(x, 0.2),
     lambda x: x.unbind(1)[2][:, None] + x[:, 1:2],
     lambda x: torch.cat([part[:, None] for part in x.unbind(1)[::-1]], 1),
+    lambda x: x.mean((2, 3), keepdim=True).squeeze_(3).squeeze_(2),
+    lambda x: x * x.mean((2, 3)).sigmoid().unsqueeze_(2).unsqueeze_(3),
 ]
 
 
@@ -73,6 +76,51 @@ def test_tokens_times_a_matrix(tmp_path: Path) -> None:
 
     torch.manual_seed(0)
     assert compare_all(tmp_path / "c", nn.Conv2d(3, 4, 3), SHAPE, [Layer()]) < CLOSE
+
+
+class Spectrogram(nn.Module):
+    """A map whose rows are one in the end, and a layer along its columns."""
+
+    def __init__(self, row: Callable[[Tensor], Tensor], permute: Callable[[Tensor], Tensor], layer: nn.Module) -> None:
+        super().__init__()
+        self.convolution, self.row, self.permute, self.layer = nn.Conv2d(3, 8, 3, padding=1), row, permute, layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = self.layer(self.permute(self.row(self.convolution(x))))
+        result: Tensor = outputs if isinstance(outputs, Tensor) else outputs[0]
+        return result
+
+
+ROWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": lambda x: x.mean(2),
+    "mean, ReLU": lambda x: x.mean(2).relu(),
+    "sum, dropout": lambda x: functional.dropout(x.sum(2), training=False),
+    "largest": lambda x: x.amax(2),
+    "smallest": lambda x: x.amin(-2),
+    "kept and left out": lambda x: x.mean(2, keepdim=True).squeeze(2),
+}
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+def test_a_map_becomes_a_sequence_for_recurrent_layers(row: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = lively(Spectrogram(row, lambda x: x.transpose(1, 2), nn.LSTM(8, 5, batch_first=True)))
+    assert compare(model, tmp_path / "c", example_input=torch.rand(1, 3, 12, 10))[0] < CLOSE
+
+
+def test_a_map_becomes_a_sequence_for_other_layers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    attention = nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True)
+    for number, (permute, layer) in enumerate(
+        [
+            (lambda x: x.permute(0, 2, 1), nn.GRU(8, 5, batch_first=True)),
+            (lambda x: x.permute(2, 0, 1), nn.GRU(8, 5)),
+            (lambda x: x.transpose(1, 2), attention),
+            (lambda x: x.transpose(1, 2), nn.Linear(8, 3)),
+        ]
+    ):
+        model = lively(Spectrogram(ROWS["mean"], permute, layer))
+        assert compare(model, tmp_path / str(number), example_input=torch.rand(1, 3, 12, 10))[0] < CLOSE
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,9 @@ class _Tracer(Observer):
 
     def _know(self, x: Tensor, token: object, labels: Tensor | None) -> None:
         super()._know(x, token, labels)
-        self.made.setdefault(token, labels)
+        if token not in self.made:
+            with no_dispatch():  # another view, as `squeeze_` and its like give the labels themselves another shape
+                self.made[token] = None if labels is None else labels.detach()
 
     def _labels_of_operation(
         self, func: Any, args: Any, kwargs: dict[str, Any], inputs: list[Tensor], results: list[Tensor]

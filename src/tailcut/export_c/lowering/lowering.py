@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import math
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -336,14 +337,16 @@ class Lowering:
                 continue
             if not isinstance(output, fx.Node):
                 raise StructureError(f"output {place} is {output!r}, not a tensor; return tensors alone")
-            value = self.value(output)
+            value, shape = self.value(output), _shape_without_batch(output)
             with self._naming(output):
-                if not is_canonical(output) and sum(size > 1 for size in given_shape(output)) > 1:
-                    sizes = (1, 1, *given_shape(output)[1:])[-3:]
+                if not is_canonical(output) and sum(size > 1 for size in shape) > 1:
+                    sizes = (1, 1, *shape)[-3:]
                     value = self.seen(self.as_given(output), *sizes)
                 self.add(Stage(Kind.OUTPUT, value, output_offset=offset))
             offset += value.floats
-            shapes.append(given_shape(output)[1:])
+            shapes.append(shape)
+            if math.prod(shape) != value.floats:
+                raise StructureError(f"output {place} gives {given_shape(output)}, which C code has no form of")
         if not shapes:
             raise StructureError("the network gives no tensor; C code writes what its forward returns: return a tensor")
         self.program.output_shapes = tuple(shapes)
@@ -417,6 +420,13 @@ def _no_number(node: fx.Node, name: str = "") -> StructureError:
     )
 
 
+def _shape_without_batch(node: fx.Node) -> tuple[int, ...]:
+    """Return the shape that a node has in the user's network, without the batch, which may be the second axis."""
+    shape, order = given_shape(node), given_order(node)
+    place = order.index("n") if len(order) == len(shape) else 0
+    return shape[:place] + shape[place + 1 :]
+
+
 def _swapped(sizes: tuple[int, int, int, int], is_swapped: bool) -> tuple[int, int, int, int]:
     first, second, rows, columns = sizes
     return (second, first, rows, columns) if is_swapped else sizes
@@ -482,4 +492,4 @@ def _check_same(node: fx.Node, value: Value) -> None:
     is_same = {4: shape[1:] == maps, 3: shape[1:] == value.size and value.channels == 1}.get(len(shape), False)
     is_flat = len(shape) != 4 and value.floats == given.numel() and (len(shape) == 2 or value.size == (1, 1))
     if shape[:1] != (1,) or not (is_same or is_flat):
-        raise StructureError(f"gives {shape}, which C code has no form of")
+        raise StructureError(f"gives {given_shape(node)}, which C code has no form of")

@@ -7,7 +7,7 @@ import torch
 from torch import fx
 
 from tailcut.export_c.lowering.graph import op_name, rank
-from tailcut.export_c.lowering.sequences import name_as, new_node, of_constants
+from tailcut.export_c.lowering.sequences import PERMUTATIONS, name_as, new_node, of_constants
 
 _aten = torch.ops.aten
 
@@ -53,6 +53,7 @@ class _Maker:
         return isinstance(one, fx.Node) and one in self._fixed
 
 
+_SAME = ("contiguous", "dropout", "relu", "squeeze")  # what may stand before a permutation
 _Form = Callable[..., fx.Node | None]
 
 
@@ -112,18 +113,35 @@ def _clamp(make: _Maker, x: fx.Node, min: Any = None, max: Any = None) -> fx.Nod
 
 
 def _mean(make: _Maker, x: fx.Node, axes: Any = None, keepdim: bool = False, *, dtype: Any = None) -> fx.Node | None:
-    return None if dtype is not None else _over_all(make, _aten.mean.dim, x, axes, keepdim)
+    return None if dtype is not None else _reduced(make, _aten.mean.dim, x, axes, keepdim)
 
 
 def _sum(make: _Maker, x: fx.Node, axes: Any = None, keepdim: bool = False, *, dtype: Any = None) -> fx.Node | None:
-    return None if dtype is not None else _over_all(make, _aten.sum.dim_IntList, x, axes, keepdim)
+    return None if dtype is not None else _reduced(make, _aten.sum.dim_IntList, x, axes, keepdim)
 
 
-def _over_all(make: _Maker, target: Any, x: fx.Node, axes: Any, keepdim: bool) -> fx.Node | None:
+def _amax(make: _Maker, x: fx.Node, axes: Any = None, keepdim: bool = False) -> fx.Node | None:
+    return _one_row(make, _aten.amax.default, x, axes, keepdim)
+
+
+def _amin(make: _Maker, x: fx.Node, axes: Any = None, keepdim: bool = False) -> fx.Node | None:
+    return _one_row(make, _aten.amin.default, x, axes, keepdim)
+
+
+def _reduced(make: _Maker, target: Any, x: fx.Node, axes: Any, keepdim: bool) -> fx.Node | None:
     """Return the mean or sum along channels, rows and columns: of the rows and columns first."""
-    if not isinstance(axes, (list, tuple)) or sorted(axis % max(rank(x), 1) for axis in axes) != [1, 2, 3]:
+    if isinstance(axes, (list, tuple)) and sorted(axis % max(rank(x), 1) for axis in axes) == [1, 2, 3]:
+        return make(target, make(target, x, [2, 3], keepdim), [1], keepdim)
+    return _one_row(make, target, x, axes, keepdim)
+
+
+def _one_row(make: _Maker, target: Any, x: fx.Node, axes: Any, keepdim: bool) -> fx.Node | None:
+    """Return a map's only row as a sequence whose axes are permuted: with its axis, which is left out afterwards."""
+    given = list(axes) if isinstance(axes, (list, tuple)) else [axes]
+    is_row = rank(x) == 4 and given in ([2], [-2]) and not keepdim
+    if not is_row or not all(op_name(user.target) in (*PERMUTATIONS, *_SAME) for user in make.node.users):
         return None
-    return make(target, make(target, x, [2, 3], keepdim), [1], keepdim)
+    return make(_aten.squeeze.dim, make(target, x, [2], True), 2)
 
 
 def _nearest_exact(make: _Maker, x: fx.Node, size: Any, scales: Any) -> fx.Node | None:
@@ -153,9 +171,18 @@ def _unbind(make: _Maker, x: fx.Node, axis: int = 0) -> None:
         part.graph.erase_node(part)
 
 
+def _not_in_place(make: _Maker, *args: Any) -> fx.Node:
+    """Return the view that an operation makes of its map in place: no number changes."""
+    target: Any = make.node.target
+    packet = getattr(_aten, op_name(target).removesuffix("_"))
+    return make(getattr(packet, target._overloadname), *args)
+
+
 _FORMS: dict[str, _Form] = {
     "addcmul": _addcmul,
     "addmm": _addmm,
+    "amax": _amax,
+    "amin": _amin,
     "clamp": _clamp,
     "lerp": _lerp,
     "matmul": _matmul,
@@ -166,7 +193,10 @@ _FORMS: dict[str, _Form] = {
     "narrow": _narrow,
     "repeat": _repeat,
     "softshrink": _softshrink,
+    "squeeze_": _not_in_place,
     "sum": _sum,
+    "transpose_": _not_in_place,
     "unbind": _unbind,
+    "unsqueeze_": _not_in_place,
     "_upsample_nearest_exact2d": _nearest_exact,
 }

@@ -128,3 +128,31 @@ def test_what_has_no_form_is_named(model: nn.Module, message: str, tmp_path: Pat
 def test_integers_name_the_layer(tmp_path: Path) -> None:
     with pytest.raises(StructureError, match=r"gru .*: integers have no form of gru; export with"):
         export_c(Recurrent(), tmp_path / "c", example_input=torch.rand(1, 9, 5), arithmetic="integer")
+
+
+class BatchSecond(nn.Module):
+    """A recurrent layer as torch makes it, of (length, 1, features), and outputs as it gives them."""
+
+    def __init__(self, *takes: Any) -> None:
+        super().__init__()
+        self.layer, self.head, self.takes = nn.GRU(8, 5), nn.Linear(5, 3), takes
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        y, _ = self.layer(x.permute(2, 0, 1))
+        return tuple(take(self, y) for take in self.takes)
+
+
+def test_outputs_whose_batch_is_the_second_axis_are_whole(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = lively(
+        BatchSecond(
+            lambda model, y: y,
+            lambda model, y: model.head(y),
+            lambda model, y: y.relu().permute(0, 2, 1),
+            lambda model, y: y.permute(1, 2, 0),
+            lambda model, y: y[-1],
+        )
+    )
+    difference, report = compare(model, tmp_path / "floats", example_input=torch.rand(1, 8, 10))
+    assert difference < CLOSE
+    assert report.output_shapes == ((10, 5), (10, 3), (10, 5), (5, 10), (5,))
