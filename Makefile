@@ -98,7 +98,7 @@ duplicates: setup  ## pylint's search for blocks of code that stand twice
 	@$(BIN)/pylint $$(find src -name '*.py')
 
 indices: setup  ## the compiled loops again, with every index checked
-	@NUMBA_BOUNDSCHECK=1 $(PYTEST) -q tests/execution/cpu tests/format/quantized tests/format/test_trellis.py \
+	@NUMBA_BOUNDSCHECK=1 $(PYTEST) -q tests/execution/cpu tests/format/quantized tests/format/encoder/test_trellis.py \
 		tests/inputs/transform/test_loops.py tests/inputs/transform/test_compiled.py tests/jpeg/test_scans.py
 
 # Atheris has wheels for Linux; without it the mutants are blind.

@@ -104,7 +104,7 @@ def test_a_training_that_failed_leaves_the_folder_free(
 def test_only_the_first_process_of_a_training_locks(
     make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launching, "is_first_process", lambda: False)
+    monkeypatch.setattr(launching, "is_global_zero", lambda: False)
     with Run(tmp_path / "run").locked():
         assert launch(make_recipe(), tmp_path / "run") == "the result"
 
