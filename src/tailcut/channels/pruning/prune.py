@@ -68,7 +68,7 @@ def prune(
     Args:
         model: any network; prune first, regularise afterwards.
         example_input: its input, a tuple of its inputs, or a dict of them by name; a batch of one makes the report's
-            MACs those of one input.
+            MACs those of one input. Code that asks for sizes is followed the way that it takes with this one's.
         scores: layer name -> importance of each output channel, as `channels.score` gives them.
         rates: part of the channels to remove of each layer, from 0 up to 1, not included. One number for all layers
             that have scores; a dict by layer; a list, one rate for each pruning group in order or, for a network of
