@@ -251,9 +251,9 @@ def _open_axes(dense: nn.Module, call: Call, example: Sequence[Tensor], *, batch
     found: list[list[Axis]] = []
     for groups in (_alone, _of_equal_size, _in_equal_place, _together):
         for axes in groups(example, closed):
-            # Half comes first: it is run in less time. But one meets any other size, as no other size does.
-            is_one = any(example[n].shape[axis] < 4 for n, axis in axes)
-            resized = (_resized(example, axes, twice=twice) for twice in ((True,) if is_one else (False, True)))
+            # Half comes first, as it runs in less time; but not half of 2 or 3: broadcasting lets 1 meet any size.
+            becomes_one = any(example[n].shape[axis] < 4 for n, axis in axes)
+            resized = (_resized(example, axes, twice=twice) for twice in ((True,) if becomes_one else (False, True)))
             if any(_takes(dense, call, other) for other in resized):
                 found.append(axes)
         closed = [axis for axis in closed if not any(axis in group for group in found)]
