@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.errors import ArgumentError, StructureError
-from tailcut.execution.onnx.export import export_onnx
 from tailcut.execution.onnx.call import Call
+from tailcut.execution.onnx.export import export_onnx
 from tailcut.execution.onnx.trace import trace
 
 pytestmark = pytest.mark.filterwarnings("ignore")
