@@ -188,3 +188,25 @@ def test_numbers_of_places_are_named_as_in_the_network(tmp_path: Path) -> None:
         StructureError, match=r"mul \(Table.forward\): table of shape \(4, 7\); C code knows one number"
     ):
         export_c(Table(), tmp_path / "c", example_input=torch.rand(1, 3, 9))
+
+
+class BatchElsewhere(nn.Module):
+    """Outputs whose batch is another axis than the first, as layers without `batch_first` have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Conv1d(8, 5, 3), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        y = self.layer(x)
+        steps = y.permute(2, 0, 1)
+        return steps, self.head(steps), steps.transpose(1, 2), y.transpose(0, 1), steps[-1]
+
+
+def test_outputs_whose_batch_is_another_axis_are_whole(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, example = lively(BatchElsewhere()), torch.rand(1, 8, 10)
+    difference, report = compare(model, tmp_path / "floats", example_input=example)
+    assert difference < 1e-5
+    assert report.output_shapes == ((8, 5), (8, 3), (8, 5), (5, 8), (5,))
+    check_same(model, tmp_path / "integers", example_input=example)
