@@ -340,6 +340,7 @@ def test_a_file_is_not_written_over_that_is_read(
             "a.json would be written twice",
         ),
         (("prune", "a.tailcut", "--scores", "s.json", "--rates", "0.5", "-o", "s.json"), "s.json is read"),
+        (("unpack", "a.tailcut", "-o", "-"), "- would be a file of that name: standard output is /dev/stdout"),
         (("convert", "a.tailcut", "--from", "dctnet", "--statistics", "s.json", "-o", "s.json"), "s.json is read"),
     ],
 )

@@ -223,6 +223,8 @@ def _check_paths(arguments: argparse.Namespace) -> None:
         if not expand_user(root).is_dir():
             raise ArgumentError(f"--data-root {root}: there is no such folder")
     for place, out in enumerate(outputs):
+        if out == "-":
+            raise ArgumentError("- would be a file of that name: standard output is /dev/stdout, and the file is ./-")
         check_length(Path(out))
         check_no_file_of_a_run(out)
         if Path(out).is_file() and any(Path(path).exists() and Path(path).samefile(out) for path in given):
