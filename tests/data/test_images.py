@@ -227,7 +227,7 @@ def test_wrong_size(tmp_path: Path, size: tuple[int, int]) -> None:
 def test_files_that_are_no_images(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere\.png: No such file"):
         read_image(tmp_path / "nowhere.png", channels=1)
-    with pytest.raises(DataError, match="Is a directory"):
+    with pytest.raises(DataError, match="it is a folder; name the files in it"):
         read_image(tmp_path, channels=1)
     (tmp_path / "x.png").write_bytes(b"hello")
     with pytest.raises(DataError, match="no PNG or JPEG image"):
