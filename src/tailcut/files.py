@@ -60,7 +60,7 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
     check_output_path(path)
     given, path = Path(path), Path(os.path.realpath(path))
     with naming(path):
-        if _is_device(given):  # by the name given: what /dev/stdout links to, if it is a pipe, has none
+        if is_device(given):  # by the name given: what /dev/stdout links to, if it is a pipe, has none
             with given.open("wb") as file:
                 yield file
         else:
@@ -104,13 +104,13 @@ def visible_folders(parent: Path) -> list[Path]:
 
 def check_is_regular(path: Path) -> None:
     """Raise `DataError` for a pipe, a socket or a device among files to read: it might never end."""
-    if not path.is_file() and not path.is_dir() and path.exists():
+    if is_device(path):
         raise DataError(f"{path} is no regular file, but a pipe, a socket or a device: take it out")
 
 
-def _is_device(path: Path) -> bool:
+def is_device(path: Path) -> bool:
     """Return whether it is there, and neither a file nor a folder: a pipe or a device."""
-    return path.exists() and not path.is_file() and not path.is_dir()
+    return not path.is_file() and not path.is_dir() and path.exists()
 
 
 @contextmanager
@@ -283,10 +283,10 @@ def check_output_path(out: str | Path, *suffixes: str) -> None:
     for folder in (path.parent, target.parent):  # of a link, then of what it points to
         if not folder.is_dir():
             raise ArgumentError(f"cannot write {path}: the folder {folder} does not exist; create it first")
-    is_device = _is_device(path)
-    if suffixes and not is_device and path.suffix.lower() not in suffixes:
+    is_special = is_device(path)
+    if suffixes and not is_special and path.suffix.lower() not in suffixes:
         raise ArgumentError(f"expected a name that ends in {' or '.join(suffixes)}, got {path}")
-    if not is_device and not os.access(target.parent, os.W_OK | os.X_OK):
+    if not is_special and not os.access(target.parent, os.W_OK | os.X_OK):
         with naming(path):  # tried, as file systems of other machines may allow what is denied here, and for the reason
             temporary = _unfinished_in(target.parent)
             try:

@@ -88,7 +88,7 @@ class RateLossCallback(Callback):
         pack = PackCallback(module.network, rate_loss=module.rate_loss)
         Trainer(callbacks=[RateLossCallback(module.rate_loss), pack])
 
-    Needs automatic optimisation. Several batches to a gradient step (`accumulate_grad_batches`) work in one process.
+    Needs automatic optimisation, and a gradient step for each batch.
     """
 
     def __init__(self, rate_loss: RateLoss) -> None:

@@ -147,11 +147,10 @@ def pack(
     found = _open_source(source, model, arguments or {}, _Cut(keep_ratio, num_kept, plain))
     asked_for = dtype, other_dtype
     is_as_it_was = (dtype, other_dtype, max_bytes, step, tuple(levels)) == (*[None] * 4, ())
-    rounds_again = (
-        found.is_file and dtype is None and (max_bytes, step) == (None, None) and found.dtype == QUANTIZED_DTYPE
-    )
+    has_steps = (max_bytes, step) != (None, None)
+    rounds_again = found.is_file and found.dtype == QUANTIZED_DTYPE and dtype is None and not has_steps
     if dtype is None:
-        dtype = found.dtype if (max_bytes, step) == (None, None) else QUANTIZED_DTYPE
+        dtype = QUANTIZED_DTYPE if has_steps else found.dtype
     if other_dtype is None and (dtype != QUANTIZED_DTYPE or rounds_again):
         other_dtype = found.other_dtype
     if found.finished is not None and is_as_it_was:

@@ -84,32 +84,36 @@ def _addcmul(make: _Maker, x: fx.Node, one: fx.Node, two: fx.Node, value: float 
 
 
 def _maximum(make: _Maker, one: fx.Node, two: fx.Node) -> fx.Node | None:
-    """Return the larger numbers where one of both is constant: two + relu(one - two)."""
-    if not (make.is_fixed(one) or make.is_fixed(two)):
-        return None
-    x, bound = (two, one) if make.is_fixed(one) else (one, two)
-    above = make(_aten.relu.default, make(_aten.sub.Tensor, x, bound))
-    return make(_aten.add.Tensor, above, bound)
+    return _bounded_by_constant(make, one, two, is_lower_bound=True)
 
 
 def _minimum(make: _Maker, one: fx.Node, two: fx.Node) -> fx.Node | None:
-    """Return the smaller numbers where one of both is constant: two - relu(two - one)."""
-    if not (make.is_fixed(one) or make.is_fixed(two)):
-        return None
-    x, bound = (two, one) if make.is_fixed(one) else (one, two)
-    below = make(_aten.relu.default, make(_aten.sub.Tensor, bound, x))
-    return make(_aten.sub.Tensor, bound, below)
+    return _bounded_by_constant(make, one, two, is_lower_bound=False)
+
+
+def _bounded_by_constant(make: _Maker, one: fx.Node, two: fx.Node, *, is_lower_bound: bool) -> fx.Node | None:
+    """Return a map within a bound, where one of both is constant: that is the bound."""
+    if make.is_fixed(two):
+        return _bounded(make, one, two, is_lower_bound=is_lower_bound)
+    return _bounded(make, two, one, is_lower_bound=is_lower_bound) if make.is_fixed(one) else None
+
+
+def _bounded(make: _Maker, x: fx.Node, bound: fx.Node, *, is_lower_bound: bool) -> fx.Node:
+    """Return bound + relu(x - bound), which is not below the bound, or bound - relu(bound - x), not above it."""
+    minuend, subtrahend = (x, bound) if is_lower_bound else (bound, x)
+    distance = make(_aten.relu.default, make(_aten.sub.Tensor, minuend, subtrahend))
+    return make(_aten.add.Tensor if is_lower_bound else _aten.sub.Tensor, bound, distance)
 
 
 def _clamp(make: _Maker, x: fx.Node, min: Any = None, max: Any = None) -> fx.Node | None:
     """Return a map within bounds that are tensors; numbers are left to the operation's own form."""
-    bounds = [bound for bound in (min, max) if bound is not None]
-    if not bounds or not all(make.is_fixed(bound) for bound in bounds):
+    bounds = {True: min, False: max}
+    given = {is_lower_bound: bound for is_lower_bound, bound in bounds.items() if bound is not None}
+    if not given or not all(map(make.is_fixed, given.values())):
         return None
-    result: fx.Node | None = x
-    for bound, limited in ((min, _maximum), (max, _minimum)):
-        result = result if bound is None or result is None else limited(make, result, bound)
-    return result
+    for is_lower_bound, bound in given.items():
+        x = _bounded(make, x, bound, is_lower_bound=is_lower_bound)
+    return x
 
 
 def _mean(make: _Maker, x: fx.Node, axes: Any = None, keepdim: bool = False, *, dtype: Any = None) -> fx.Node | None:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from tailcut.errors import DataError, ModelMismatchError
+from tailcut.files import is_device
 from tailcut.format.container.numbers import overflowing
 from tailcut.printing import named
 
@@ -394,9 +395,9 @@ def check_is_file(path: Path) -> None:
     """Raise `FileNotFoundError` unless it is a file."""
     if path.is_file():
         return
-    is_other = path.exists() and not path.is_dir()
-    other = f"{path} is no regular file, but a pipe, a socket or a device" if is_other else f"there is no file {path}"
-    raise FileNotFoundError(f"{path} is a folder, not a file" if path.is_dir() else other)
+    if is_device(path):
+        raise FileNotFoundError(f"{path} is no regular file, but a pipe, a socket or a device")
+    raise FileNotFoundError(f"{path} is a folder, not a file" if path.is_dir() else f"there is no file {path}")
 
 
 def read_state(path: Path) -> Any:
