@@ -23,7 +23,7 @@ from tailcut.data import Dataset, open_dataset
 from tailcut.errors import DataNotFoundError
 from tailcut.evaluation import evaluate
 from tailcut.runs import Run
-from tailcut.tasks.pack import unpack
+from tailcut.tasks.export import unpack
 from tailcut.training.recipe.toml_files import load_recipe
 from tailcut.training.train import train
 from tailcut.weights import truncated_tensors

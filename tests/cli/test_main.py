@@ -424,7 +424,7 @@ def test_memory_that_is_refused_is_one_line(
     def refused(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("tailcut.tasks.pack.unpack", refused)
+    monkeypatch.setattr("tailcut.tasks.export.unpack", refused)
     told = tailcut("unpack", "zoo:lenet5-776", "-o", tmp_path / "a.safetensors", "--json")
     assert told.code == 1
     assert told.err.startswith("tailcut unpack: error: there is not enough memory: smaller batches")

@@ -32,8 +32,9 @@ from tailcut.reports.html.speed import Speed
 from tailcut.runs import Result
 from tailcut.tasks import PredictReport
 from tailcut.tasks.attack import AttackCurve, AttackReport
+from tailcut.tasks.export import UnpackReport
 from tailcut.tasks.list_models import Architecture, ModelsReport, ZooEntry
-from tailcut.tasks.pack import PackReport, UnpackReport
+from tailcut.tasks.pack import PackReport
 from tailcut.tasks.prediction.explain import ExplainReport, Explanation
 from tailcut.tasks.prediction.sample import SampleReport
 from tailcut.tasks.prune import PruneFileReport

@@ -1,5 +1,4 @@
 import contextlib
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,7 @@ from tailcut.errors import ArgumentError, DataError, ModelMismatchError
 from tailcut.format import inspect, load, save
 from tailcut.runs import Run
 from tailcut.structure import class_names, create_model, set_class_names
-from tailcut.tasks.pack import pack, unpack
+from tailcut.tasks.pack import pack
 from tailcut.tasks.prune import prune_file
 from tailcut.tasks.resample import resample_file
 from tailcut.training.recipe.schema import Recipe
@@ -335,35 +334,6 @@ def test_other_contents_are_reported(make_recipe: MakeRecipe, tmp_path: Path) ->
     train(make_recipe("training.epochs=1"), tmp_path / "run")
     with pytest.raises(ArgumentError, match="leave out --model"):
         pack(tmp_path / "run", tmp_path / "a.tailcut", model="lenet300")
-
-
-def test_unpacked_weights_are_those_of_the_dense_network(tmp_path: Path) -> None:
-    model = create_model("lenet5")
-    regularize(model, num_kept=50)
-    save(model, tmp_path / "a.tailcut")
-    report = unpack(tmp_path / "a.tailcut", tmp_path / "dense.safetensors")
-    tensors = safetensors.torch.load_file(tmp_path / "dense.safetensors")
-    plain = create_model("lenet5")
-    plain.load_state_dict(tensors)
-    inputs = torch.rand(2, 1, 28, 28)
-    assert torch.equal(plain(inputs), to_dense(model)(inputs))
-    assert json.loads(report.to_json()) == {
-        "source": str(tmp_path / "a.tailcut"),
-        "out": str(tmp_path / "dense.safetensors"),
-        "num_tensors": 8,
-        "num_parameters": 431_080,
-        "file_bytes": (tmp_path / "dense.safetensors").stat().st_size,
-    }
-    assert "431,080 numbers" in str(report)
-
-
-def test_safetensors_say_the_names_of_the_classes(tmp_path: Path) -> None:
-    model = create_model("lenet300")
-    set_class_names(model, [f"digit {number}" for number in range(10)])
-    save(model, tmp_path / "a.tailcut")
-    unpack(tmp_path / "a.tailcut", tmp_path / "a.safetensors")
-    with safetensors.safe_open(tmp_path / "a.safetensors", "pt") as file:
-        assert json.loads(file.metadata()["class_names"]) == [f"digit {number}" for number in range(10)]
 
 
 def test_a_size_alone_rounds_the_numbers(tmp_path: Path) -> None:

@@ -17,11 +17,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tailcut.cli.commands.reproduce import wanted_rows
 from tailcut.format import zoo_names
 from tailcut.printing import figure_text
 from tailcut.reports import by_name, make_table, read_records, start_is_older, start_of
 from tailcut.runs import Result, read_result
+from tailcut.tasks.reproduce import wanted_rows
 from tailcut.training.experiments.definition import load_experiment, shipped_experiments, trials_of
 from tailcut.training.experiments.sweep import find_results, make_report
 from tools.docs.attack_tables import attack_tables
@@ -388,7 +388,7 @@ def metrics_text(metrics: Mapping[str, float]) -> str:
 def unet_table(folder: Path) -> str:
     """Return the published UNet as converted: bytes by `tailcut inspect --json`, Dice by `tailcut evaluate --json`."""
     rows = []
-    for name in ("float32", "float16", "float16-val"):
+    for name in ("float32", "float16", "float16-all", "float16-val"):
         dtype = name.partition("-")[0]
         inspected, evaluated = folder / f"inspect-{dtype}.json", folder / f"evaluate-{name}.json"
         if not (inspected.is_file() and evaluated.is_file()):

@@ -17,7 +17,8 @@ It counts 2 M / B blocks in a map where it means (M / B)^2; what does not fill a
 Section 3.4 says that the spatial part is of a lower scale than the frequency part: it is lower than `spectral`, but not
 than its product with `dist`, which is 0.1 to 0.25 in the maps of a ResNet-56. Algorithm 1 as printed keeps the channels
 with the lowest scores; they are the ones to prune. The authors' code differs from the paper (`variant="published"`; see
-`Formula`). Both score convolutions; here linear layers can be scored too, by name.
+`Formula`); as it is published, with its default options, it scores the maps of the first ReLU for every layer of a
+ResNet-56, which is not copied. Both score convolutions; here linear layers can be scored too, by name.
 """
 
 from tailcut.channels.pruning.part import prune_part as prune_part

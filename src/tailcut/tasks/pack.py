@@ -1,20 +1,18 @@
 """Packing of runs, checkpoints and plain weights to .tailcut files, and unpacking to dense weights."""
 
-import io
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from tailcut.compression import RateLoss
 from tailcut.errors import ArgumentError, DataError
-from tailcut.files import check_output_path, write_atomically
+from tailcut.files import write_atomically
 from tailcut.format import SaveReport, WriteSettings, inspect, load, write_network
 from tailcut.format.container.numbers import QUANTIZED_DTYPE
 from tailcut.format.conversion.checkpoints import (
@@ -28,47 +26,20 @@ from tailcut.format.network.tensors import current_tensors
 from tailcut.format.open_network import is_tailcut_file, misfit
 from tailcut.format.save import warn_of_unused_dtype
 from tailcut.format.save_report import save_report
-from tailcut.printing import Report, named, sizes, table
+from tailcut.printing import named, sizes, table
 from tailcut.runs import Run
-from tailcut.structure import as_metadata, create_model, set_class_names, set_image_size
+from tailcut.structure import create_model, set_class_names, set_image_size
 from tailcut.training.checkpoints import is_checkpoint, newest_checkpoint, read_checkpoint
-from tailcut.weights import RegularizationReport, regularize, to_dense
+from tailcut.weights import RegularizationReport, regularize
 from tailcut.weights.parametrization.attach import meaning_of
 from tailcut.weights.regularization.energy import percent, worth_a_warning
 
 if TYPE_CHECKING:  # it needs an extra, which plain weights do without
     from tailcut.training.recipe.schema import Recipe
 
-SUFFIXES = {"safetensors": (".safetensors",), "torch": (".pt", ".pth")}  # of dense weights
 VECTOR_PREFIX, VECTOR_SUFFIX = "parametrizations.", ".original"
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class UnpackReport(Report):
-    """Report of `unpack`.
-
-    Attributes:
-        source: the .tailcut file, as it was given.
-        out: the file that was written.
-        num_tensors: how many tensors it holds.
-        num_parameters: how many numbers.
-        file_bytes: its size.
-    """
-
-    source: str
-    out: str
-    num_tensors: int
-    num_parameters: int
-    file_bytes: int
-
-    def __str__(self) -> str:
-        """Return the report as one line."""
-        return (
-            f"{self.out}: {self.num_tensors} tensors, {self.num_parameters:,} numbers, {self.file_bytes:,} "
-            f"bytes, from {self.source}"
-        )
 
 
 @dataclass(frozen=True)
@@ -261,43 +232,6 @@ def _warn_of_rounding(source: str | Path) -> None:
         "--dtype float32",
         source,
     )
-
-
-def unpack(
-    file: str | Path,
-    out: str | Path,
-    *,
-    to: Literal["safetensors", "torch"] = "safetensors",
-    level: int | None = None,
-) -> UnpackReport:
-    """Write the dense weights of a .tailcut file as safetensors or as a state_dict of torch, whole or not at all.
-
-    Class names and image size of the network are in the metadata of safetensors as
-    `class_names` and `image_size`, lists in JSON.
-
-    Args:
-        file: a .tailcut file of a registered model, or `zoo:NAME`.
-        out: the file to write.
-        to: "safetensors", or "torch" for a file of `torch.save` (tensors by name, nothing else).
-        level: of a progressive file, see `tailcut.load`.
-
-    Raises:
-        FormatError: the file cannot be loaded.
-        ArgumentError: `out` cannot be written or its name says another kind of file, or there is no such level.
-    """
-    check_output_path(out, *(SUFFIXES[to] if Path(out).suffix else ()))
-    network = load(file, level=level)
-    state = to_dense(network).state_dict()
-    tensors = {name: value.detach().clone().contiguous() for name, value in state.items()}
-    if to == "torch":
-        buffer = io.BytesIO()
-        torch.save(tensors, buffer)
-        content = buffer.getvalue()
-    else:
-        content = safetensors.torch.save(tensors, metadata=as_metadata(network) or None)
-    write_atomically(out, content)
-    num_parameters = sum(value.numel() for value in tensors.values())
-    return UnpackReport(str(file), str(out), len(tensors), num_parameters, len(content))
 
 
 def _read_source(path: Path) -> Any:

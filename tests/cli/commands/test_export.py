@@ -136,7 +136,7 @@ def test_a_missing_extra_is_a_failed_job(
     def missing(*args: object, **options: object) -> None:
         raise MissingExtraError("export_onnx", "onnx", "onnx")
 
-    monkeypatch.setattr("tailcut.execution.onnx.export.export_onnx", missing)
+    monkeypatch.setattr("tailcut.tasks.export.export_onnx", missing)
     outcome = tailcut("export", packed, "--to", "onnx", "-o", tmp_path / "a.onnx", "--json")
     assert outcome.code == 1
     assert outcome.json["error"]["type"] == "MissingExtraError"

@@ -74,15 +74,13 @@ def test_images_that_do_not_fit_are_named(tailcut: Tailcut, tmp_path: Path) -> N
 def test_a_damaged_image_or_network_leaves_the_rest_of_the_page(
     tailcut: Tailcut, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tailcut.evaluation import samples
-
     def refuse(*_: Any) -> None:
         raise DataError("3.png is no image")
 
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "recipe.toml").write_text("")
     (tmp_path / "run" / "model.tailcut").write_bytes(packed.read_bytes()[:-20])
-    monkeypatch.setattr(samples, "predict_samples", refuse)
+    monkeypatch.setattr("tailcut.tasks.report.predict_samples", refuse)
     shown = tailcut("report", packed, tmp_path / "run", "-o", tmp_path / "a.html", "--data", "digits")
     assert shown.code == 0, shown.err
     assert "Samples: without small: the data set is damaged: 3.png is no image" in shown.out
@@ -92,12 +90,10 @@ def test_a_damaged_image_or_network_leaves_the_rest_of_the_page(
 def test_a_damaged_data_set_is_named(
     tailcut: Tailcut, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tailcut import data
-
     def refuse(*_: Any, **settings: Any) -> None:
         raise DataError("digits.csv ends early")
 
-    monkeypatch.setattr(data, "open_dataset", refuse)
+    monkeypatch.setattr("tailcut.tasks.report.open_dataset", refuse)
     shown = tailcut("report", packed, "-o", tmp_path / "a.html", "--data", "digits")
     assert shown.code == 0, shown.err
     assert "Samples: without small: the data set is damaged: digits.csv ends early" in shown.out
@@ -187,7 +183,7 @@ def test_a_run_shows_the_split_of_its_recipe_and_other_data_their_own(
         opened.append((name, split, settings))
         return open_dataset(name, split, **settings)
 
-    monkeypatch.setattr(data, "open_dataset", note)
+    monkeypatch.setattr("tailcut.tasks.report.open_dataset", note)
     words = ["report", run, "-o", tmp_path / "a.html", "--num-samples", 2]
     settings: dict[str, Any] = {"roots": None, "download": False}
     for more, split in (([], "train"), (["--data", "digits"], None), (["--split", "test"], "test")):

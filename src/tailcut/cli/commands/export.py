@@ -1,19 +1,16 @@
 """`tailcut export`: files for other programs: ONNX, C99, a page for browsers, or dense weights."""
 
 import argparse
-import sys
-from typing import Literal
 
-from tailcut.cli.parser import Commands, add_command, add_level
+from tailcut.cli.parser import Commands, add_command, add_level, call
 from tailcut.errors import ArgumentError
 from tailcut.export_c.export import ARITHMETICS
 from tailcut.printing import Report
 
-WEIGHTS = ("safetensors", "torch")
-TARGETS = ("onnx", "c", "html", *WEIGHTS)
+TARGETS = ("onnx", "c", "html", "safetensors", "torch")
 SIZED = ("c", "html")
 WITH_INPUT = ("onnx", "c")
-DYNAMIC: dict[str, bool | Literal["batch"]] = {"all": True, "batch": "batch", "none": False}
+DYNAMIC = ("all", "batch", "none")
 INPUTS = ("own", "pixels")
 
 
@@ -59,7 +56,7 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument(
         "--dynamic",
-        choices=tuple(DYNAMIC),
+        choices=DYNAMIC,
         help="onnx: sizes of the input that may vary. all: each that the network lets vary (default); batch: the batch "
         "alone, which takes less time to write; none",
     )
@@ -75,34 +72,9 @@ def run(arguments: argparse.Namespace) -> Report:
         raise ArgumentError(f"--arithmetic is for --to c; --to {arguments.to} has one arithmetic")
     if arguments.dynamic is not None and arguments.to != "onnx":
         raise ArgumentError(f"--dynamic is for --to onnx; --to {arguments.to} takes no --dynamic")
-    if arguments.to in WEIGHTS:
-        from tailcut.tasks.pack import unpack
+    from tailcut.tasks.export import export_file
 
-        return unpack(arguments.file, arguments.out, to=arguments.to, level=arguments.level)
-    from tailcut.format import load, resolve
-
-    model, pixels = load(arguments.file, level=arguments.level), arguments.input == "pixels"
-    if arguments.to == "onnx":
-        from tailcut.execution.onnx.export import export_onnx
-
-        return export_onnx(model, arguments.out, pixels=pixels, dynamic=DYNAMIC[arguments.dynamic or "all"], tell=_tell)
-    if arguments.to == "c":
-        from tailcut.export_c import export_c
-
-        settings = {
-            "image_size": arguments.image_size,
-            "pixels": pixels,
-            "arithmetic": arguments.arithmetic or "float32",
-        }
-        return export_c(model, arguments.out, **settings)
-    from tailcut.export_html import export_html
-    from tailcut.format.file_bytes import read_contents
-
-    path, level = resolve(arguments.file), arguments.level
-    title = arguments.file if arguments.file.startswith("zoo:") else path.stem
-    ends = () if level is None else read_contents(path, level).level_ends  # of a file without levels none
-    file_bytes = ends[-1] if ends else path.stat().st_size
-    return export_html(model, arguments.out, image_size=arguments.image_size, title=title, file_bytes=file_bytes)
+    return call(export_file, arguments)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -110,7 +82,3 @@ def _size(text: str) -> tuple[int, int]:
     if not cross or not height.isdigit() or not width.isdigit():
         raise argparse.ArgumentTypeError(f"expected height and width as 96x96, got {text!r}")
     return int(height), int(width)
-
-
-def _tell(stage: str) -> None:
-    print(f"{stage} ...", file=sys.stderr, flush=True)

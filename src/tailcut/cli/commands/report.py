@@ -3,16 +3,9 @@
 import argparse
 import shlex
 import sys
-from typing import TYPE_CHECKING
 
-from tailcut.cli.parser import Commands, add_command, add_data_roots
+from tailcut.cli.parser import Commands, add_command, add_data_roots, call
 from tailcut.printing import Report
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from tailcut.reports.html.samples import Shown
-    from tailcut.reports.networks import ReportedNetwork
 
 NUM_SAMPLES = 12
 
@@ -40,62 +33,6 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    from tailcut.errors import ArgumentError
-    from tailcut.reports.html.output_paths import check_out
-    from tailcut.reports.html.page import write_report
-    from tailcut.reports.networks import reported_networks
+    from tailcut.tasks.report import write_page
 
-    if arguments.num_samples < 0:
-        raise ArgumentError(f"--num-samples must be at least 0, got {arguments.num_samples}")
-    check_out(arguments.out, arguments.networks)
-    networks = reported_networks(arguments.networks)
-    samples = {network.name: _samples(network, arguments) for network in networks}
-    command = shlex.join(["tailcut", *sys.argv[1:]])
-    return write_report(networks, samples, arguments.out, command=command)
-
-
-def _samples(network: "ReportedNetwork", arguments: argparse.Namespace) -> "Shown":
-    """Return the network's samples on its data set or of random codes, or the reason why there are none."""
-    from tailcut.evaluation.generation import GENERATORS, Sampler, latent_codes
-    from tailcut.reports.html.samples import Generated
-
-    if network.model is None:
-        return network.missing["model"]
-    if arguments.num_samples == 0:
-        return "none were asked for"
-    if isinstance(network.model, GENERATORS):
-        sampler = Sampler(network.model)
-        return Generated(sampler(latent_codes(sampler, arguments.num_samples, seed=0)), sampler.code_size)
-    recipe = network.recipe_section("data")
-    name, split = arguments.data or recipe.get("name"), arguments.split
-    if name is None:
-        return "its data set is unknown: name one with --data"
-    if split is None and arguments.data is None:
-        split = recipe.get("test_split")
-    return _predicted(network.model, name, split, arguments)
-
-
-def _predicted(model: "nn.Module", name: str, split: str | None, arguments: argparse.Namespace) -> "Shown":
-    """Return the network's predictions on this data set, or the reason why there are none."""
-    from tailcut.data import open_dataset
-    from tailcut.errors import ArgumentError, DataError, DataNotFoundError, MissingExtraError
-    from tailcut.evaluation.samples import predict_samples
-    from tailcut.reports.html.samples import Sample, Samples
-
-    try:
-        dataset = open_dataset(name, split, roots=arguments.roots, download=arguments.download)
-    except (DataNotFoundError, MissingExtraError) as error:
-        return " ".join(f"the data set was not found: {error}".split())
-    except DataError as error:
-        return f"the data set is damaged: {error}"
-    except ArgumentError as error:
-        if arguments.data or arguments.split:  # what was asked for, not what the network's recipe says
-            raise
-        return str(error)
-    try:
-        found = [Sample(*values) for values in predict_samples(model, dataset, arguments.num_samples)]
-    except ArgumentError as error:
-        return str(error)
-    except DataError as error:
-        return f"the data set is damaged: {error}"
-    return Samples(dataset.name, dataset.split, dataset.class_names, found)
+    return call(write_page, arguments, command=shlex.join(["tailcut", *sys.argv[1:]]))

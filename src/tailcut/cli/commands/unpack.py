@@ -10,7 +10,7 @@ def add_parser(commands: Commands) -> None:
         summary="write a file's dense weights as safetensors",
         description="Write the dense weights of a .tailcut file as safetensors, with the plain names of the network.",
         example="  tailcut unpack zoo:lenet5-776 -o lenet5.safetensors",
-        run="tailcut.tasks.pack:unpack",
+        run="tailcut.tasks.export:unpack",
     )
     parser.add_argument("file", metavar="FILE", help="a .tailcut file or zoo:NAME")
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="the .safetensors file to write")
