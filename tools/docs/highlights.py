@@ -61,7 +61,9 @@ def _file(records: Path) -> list[str]:
     dice, photos = percent(measured["metrics"]["dice"]), measured["num_images"]
     what = f"The paper's UNet, {stored['num_kept']} coefficients for {stored['num_parameters']:,} weights"
     page = "[results](docs/results.md#the-published-unet)"
-    ours = f"**{stored['file_bytes']:,} bytes**, the same Dice: {dice} on the {photos} photos published with it ({page})"
+    ours = (
+        f"**{stored['file_bytes']:,} bytes**, the same Dice: {dice} on the {photos} photos published with it ({page})"
+    )
     return [what, f"{PUBLISHED_UNET_BYTES:,} bytes", ours]
 
 

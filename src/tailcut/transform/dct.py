@@ -210,7 +210,7 @@ def _folded(rows: torch.Tensor) -> torch.Tensor:
 
 def _unfolded(rows: torch.Tensor) -> torch.Tensor:
     """Return rows of which `_folded` made these."""
-    half, rest = divmod(rows.shape[-1], 2)
+    half, rest = rows.shape[-1] // 2, rows.shape[-1] % 2  # divmod is not traced by torch.jit
     pairs = torch.stack([rows[:, :half], rows[:, half + rest :].flip(-1)], dim=-1).flatten(1)
     return torch.cat([pairs, rows[:, half : half + 1]], dim=-1) if rest else pairs
 

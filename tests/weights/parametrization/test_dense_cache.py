@@ -229,6 +229,18 @@ def test_copies_and_files_do_not_hold_what_is_kept(tmp_path: Path) -> None:
     assert set(model.state_dict()) == set(made().state_dict())
 
 
+@pytest.mark.filterwarnings("ignore")  # as below
+@pytest.mark.parametrize("size", [512, 513])
+def test_a_long_axis_is_traced(size: int) -> None:
+    """Its transform goes by FFT."""
+    model = nn.Linear(size, size)
+    tailcut.regularize(model, keep_ratio=0.1)
+    inputs = torch.rand(2, size)
+    traced = torch.jit.trace(model, inputs)
+    with torch.no_grad():
+        torch.testing.assert_close(traced(inputs), tailcut.to_dense(model)(inputs))
+
+
 @pytest.mark.filterwarnings("ignore")  # torch would rather not trace, and warns of shapes that become numbers
 def test_what_looks_into_operations_sees_the_coefficients() -> None:
     model = made()
