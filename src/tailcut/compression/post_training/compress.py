@@ -25,7 +25,7 @@ from tailcut.format.encoder.sensitivity import Sensitivity
 from tailcut.format.encoder.step_search import (
     COARSEST,
     FINEST,
-    REFINEMENT,
+    PARTS_PER_OCTAVE,
     checked_max_bytes,
     coarsest_fitting,
     finest_step,
@@ -389,7 +389,7 @@ class _Work:
         while len(made.content) > max_bytes:
             if made.step > coarsest:
                 raise too_few(max_bytes, len(made.content))
-            made = self.made(made.step * 2.0 ** (coarser / (8 * REFINEMENT)))
+            made = self.made(made.step * 2.0 ** (coarser / PARTS_PER_OCTAVE))
             coarser *= 2
         return made
 
@@ -400,7 +400,7 @@ class _Work:
             if finer < 1:
                 break
             try:
-                longer = self.made(made.step * 2.0 ** (-finer / (8 * REFINEMENT)))
+                longer = self.made(made.step * 2.0 ** (-finer / PARTS_PER_OCTAVE))
             except FineStepError:
                 break
             if len(longer.content) <= max_bytes:
@@ -413,7 +413,7 @@ class _Work:
         """Return how much finer a step so many bytes are enough for, in parts: a bit of each number halves it."""
         numbers = sum(entry.num_kept for entry in self.tensors.coefficients)
         numbers += sum(other.tensor.numel() for other in self.tensors.others)
-        return int(8 * room * 8 * REFINEMENT / max(1, numbers))
+        return int(8 * room * PARTS_PER_OCTAVE / max(1, numbers))
 
     def as_good(self, evaluate: Callable[[Any], float], least: float) -> _Made:
         """Return the smallest file of those that were tried whose network reaches that metric."""

@@ -32,15 +32,13 @@ from tailcut.format.encoder.quantization import (
 from tailcut.format.encoder.sensitivity import Sensitivity
 from tailcut.format.encoder.step_search import coarsest_fitting, finest_step
 from tailcut.format.network.tensors import current_tensors
+from tailcut.format.quantized.values import STEPS_PER_OCTAVE
 from tailcut.format.save import ContentSettings, check_finite, encode_network, save
 from tailcut.format.save_report import SaveReport
 from tailcut.model_inputs import Loader
 from tailcut.structure import check_module, check_not_shared, deepcopied, in_evaluation, without_views
 from tailcut.transform.exact import check_has_float64
 from tailcut.weights.parametrization.tails import cut_empty_tails, cut_to
-
-EIGHTHS = 8
-"""Steps of a file are whole eighths of an octave."""
 
 SEEDS, LARGEST_SEED = 1 << 32, 1 << 63
 """The noise of a run begins at its seed times this, modulo the largest that a generator takes."""
@@ -229,7 +227,7 @@ class RateLoss(nn.Module):
         return self.target.num_done >= LEARNED * self.target.num_steps
 
     def _file_steps(self) -> Tensor:
-        return torch.exp2(torch.round(EIGHTHS * self.log_steps.detach()) / EIGHTHS)
+        return torch.exp2(torch.round(STEPS_PER_OCTAVE * self.log_steps.detach()) / STEPS_PER_OCTAVE)
 
     @property
     def _model(self) -> nn.Module:
@@ -386,8 +384,8 @@ class RateLoss(nn.Module):
             measured = measure_sensitivity(network, loader, num_gradients=num_gradients, loss=loss, seed=seed)
         learned = replace(self.sensitivity(measured), blocks=())
         # Coarser steps for what was not trained come first, then for the trained numbers.
-        for eighths in range(8 * MAX_COARSER + 1) if has_untrained else range(1):
-            sensitivity = self._with_coarser_others(learned, 2.0 ** (-eighths / 8))
+        for eighths in range(STEPS_PER_OCTAVE * MAX_COARSER + 1) if has_untrained else range(1):
+            sensitivity = self._with_coarser_others(learned, 2.0 ** (-eighths / STEPS_PER_OCTAVE))
             content, _ = encode_network(network, dtype=QUANTIZED_DTYPE, step=1.0, sensitivity=sensitivity, **settings)
             if len(content) <= self.target.target_bytes:
                 return save(network, path, dtype=QUANTIZED_DTYPE, step=1.0, sensitivity=sensitivity, **settings)

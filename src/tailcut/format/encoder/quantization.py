@@ -33,6 +33,7 @@ from tailcut.format.quantized.values import (
     KERNEL_DCT,
     LOG2,
     NONE,
+    STEPS_PER_OCTAVE,
     FineStepError,
     coded,
     kernel_transform,
@@ -388,7 +389,7 @@ def finest_eighth(sensitivity: Sensitivity, tensors: NetworkTensors) -> int:
     """
     known = list(map(math.log2, _relative_curvatures(sensitivity, tensors)))
     # A tensor's step is the network's over the root of its curvature, its size is the root of 1 over the usual one.
-    return min(FINEST, math.floor(FINEST + 8 * sorted(known)[len(known) // 2] / 2)) if known else FINEST
+    return min(FINEST, math.floor(FINEST + STEPS_PER_OCTAVE * sorted(known)[len(known) // 2] / 2)) if known else FINEST
 
 
 def coarsest_eighth(sensitivity: Sensitivity, tensors: NetworkTensors) -> int:
@@ -398,7 +399,7 @@ def coarsest_eighth(sensitivity: Sensitivity, tensors: NetworkTensors) -> int:
     rounds nothing away. Arguments are those of `finest_eighth`.
     """
     known = [ratio for ratio in _relative_curvatures(sensitivity, tensors) if 0 < ratio < math.inf]
-    return max([COARSEST, *(math.ceil(COARSEST + 8 * math.log2(ratio) / 2) for ratio in known)])
+    return max([COARSEST, *(math.ceil(COARSEST + STEPS_PER_OCTAVE * math.log2(ratio) / 2) for ratio in known)])
 
 
 def _relative_curvatures(sensitivity: Sensitivity, tensors: NetworkTensors) -> list[float]:

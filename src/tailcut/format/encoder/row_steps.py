@@ -15,7 +15,7 @@ from tailcut.format.encoder.sensitivity import Block
 from tailcut.format.encoder.trellis import COLUMNS, FINER, feedback, rounded_along_trellis, rounded_rows
 from tailcut.format.quantized.coder import MAX_STEP, SHIFT
 from tailcut.format.quantized.loops import LINE
-from tailcut.format.quantized.values import nearest_step, step_sizes
+from tailcut.format.quantized.values import STEPS_PER_OCTAVE, nearest_step, step_sizes
 
 CALL = 256
 """A call of the trellis that is not compiled takes about as long as so many numbers more."""
@@ -51,7 +51,7 @@ class RowSteps:
         if is_turned:
             return numbers, self.sizes((shape[0], 1))
         own = {axis: shift for axis, shift in self.shifts.items() if axis}
-        factors = np.exp2(SHIFT * self.shifts.get(0, np.zeros(shape[0])) / 8)
+        factors = np.exp2(SHIFT * self.shifts.get(0, np.zeros(shape[0])) / STEPS_PER_OCTAVE)
         scaled = numbers.reshape(shape[0], -1) / torch.from_numpy(factors)[:, None]
         return scaled.reshape(-1), RowSteps(self.step, own).sizes((1, *shape[1:]))
 

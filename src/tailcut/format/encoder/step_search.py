@@ -6,7 +6,7 @@ from typing import Any
 
 from tailcut.arguments import is_integer
 from tailcut.errors import ArgumentError
-from tailcut.format.quantized.values import step_size
+from tailcut.format.quantized.values import STEPS_PER_OCTAVE, step_size
 
 COARSEST, FINEST = 64, -128
 """Of the steps tried for a size, in eighths of an octave."""
@@ -14,13 +14,15 @@ COARSEST, FINEST = 64, -128
 REFINEMENT = 8
 """Parts of an eighth, to which the step for a size is found in the end."""
 
+PARTS_PER_OCTAVE = STEPS_PER_OCTAVE * REFINEMENT
+
 FIRST_REACH = 4
 """Parts by which an estimate that was set right by one size may still be wrong: so far the search reaches first."""
 
 OCTAVES = 8
 """By which steps finer than the coarsest are tried where that does not fit."""
 
-WIDE = 8 * REFINEMENT
+WIDE = PARTS_PER_OCTAVE
 """Parts between two steps, an octave, within which sizes are about linear in the logarithm of the step."""
 
 
@@ -71,7 +73,7 @@ def coarsest_fitting(size_of: Callable[[float], int], max_bytes: int, coarsest: 
         ArgumentError: none of the steps tried makes it so small.
     """
     sizes = []
-    for eighth in range(coarsest, coarsest - 8 * (OCTAVES + 1), -8):
+    for eighth in range(coarsest, coarsest - STEPS_PER_OCTAVE * (OCTAVES + 1), -STEPS_PER_OCTAVE):
         sizes.append(size_of(step_size(eighth)))
         if sizes[-1] <= max_bytes:
             return eighth
@@ -89,7 +91,7 @@ def too_few(max_bytes: int, least: int) -> ArgumentError:
 def _step(part: int) -> float:
     """Return 2^(part / 64)."""
     eighth = -(-part // REFINEMENT)
-    return step_size(eighth) * math.exp2((part - eighth * REFINEMENT) / (8 * REFINEMENT))
+    return step_size(eighth) * math.exp2((part - eighth * REFINEMENT) / PARTS_PER_OCTAVE)
 
 
 class _Search:

@@ -21,8 +21,11 @@ MAX_TRANSFORMED = 1 << 20
 LEAST_LOGARITHM = 2.0**-40
 """Floor of values whose logarithms are rounded, 0 included: far below batch norm's epsilon."""
 
+STEPS_PER_OCTAVE = 8
+"""A file's steps are 2^(k / 8) with whole numbers k, which code and messages call eighths."""
+
 # 2^(k / 8) as float64, so that every machine has the same.
-EIGHTHS = tuple(
+_POWERS = tuple(
     float.fromhex(text)
     for text in (
         "0x1.0000000000000p+0",
@@ -43,7 +46,7 @@ class FineStepError(ArgumentError):
 
 def step_size(step: int) -> float:
     """2^(step / 8)."""
-    return math.ldexp(EIGHTHS[step % 8], step // 8)
+    return math.ldexp(_POWERS[step % STEPS_PER_OCTAVE], step // STEPS_PER_OCTAVE)
 
 
 def step_sizes(step: int, shape: Sequence[int], shifts: Mapping[int, np.ndarray]) -> Tensor:
@@ -86,7 +89,7 @@ def _checked_ends(tensor: Coded) -> tuple[int, int]:
 
 def nearest_step(size: float) -> int:
     """Return the step nearest to a size in octaves, within the range of a file."""
-    return min(max(round(8 * math.log2(size)), -MAX_STEP), MAX_STEP) if size > 0 else -MAX_STEP
+    return min(max(round(STEPS_PER_OCTAVE * math.log2(size)), -MAX_STEP), MAX_STEP) if size > 0 else -MAX_STEP
 
 
 def quantize(values: Tensor, layout: Layout, transform: int, step: int) -> Coded:
