@@ -1,4 +1,5 @@
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ from torch import Tensor, nn
 
 from tailcut.errors import ArgumentError
 from tailcut.model_inputs import ModelInputs
-from tailcut.running import evaluating, forward, keeping_buffers
+from tailcut.running import evaluating, forward, in_process_group, keeping_buffers
 
 
 def test_modes_come_back() -> None:
@@ -86,3 +87,13 @@ def test_rows_that_a_forward_shortens_are_kept(kind: type[nn.Embedding] | type[n
         model(torch.arange(12).reshape(3, 4))
         assert not torch.equal(model[0].get_parameter("weight"), before["0.weight"])
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_process_knows_whether_it_is_one_of_a_group(tmp_path: Path) -> None:
+    assert not in_process_group()
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    try:
+        assert in_process_group()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert not in_process_group()

@@ -1,4 +1,7 @@
-"""A run of a network that leaves it as it was: modes of its modules, buffers, and errors in the project's words."""
+"""A run of a network that leaves it as it was: modes of its modules, buffers, and errors in the project's words.
+
+And whether it runs in several processes.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +13,11 @@ from torch.nn.parameter import is_lazy
 
 from tailcut.errors import ArgumentError, TailcutError, first_line
 from tailcut.model_inputs import ModelInputs
+
+
+def in_process_group() -> bool:
+    """Return whether this process is one of a group of `torch.distributed`, which may be of one process."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def forward(model: nn.Module, inputs: ModelInputs) -> Any:

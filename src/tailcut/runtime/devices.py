@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from tailcut.errors import ArgumentError, MissingExtraError, TrainingError, first_line
+from tailcut.running import in_process_group
 from tailcut.runtime.signals import is_lost_connection, lost_connection_message
 
 try:
@@ -55,7 +56,7 @@ class Engine(Fabric):
         Raises:
             TrainingError: another process ended before its work was done.
         """
-        is_ours = not _in_process_group()
+        is_ours = not in_process_group()
         try:
             with _without_advice():
                 found = super().launch(function, *arguments, **settings)
@@ -65,7 +66,7 @@ class Engine(Fabric):
             # Fabric kills this process (SIGKILL) within seconds of one that it started: print the reason first.
             getattr(self.strategy.launcher, "procs", []).clear()
             raise TrainingError(lost_connection_message(error)) from error
-        if is_ours and _in_process_group():
+        if is_ours and in_process_group():
             # Its threads must not be alive as Python ends: now and then that aborts a process whose work is done.
             torch.distributed.destroy_process_group()
         return found
@@ -86,10 +87,6 @@ def _without_advice() -> Iterator[None]:
         yield
     finally:
         log.removeFilter(_is_useful)
-
-
-def _in_process_group() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def make_fabric(devices: Devices, precision: Precision = "fp32") -> Fabric:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tailcut.channels.scoring.forward import for_training, inputs_of, layer_maps, running, undisturbed
+from tailcut.channels.scoring.forward import evaluating_eagerly, for_training, inputs_of, layer_maps, undisturbed
 from tailcut.errors import ArgumentError
 from tailcut.execution import fuse
 from tailcut.structure.views import unwrapped
@@ -24,10 +24,10 @@ def network() -> nn.Sequential:
 def test_modes_come_back_one_by_one() -> None:
     model = network().train()
     model[1].eval()  # a frozen batch norm
-    with running(model):
+    with evaluating_eagerly(model):
         assert not any(module.training for module in model.modules())
     assert [module.training for module in model.modules()] == [True, True, False, True, True, True]
-    with pytest.raises(RuntimeError), running(model):
+    with pytest.raises(RuntimeError), evaluating_eagerly(model):
         model(torch.zeros(1, 5, 8, 8))
     assert [module.training for module in model.modules()] == [True, True, False, True, True, True]
 
@@ -38,7 +38,7 @@ def test_what_a_network_does_of_its_own_on_a_change_of_mode_is_left_out() -> Non
             raise AssertionError("such networks change their weights here")
 
     model = Merging(nn.Conv2d(3, 4, 3), nn.Dropout())
-    with running(model):
+    with evaluating_eagerly(model):
         assert not model.training
         assert not model[1].training
     assert model.training

@@ -21,7 +21,7 @@ from tailcut.structure.views import running_eagerly, unwrapped
 
 
 @contextmanager
-def running(model: nn.Module) -> Iterator[None]:
+def evaluating_eagerly(model: nn.Module) -> Iterator[None]:
     """Run the model in evaluation mode and uncompiled within the block; restore the mode of each module afterwards.
 
     Parts given to torch.compile run as they were written, and attention runs layer by layer.
@@ -50,7 +50,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """Within the block the model is in evaluation mode; afterwards modes, buffers and random states are as before."""
     devices = sorted({x.device.index for x in model.parameters() if x.is_cuda})
     of_python, of_numpy = random.getstate(), np.random.get_state()
-    with running(model), torch.random.fork_rng(devices), keeping_buffers(model):
+    with evaluating_eagerly(model), torch.random.fork_rng(devices), keeping_buffers(model):
         try:
             yield
         finally:
@@ -91,7 +91,7 @@ def layer_maps(model: nn.Module, inputs: Tensor, layer: str) -> Tensor:
         # A copy: what comes after may work in place.
         found.append(as_maps(output, channel_axis(module)).clone())
 
-    with torch.no_grad(), running(network), follow_maps({layer: module}, take):
+    with torch.no_grad(), evaluating_eagerly(network), follow_maps({layer: module}, take):
         forward(network, ModelInputs((inputs,)))
     if not found:
         raise ArgumentError(f"layer {layer} gave no feature map: it did not run, or gives no tensor")

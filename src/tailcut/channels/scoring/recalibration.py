@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tailcut.channels.scoring.forward import inputs_of, running
+from tailcut.channels.scoring.forward import evaluating_eagerly, inputs_of
 from tailcut.errors import ArgumentError
 from tailcut.model_inputs import Choose, Loader
 from tailcut.running import forward
@@ -46,7 +46,7 @@ def recalibrate(
         return 0
     before = [(norm.momentum, {name: x.clone() for name, x in norm.named_buffers(recurse=False)}) for norm in norms]
     try:
-        with torch.no_grad(), running(network):
+        with torch.no_grad(), evaluating_eagerly(network):
             for norm in norms:
                 norm.train()
                 norm.reset_running_stats()

@@ -16,7 +16,7 @@ from tailcut.channels.scoring.forward import check_num_batches, inputs_of, undis
 from tailcut.channels.scoring.scores import Scores, formula_settings
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.model_inputs import Choose, Loader, ModelInputs
-from tailcut.running import forward
+from tailcut.running import forward, in_process_group
 from tailcut.structure.views import check_initialized, unwrapped
 
 Method = Literal["spectral", "l1", "l2", "fpgm", "apoz", "bn_scale", "hrank", "random"]
@@ -258,7 +258,7 @@ class _Means:
 
     def add_up_processes(self, model: nn.Module) -> None:
         """Make the sums those of all processes of `torch.distributed`, which must all call this."""
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        if not in_process_group():
             return
         counts = torch.tensor([self.num_images, *self._counts.values()], dtype=torch.float64, device="cpu")
         pieces = [counts, *(sums.flatten() for sums in self._sums.values())]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from tailcut.compression.rate.lattices import TrainedTensor
 from tailcut.errors import ArgumentError
+from tailcut.running import in_process_group
 
 
 class RoundedParameters:
@@ -178,5 +179,4 @@ class _EarlierGradient:
 
 
 def _is_one_of_several() -> bool:
-    found = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return found and torch.distributed.get_world_size() > 1
+    return in_process_group() and torch.distributed.get_world_size() > 1

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from tailcut.channels.scoring.feature_maps import follow_maps
-from tailcut.channels.scoring.forward import running
+from tailcut.channels.scoring.forward import evaluating_eagerly
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.evaluation.evaluate import check_no_detector, choose_device, fitting, runnable
 from tailcut.evaluation.metrics.class_metrics import check_answers
@@ -138,7 +138,7 @@ def grad_cam(model: nn.Module, image: Tensor, *, layer: str | None = None, class
             found.append(_Maps(max(names, key=lambda name: ran[name]), maps.detach().clone(), *follower.whole))
 
     # The image requires a gradient too, so that a network with frozen weights has one.
-    with running(network), _noting_order(layers, ran), follow_maps(layers, take) as follower:
+    with evaluating_eagerly(network), _noting_order(layers, ran), follow_maps(layers, take) as follower:
         outputs = network(image.detach().clone().requires_grad_())
     if not isinstance(outputs, Tensor) or outputs.ndim != 2:
         raise ArgumentError("Grad-CAM needs a classifier: outputs (1, classes)")
