@@ -25,6 +25,7 @@ from tailcut.format.encoder.quantization import (
     completed,
     default_sensitivity,
     finest_eighth,
+    naming_exact,
     types_of_others,
 )
 from tailcut.format.encoder.sensitivity import Sensitivity
@@ -407,15 +408,15 @@ def _quantized(
         return content(RELATIVE_STEP if step is None else checked_step(step))
     finest = finest_eighth(rounding.sensitivity, tensors)
     coarsest = coarsest_eighth(rounding.sensitivity, tensors)
-    return content(
-        finest_step(
+    with naming_exact(tensors):
+        found = finest_step(
             lambda size: len(content(size)),
             max_bytes,
             finest=finest,
             coarsest=coarsest,
             estimate=rounding.estimated_bytes,
         )
-    )
+    return content(found)
 
 
 def _sensitivity_of(tensors: NetworkTensors, given: Sensitivity | None) -> Sensitivity:

@@ -1,5 +1,6 @@
 """The writer of quantised files: steps, sizes, transforms, error feedback."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -344,3 +345,23 @@ def test_rows_that_matter_differently_are_worth_more_than_a_dct(tmp_path: Path) 
     assert found["plain"][0] == "dct"
     assert found["rows"][0] != "dct"
     assert found["rows"][1] < 0.9 * found["plain"][1]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda model, path: tailcut.save(model, path, max_bytes=500, registered=False),
+        lambda model, path: tailcut.compress(model, path, [torch.rand(16, 8)], max_bytes=500),
+        lambda model, _: tailcut.RateLoss(model, target_bytes=500, num_steps=10),
+    ],
+    ids=["save", "compress", "train"],
+)
+def test_a_file_that_cannot_be_so_small_names_what_stays_exact(
+    make: Callable[[nn.Module, Path], Any], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(8, 3)
+    model.register_buffer("mask", torch.rand(40, 40))
+    model.register_buffer("count", torch.zeros(2))
+    with pytest.raises(ArgumentError, match=r"and what stays exact: mask \(1,600 numbers\)$"):
+        make(model, tmp_path / "a.tailcut")

@@ -20,7 +20,14 @@ from tailcut.errors import ArgumentError
 from tailcut.files import check_output_path, write_atomically
 from tailcut.format.container.contents import decode
 from tailcut.format.container.streams import decode_values
-from tailcut.format.encoder.quantization import Rounding, coarsest_eighth, completed, finest_eighth, types_of_others
+from tailcut.format.encoder.quantization import (
+    Rounding,
+    coarsest_eighth,
+    completed,
+    finest_eighth,
+    naming_exact,
+    types_of_others,
+)
 from tailcut.format.encoder.sensitivity import Sensitivity
 from tailcut.format.encoder.step_search import (
     COARSEST,
@@ -242,7 +249,8 @@ def check_room(model: nn.Module, max_bytes: int | None, settings: ContentSetting
         if max_bytes is None:
             size_of(step_size(COARSEST))
         else:
-            coarsest_fitting(size_of, max_bytes)
+            with naming_exact(current_tensors(model)):
+                coarsest_fitting(size_of, max_bytes)
 
 
 def _num_rounded(tensors: NetworkTensors) -> int:

@@ -27,6 +27,7 @@ from tailcut.format.encoder.quantization import (
     completed,
     default_sensitivity,
     finest_eighth,
+    naming_exact,
     types_of_others,
 )
 from tailcut.format.encoder.sensitivity import Sensitivity
@@ -128,7 +129,8 @@ class RateLoss(nn.Module):
         found = completed(usual if sensitivity is None else sensitivity, tensors)
         found = replace(found, blocks=(), rows={}, transforms=transforms)
         coarsest = coarsest_eighth(found, tensors)
-        coarsest_fitting(lambda step: self._packed_bytes(step, found), target_bytes, coarsest)
+        with naming_exact(tensors):
+            coarsest_fitting(lambda step: self._packed_bytes(step, found), target_bytes, coarsest)
         if start_bytes is None:
             start_bytes = self._usual_start(target_bytes, found, is_trained=sensitivity is not None)
         if check_positive("start_bytes", start_bytes) < target_bytes:

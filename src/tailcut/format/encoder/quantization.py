@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -23,7 +24,7 @@ from tailcut.format.encoder.row_steps import (
     steps_of_rows,
 )
 from tailcut.format.encoder.sensitivity import Block, Sensitivity
-from tailcut.format.encoder.step_search import COARSEST, FINEST
+from tailcut.format.encoder.step_search import COARSEST, FINEST, TooFewBytesError
 from tailcut.format.encoder.trellis import FINER, rounded_rows
 from tailcut.format.network.tensors import NetworkTensors, OtherTensor
 from tailcut.format.quantized import Coded, Layout
@@ -57,6 +58,9 @@ RELATIVE_STEP = 0.25
 NORM_EPSILON = 1e-5
 """Batch norm's usual epsilon: a file has no place for a layer's own. It bounds the spread of dead channels alone, whose
 variance is near it, and so only chooses among steps."""
+
+WORTH_A_NAME, MOST_NAMES = 100, 3
+"""The least numbers of a tensor that is named where a file cannot be so small; how many are named."""
 
 # A step of the logarithm that moves a standard deviation by one part: d log2(v) = 2 / ln(2) d s / s.
 _LOG_OF_SPREAD = 2 / float(np.log(2))
@@ -154,6 +158,24 @@ def types_of_others(others: Sequence[OtherTensor], dtype: torch.dtype | None) ->
             num_integers += tensor.numel() if fits else 0
             types.append(INTEGERS if fits else number)
     return types
+
+
+@contextmanager
+def naming_exact(tensors: NetworkTensors) -> Iterator[None]:
+    """Within the block, the error for a size that no step reaches names the largest tensors that no step changes.
+
+    Args:
+        tensors: of the network.
+    """
+    try:
+        yield
+    except TooFewBytesError as error:
+        pairs = zip(tensors.others, types_of_others(tensors.others, None), strict=True)
+        exact = [(other.tensor.numel(), other.name) for other, number in pairs if number != QUANTIZED]
+        large = [f"{name} ({size:,} numbers)" for size, name in sorted(exact, reverse=True) if size >= WORTH_A_NAME]
+        if not large:
+            raise
+        raise TooFewBytesError(f"{error}: {', '.join(large[:MOST_NAMES])}") from error
 
 
 @dataclass

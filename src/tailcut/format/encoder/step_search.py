@@ -80,9 +80,13 @@ def coarsest_fitting(size_of: Callable[[float], int], max_bytes: int, coarsest: 
     raise too_few(max_bytes, min(sizes))
 
 
-def too_few(max_bytes: int, least: int) -> ArgumentError:
+class TooFewBytesError(ArgumentError):
+    """No step makes the file so small."""
+
+
+def too_few(max_bytes: int, least: int) -> TooFewBytesError:
     """Return the error for a size that no step reaches; the least is that of a file without numbers."""
-    return ArgumentError(
+    return TooFewBytesError(
         f"the file cannot have {max_bytes:,} bytes: with all numbers rounded away it has {least:,}, for names, "
         "structure and what stays exact"
     )
