@@ -78,7 +78,7 @@ def view_what_changes(x: Tensor) -> Tensor:
         (lambda x: functional.avg_pool2d(x[:, 0], 2), r"avg_pool2d .*: of \(1, 7, 5\)"),
         (
             lambda x: x.max(3).values,
-            r"max .*: of \(1, 4, 7, 5\) over axis 3; C code knows it over channels, or over rows and",
+            r"max .*: of \(1, 4, 7, 5\) over the axes \[3\]; C code knows it over channels, or over rows and",
         ),
         (lambda x: x.amax((1, 2)), r"amax .*: of \(1, 4, 7, 5\) over the axes \[1, 2\]"),
         (lambda x: x.max(), r"max .*: of \(1, 4, 7, 5\) over all axes"),

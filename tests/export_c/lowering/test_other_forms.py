@@ -97,6 +97,9 @@ ROWS: dict[str, Callable[[Tensor], Tensor]] = {
     "sum, dropout": lambda x: functional.dropout(x.sum(2), training=False),
     "largest": lambda x: x.amax(2),
     "smallest": lambda x: x.amin(-2),
+    "largest, without places": lambda x: x.max(2)[0],
+    "smallest, without places": lambda x: x.min(dim=-2).values,
+    "largest, kept": lambda x: x.max(2, keepdim=True).values.squeeze(2),
     "kept and left out": lambda x: x.mean(2, keepdim=True).squeeze(2),
 }
 

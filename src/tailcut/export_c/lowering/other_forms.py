@@ -132,6 +132,26 @@ def _amin(make: _Maker, x: fx.Node, axes: Any = None, keepdim: bool = False) -> 
     return _one_row(make, _aten.amin.default, x, axes, keepdim)
 
 
+def _max(make: _Maker, x: fx.Node, axis: Any = None, keepdim: bool = False) -> None:
+    _take_numbers(make, _aten.amax.default, x, axis, keepdim)
+
+
+def _min(make: _Maker, x: fx.Node, axis: Any = None, keepdim: bool = False) -> None:
+    _take_numbers(make, _aten.amin.default, x, axis, keepdim)
+
+
+def _take_numbers(make: _Maker, target: Any, x: fx.Node, axis: Any, keepdim: bool) -> None:
+    """Let what reads the largest or smallest numbers along an axis read those of `target`, if none reads places."""
+    parts = list(make.node.users)
+    if not isinstance(axis, int) or any(part.users and part.args[1] != 0 for part in parts):
+        return
+    for part in parts:
+        if part.users:
+            row = _one_row(make, target, x, axis, keepdim, part.users)
+            part.replace_all_uses_with(make(target, x, [axis], keepdim) if row is None else row)
+        part.graph.erase_node(part)
+
+
 def _reduced(make: _Maker, target: Any, x: fx.Node, axes: Any, keepdim: bool) -> fx.Node | None:
     """Return the mean or sum along channels, rows and columns: of the rows and columns first."""
     if isinstance(axes, (list, tuple)) and sorted(axis % max(rank(x), 1) for axis in axes) == [1, 2, 3]:
@@ -139,11 +159,17 @@ def _reduced(make: _Maker, target: Any, x: fx.Node, axes: Any, keepdim: bool) ->
     return _one_row(make, target, x, axes, keepdim)
 
 
-def _one_row(make: _Maker, target: Any, x: fx.Node, axes: Any, keepdim: bool) -> fx.Node | None:
-    """Return a map's only row as a sequence whose axes are permuted: with its axis, which is left out afterwards."""
+def _one_row(
+    make: _Maker, target: Any, x: fx.Node, axes: Any, keepdim: bool, users: Collection[fx.Node] | None = None
+) -> fx.Node | None:
+    """Return a map's only row as a sequence whose axes are permuted: with its axis, which is left out afterwards.
+
+    `users` are the nodes that read the row: those of the operation itself when None.
+    """
     given = list(axes) if isinstance(axes, (list, tuple)) else [axes]
     is_row = rank(x) == 4 and given in ([2], [-2]) and not keepdim
-    if not is_row or not all(op_name(user.target) in (*PERMUTATIONS, *_SAME) for user in make.node.users):
+    readers = make.node.users if users is None else users
+    if not is_row or not all(op_name(user.target) in (*PERMUTATIONS, *_SAME) for user in readers):
         return None
     return make(_aten.squeeze.dim, make(target, x, [2], True), 2)
 
@@ -190,8 +216,10 @@ _FORMS: dict[str, _Form] = {
     "clamp": _clamp,
     "lerp": _lerp,
     "matmul": _matmul,
+    "max": _max,
     "maximum": _maximum,
     "mean": _mean,
+    "min": _min,
     "minimum": _minimum,
     "mm": _matmul,
     "narrow": _narrow,
