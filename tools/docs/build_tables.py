@@ -24,6 +24,7 @@ from tailcut.runs import Result, read_result
 from tailcut.tasks.reproduce import wanted_rows
 from tailcut.training.experiments.definition import load_experiment, shipped_experiments, trials_of
 from tailcut.training.experiments.sweep import find_results, make_report
+from tools.docs.attack_tables import PAPER as PAPER_ATTACKS
 from tools.docs.attack_tables import attack_tables
 from tools.docs.byte_tables import ZOO, byte_table, trained_table, training_table
 from tools.docs.combined_tables import CIFAR_ROWS, combined_table
@@ -205,6 +206,7 @@ def build(root: Path) -> dict[Path, str]:
             "worth-layers": lambda: variants_compared(root / EXPERIMENTS / "cfdp-resnet56", LAYER_SCORES),
             "worth-vgg": lambda: variants_compared(root / EXPERIMENTS / "cfdp-vgg16-bn", VGG_SCORES),
             "attacks": lambda: attack_tables(root / ATTACKS),
+            "attacks-vgg": lambda: attack_tables(root / ATTACKS, "vgg16-bn", PAPER_ATTACKS),
             "bench": lambda: bench_tables(root / BENCH_OF["channels"], headings=False),
         },
         "docs/truncated-training.md": {name: partial(finding, name, root / EXPERIMENTS) for name in AGAINST},

@@ -28,6 +28,13 @@ def test_each_network_has_a_column_and_each_epsilon_a_row(folder: Path) -> None:
     assert "first 1,000 test images" in text
 
 
+def test_the_paper_s_figures_stand_beside(folder: Path) -> None:
+    (folder / "fgsm.json").rename(folder / "small-fgsm.json")
+    text = attack_tables(folder, "small", {"fgsm": {0: (93.96, 94.1), 0.05: (61.85, 66.52)}})
+    assert "| `one` | `two` | the paper, before | the paper, pruned |" in text
+    assert "| 0.05 | 0.05 | 25.00 % | 50.00 % | 61.85 % | 66.52 % |" in text
+
+
 def test_what_was_not_run_says_so(folder: Path) -> None:
     assert "**PGD**: not run." in attack_tables(folder)
 
