@@ -88,13 +88,13 @@ def export_file(
         return export_onnx(model, out, pixels=pixels, dynamic=DYNAMIC[dynamic or "all"], tell=_tell)
     if to == "c":
         return export_c(model, out, image_size=image_size, pixels=pixels, arithmetic=arithmetic or "float32")
-    title = str(file) if str(file).startswith("zoo:") else resolve(file).stem
-    return export_html(model, out, image_size=image_size, title=title, file_bytes=_file_bytes(file, level))
-
-
-def _file_bytes(file: str | Path, level: int | None) -> int:
-    """Return how many bytes of a file a level takes; the whole file without levels."""
     path = resolve(file)
+    title = str(file) if str(file).startswith("zoo:") else path.stem
+    return export_html(model, out, image_size=image_size, title=title, file_bytes=_file_bytes(path, level))
+
+
+def _file_bytes(path: Path, level: int | None) -> int:
+    """Return how many bytes of a file a level takes; the whole file without levels."""
     ends = () if level is None else read_contents(path, level).level_ends
     return ends[-1] if ends else path.stat().st_size
 

@@ -1,4 +1,4 @@
-"""Packing of runs, checkpoints and plain weights to .tailcut files, and unpacking to dense weights."""
+"""Packing of runs, checkpoints and plain weights to .tailcut files."""
 
 import logging
 from collections import OrderedDict
